@@ -1,0 +1,52 @@
+"""The accuracy gate: what an engine may change and still be chosen. The only home of its defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_NAMED: dict[str, dict[str, Any]] = {
+    "default": {},
+    "strict": {"error_rate": 0.001},
+    "exact": {"error_rate": 0.001, "equal_lines": 0.995, "float32_only": True},
+}
+
+
+class Gate(BaseModel):
+    """Bounds that a candidate keeps against float32 ONNX Runtime on the calibration set.
+
+    Each figure is judged by its 95 % bootstrap bound, so that a lucky sample lets nothing pass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    h_mean: float = Field(default=0.98, ge=0, le=1)
+    """Detection: least H-mean of boxes at IoU 0.7."""
+    error_rate: float = Field(default=0.01, ge=0, le=1)
+    """Recognition: most character errors, spaces counted, against the reference's text."""
+    accuracy_loss: float = Field(default=0.003, ge=0, le=1)
+    """Recognition: most character accuracy lost against the known text (0.003 is 0.3 points)."""
+    equal_lines: float = Field(default=0.0, ge=0, le=1)
+    """Recognition: least share of lines whose text is the reference's."""
+    float32_only: bool = False
+    """Only float32 arithmetic (on a GPU without TF32)."""
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in _NAMED:
+            raise ValueError(f"must be {', '.join(_NAMED)} or a mapping of bounds")
+        return _NAMED[value]
+    return value
+
+
+GateSetting = Annotated[Gate, BeforeValidator(_by_name)]
+"""A gate by name (default, strict, exact) or as a mapping of its bounds."""
+
+GateName = Literal["default", "strict", "exact"]
+
+
+def named_gate(name: GateName) -> Gate:
+    """The gate of that name."""
+    return Gate(**_NAMED[name])

@@ -1,0 +1,180 @@
+"""A model's own `inference.yml`: how its input is made and its output read.
+
+PaddleX writes this file when it exports a model; a fine-tuned export has one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serving.errors import ModelInvalid
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a dictionary of 18,000 characters
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """y = (x * scale - mean) / std, by channel; channels in the order `BGR` or `RGB`."""
+
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    order: str = "BGR"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionModel:
+    """A DB text detector. `image_shape` (height, width), when set, fixes its input size."""
+
+    name: str
+    normalisation: Normalisation
+    limit_side_len: int = 960
+    limit_type: str = "max"
+    image_shape: tuple[int, int] | None = None
+    keep_ratio: bool = False
+    thresh: float = 0.3
+    box_thresh: float = 0.6
+    unclip_ratio: float = 2.0
+    max_candidates: int = 1000
+    use_dilation: bool = False
+    score_mode: str = "fast"
+
+
+@dataclass(frozen=True, slots=True)
+class OrientationModel:
+    """A two-class line classifier. `keep_ratio`: fit the height, pad to the right."""
+
+    name: str
+    normalisation: Normalisation
+    height: int
+    width: int
+    keep_ratio: bool
+    turned: int
+    """Index of the class `180_degree`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionModel:
+    """A CTC text recogniser. `characters[0]` is the blank."""
+
+    name: str
+    normalisation: Normalisation
+    height: int
+    width: int
+    """Width of the training images; longer lines are read at their own width."""
+    characters: tuple[str, ...]
+
+
+Model = DetectionModel | OrientationModel | RecognitionModel
+
+
+def load_model(folder: Path, name: str, kind: str) -> Model:
+    """Read `folder/inference.yml` for a model of PaddleX's module `kind`.
+
+    `kind` is text_detection, textline_orientation or text_recognition. Raises ModelInvalid.
+    """
+    path = folder / "inference.yml"
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        ops = _operations(data["PreProcess"]["transform_ops"])
+        return _READERS[kind](name, ops, data.get("PostProcess") or {})
+    except FileNotFoundError:
+        raise ModelInvalid(
+            f"{path}: missing; a model folder holds inference.yml beside its graph, as PaddleX exports it"
+        ) from None
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ModelInvalid(f"{path}: cannot be used as a {kind} model: {what}") from error
+
+
+def _operations(ops: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {key: value or {} for op in ops for key, value in op.items()}
+
+
+def _normalisation(ops: Mapping[str, Any], *, default_order: str = "RGB") -> Normalisation:
+    found = ops.get("NormalizeImage", {})
+    return Normalisation(
+        scale=_scale(found.get("scale", 1 / 255)),
+        mean=tuple(map(float, found.get("mean", (0.485, 0.456, 0.406)))),
+        std=tuple(map(float, found.get("std", (0.229, 0.224, 0.225)))),
+        order=ops.get("DecodeImage", {}).get("img_mode", default_order),
+    )
+
+
+def _scale(value: float | str) -> float:
+    """PaddleX writes the scale as a number or as the text `1./255.`."""
+    if isinstance(value, str) and "/" in value:
+        over, under = value.split("/")
+        return float(over) / float(under)
+    return float(value)
+
+
+def _detection(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> DetectionModel:
+    if post.get("name") != "DBPostProcess":
+        raise ValueError(f"PostProcess.name is {post.get('name')!r}, not DBPostProcess")
+    if post.get("box_type", "quad") != "quad":
+        raise ValueError("PostProcess.box_type poly (curved text) is not supported")
+    resize = ops.get("DetResizeForTest", {})
+    shape = resize.get("image_shape")
+    # PaddleX's own default of models it does not know by name is 736, min.
+    known = name.startswith("PP-OCR") and "seal" not in name
+    return DetectionModel(
+        name=name,
+        normalisation=_normalisation(ops),
+        limit_side_len=int(resize.get("resize_long", 960 if known else 736)),
+        limit_type=str(resize.get("limit_type", "max" if known else "min")),
+        image_shape=(int(shape[0]), int(shape[1])) if shape else None,
+        keep_ratio=bool(resize.get("keep_ratio", False)),
+        thresh=float(post.get("thresh", 0.3)),
+        box_thresh=float(post.get("box_thresh", 0.6)),
+        unclip_ratio=float(post.get("unclip_ratio", 2.0)),
+        max_candidates=int(post.get("max_candidates", 1000)),
+        use_dilation=bool(post.get("use_dilation", False)),
+        score_mode=str(post.get("score_mode", "fast")),
+    )
+
+
+def _orientation(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> OrientationModel:
+    if "ClsResizeImg" in ops:  # PaddleOCR's line classifiers: aspect kept, padded
+        _, height, width = ops["ClsResizeImg"]["image_shape"]
+    elif "ResizeImage" in ops and "size" in ops["ResizeImage"]:
+        width, height = ops["ResizeImage"]["size"]
+    else:
+        raise ValueError("no ClsResizeImg and no ResizeImage with a size in transform_ops")
+    labels = [str(label) for label in post["Topk"]["label_list"]]
+    if "180_degree" not in labels or len(labels) != 2:
+        raise ValueError(f"PostProcess.Topk.label_list is {labels}, not 0_degree and 180_degree")
+    return OrientationModel(
+        name=name,
+        normalisation=_normalisation(ops),
+        height=int(height),
+        width=int(width),
+        keep_ratio="ClsResizeImg" in ops,
+        turned=labels.index("180_degree"),
+    )
+
+
+def _recognition(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> RecognitionModel:
+    if post.get("name") != "CTCLabelDecode":
+        raise ValueError(f"PostProcess.name is {post.get('name')!r}, not CTCLabelDecode")
+    _, height, width = ops["RecResizeImg"]["image_shape"]
+    return RecognitionModel(
+        name=name,
+        # RecResizeImg normalises by itself, always to -1..1.
+        normalisation=Normalisation(order=ops.get("DecodeImage", {}).get("img_mode", "RGB")),
+        height=int(height),
+        width=int(width),
+        characters=("", *map(str, post["character_dict"]), " "),
+    )
+
+
+_READERS: dict[str, Callable[[str, Mapping[str, Any], Mapping[str, Any]], Model]] = {
+    "text_detection": _detection,
+    "textline_orientation": _orientation,
+    "text_recognition": _recognition,
+}

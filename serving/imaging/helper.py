@@ -1,0 +1,134 @@
+"""A decoding helper: a process that opens documents and draws pages for one server process.
+
+Started by `sandbox.py` as `python -c BOOTSTRAP SOCKET MEMORY SYS_PATH...`. It answers one
+request at a time and holds at most one document open. A request:
+
+    {"id": 7, "kind": "pdf", "dpi": 144, "data": true, "most": 200, "seconds": 10,
+     "page": null | 3, "width": 0, "height": 0, "last": false}
+
+with the document's bytes as first descriptor where `data` says so, and the memory to draw
+into as the next where `page` is a number. The answer is {"count", "sizes"}, or {} after
+drawing, or {"error": why}; `"spent": true` with it means that the helper ends itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from serving.errors import Undecodable
+from serving.imaging import wire
+from serving.imaging.pages import Document, open_document
+from serving.imaging.sniff import title
+from serving.imaging.still import broken
+
+
+def main() -> None:
+    """Serve until the other side closes its end."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    memory = int(sys.argv[2])
+    _confine(memory)
+    wire.send(channel, {"ready": True})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print is nobody's to read
+    reader = _Reader(memory)
+    spent = False
+    while not spent:
+        try:
+            request, descriptors = wire.receive(channel)
+        except (EOFError, OSError):
+            break
+        answer = reader.answer(request, descriptors)
+        spent = bool(answer.get("spent"))
+        wire.send(channel, answer)
+    os._exit(0)
+
+
+def _confine(memory: int) -> None:
+    """Limit what a hostile file can take, and end when the server ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the server ends its helpers itself
+    for number in (signal.SIGIO, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    # Standard input is a pipe of which the server holds the other end and into which it never
+    # writes. When the server dies the kernel sends SIGIO, which kills, even inside a decoder.
+    # (PR_SET_PDEATHSIG would fire as soon as the *thread* that started the helper ends.)
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Image.MAX_IMAGE_PIXELS = None  # the server checks the sizes before it asks for a page
+    warnings.simplefilter("ignore")
+    logging.disable()
+
+
+class _Reader:
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._id: int | None = None
+        self._document: Document | None = None
+
+    def answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        kind, page = request["kind"], request["page"]
+        try:
+            self._allow(request["seconds"])
+            with broken(kind, page):
+                if request["data"]:
+                    self._open(request, descriptors[0])
+                return self._answer(request, descriptors[-1:])
+        except Undecodable as error:
+            return {"error": str(error)}
+        except MemoryError:
+            why = f"decoding takes more than {self._memory >> 20} MiB of memory"
+            return {"error": f"{title(kind, page)}: {why}", "spent": True}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        document = self._document
+        if document is None or self._id != request["id"]:
+            sys.exit("asked for a document that is not open")  # a bug, and not the document's
+        if request["page"] is None:
+            count, sizes = document.sizes(request["most"])
+            return {"count": count, "sizes": sizes}
+        shape = (request["height"], request["width"], 3)
+        # Unmapped when the last array on it is gone: closing it here could be too early.
+        pixels = mmap.mmap(descriptors[0], math.prod(shape))
+        document.draw(request["page"], np.ndarray(shape, np.uint8, pixels))
+        if request["last"]:
+            self._close()
+        return {}
+
+    def _open(self, request: dict[str, Any], descriptor: int) -> None:
+        self._close()
+        data = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)[:]
+        self._document = open_document(request["kind"], data, request["dpi"])
+        self._id = request["id"]
+
+    def _close(self) -> None:
+        document, self._document, self._id = self._document, None, None
+        if document is not None:
+            document.close()
+
+    @staticmethod
+    def _allow(seconds: float) -> None:
+        """So many seconds of processor time from now on; then SIGXCPU kills."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit = math.ceil(used.ru_utime + used.ru_stime + seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))

@@ -1,0 +1,56 @@
+"""The size at which a page is searched for text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+_STEP = 32
+"""A detector halves its input five times."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimit:
+    """`limit_side_len`, `limit_type` and `max_side_limit` of the pipeline YAML, in pixels."""
+
+    side: int
+    kind: str
+    """min: enlarge a page whose shorter side is under `side`; max: shrink one whose longer side
+    is over it; resize_long: make the longer side `side`."""
+    longest: int = 4000
+
+
+def detection_size(height: int, width: int, limit: SizeLimit) -> tuple[int, int]:
+    """(height, width) for the detector: multiples of 32, as PaddleX's DetResizeForTest computes."""
+    if limit.kind == "max":
+        ratio = min(1.0, limit.side / max(height, width))
+    elif limit.kind == "min":
+        ratio = max(1.0, limit.side / min(height, width))
+    else:
+        ratio = limit.side / max(height, width)
+    sides = int(height * ratio), int(width * ratio)
+    if max(sides) > limit.longest:
+        ratio = limit.longest / max(sides)
+        sides = int(sides[0] * ratio), int(sides[1] * ratio)
+    return max(round(sides[0] / _STEP) * _STEP, _STEP), max(round(sides[1] / _STEP) * _STEP, _STEP)
+
+
+def pad_tiny(image: Image) -> Image:
+    """Pad an image whose sides add up to less than 64 with black to at least 32 x 32."""
+    height, width = image.shape[:2]
+    if height + width >= 64:
+        return image
+    padded = np.zeros((max(32, height), max(32, width), 3), np.uint8)
+    padded[:height, :width] = image
+    return padded
+
+
+def resize(image: Image, height: int, width: int) -> Image:
+    """Bilinear, as the reference."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height)), np.uint8)

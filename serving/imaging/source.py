@@ -1,0 +1,151 @@
+"""Whatever a caller of the Python interface has in hand, to named pages."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from serving.errors import BadRequest, InputError, TimedOut, TooLarge, UnsupportedMedia
+from serving.imaging.decode import Decoder
+from serving.imaging.limits import Limits
+from serving.imaging.pixels import Array, flatten
+from serving.imaging.sniff import HEAD, Data, sniff
+
+Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
+
+_MOST_BYTES = 100 << 20
+_URL_SECONDS = 60.0
+
+
+class Loaded(NamedTuple):
+    name: str
+    """Path, URL, or `image_N` for the N-th of what has no name."""
+    page_index: int | None
+    """From 0, within a PDF or a TIFF; None for an image."""
+    image: Array
+    """(H, W, 3), BGR, uint8, upright."""
+
+
+def load(source: Source, *, decoder: Decoder | None = None, pdf_dpi: int = 144) -> Iterator[Loaded]:
+    """Yield the pages of a path, http(s) URL, folder, bytes, array, or a list of these.
+
+    A folder gives, sorted and with its subfolders, every file whose bytes are of a format that
+    is read. A URL may take 60 s and 100 MiB. An array is (H, W), (H, W, 1), (H, W, 3) BGR or
+    (H, W, 4) BGRA, uint8. Without `decoder` one is made, with the default limits but that of
+    pages: these are the caller's own files.
+
+    Raises InputError, naming the source; within a list, `index` is the place in it. TimedOut.
+    """
+    with ExitStack() as stack:
+        if decoder is None:
+            decoder = stack.enter_context(Decoder(Limits(max_pages=100_000)))
+        entries = source if isinstance(source, list | tuple) else [source]
+        for index, entry in enumerate(entries):
+            try:
+                yield from _load(entry, index, decoder, pdf_dpi)
+            except InputError as error:
+                if entries is source and error.index is None:
+                    error.index = index
+                raise
+
+
+def _load(source: Source, index: int, decoder: Decoder, dpi: int) -> Iterator[Loaded]:
+    if isinstance(source, np.ndarray):
+        yield Loaded(f"image_{index}", None, _from_array(source))
+    elif isinstance(source, bytes | bytearray | memoryview):
+        yield from _decode(f"image_{index}", source, decoder, dpi)
+    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        yield from _decode(source, _fetch(source), decoder, dpi)
+    elif isinstance(source, str | Path):
+        for path in _files(Path(source)):
+            yield from _decode(str(path), _read(path), decoder, dpi)
+    else:
+        raise BadRequest(
+            f"cannot read an image from a {type(source).__name__}: give a path, URL, folder, "
+            "bytes, numpy array or a list of these"
+        )
+
+
+def _decode(name: str, data: Data, decoder: Decoder, dpi: int) -> Iterator[Loaded]:
+    try:
+        pages = decoder.pages(data, pdf_dpi=dpi)
+        paged = pages.kind in ("pdf", "tiff")
+        for index, image in enumerate(pages):
+            yield Loaded(name, index if paged else None, image)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}", index=error.index) from error
+
+
+def _from_array(array: NDArray[Any]) -> Array:
+    shape = array.shape
+    known = array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))
+    if array.dtype != np.uint8 or not known or array.size == 0:
+        raise BadRequest(
+            f"an array of shape {shape} and type {array.dtype} is no image: give uint8 of shape "
+            "(H, W), (H, W, 1), (H, W, 3) in BGR or (H, W, 4) in BGRA"
+        )
+    if array.ndim == 2 or shape[2] == 1:
+        return np.repeat(array.reshape(*shape[:2], 1), 3, axis=2)
+    if shape[2] == 4:
+        rgba = Image.fromarray(np.ascontiguousarray(array[..., [2, 1, 0, 3]]))
+        array = np.asarray(flatten(rgba))[..., ::-1]
+    return np.ascontiguousarray(array)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise BadRequest(f"{path}: no such file or folder")
+    found = [Path(root, name) for root, _, names in os.walk(path) for name in names]
+    files = [file for file in sorted(found) if _is_read(file)]
+    if not files:
+        raise BadRequest(f"{path}: no file in this folder is an image or a PDF")
+    return files
+
+
+def _is_read(path: Path) -> bool:
+    if not path.is_file():
+        return False  # a socket or a pipe would block
+    try:
+        with path.open("rb") as file:
+            sniff(file.read(HEAD))
+    except (UnsupportedMedia, OSError):
+        return False
+    return True
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{path}: {error.strerror}") from error
+
+
+def _fetch(url: str) -> bytes:
+    import requests
+
+    deadline = time.monotonic() + _URL_SECONDS
+    data = bytearray()
+    try:
+        with requests.get(url, stream=True, timeout=_URL_SECONDS) as response:
+            response.raise_for_status()
+            for part in response.iter_content(1 << 16):
+                data += part
+                if len(data) > _MOST_BYTES:
+                    raise TooLarge(f"{url}: more than {_MOST_BYTES} bytes: download it yourself")
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"{url}: not here after {_URL_SECONDS:g} s")
+    except requests.Timeout as error:
+        raise TimedOut(f"{url}: no answer for {_URL_SECONDS:g} s") from error
+    except requests.RequestException as error:
+        raise BadRequest(f"{url}: {error}") from error
+    return bytes(data)

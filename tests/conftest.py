@@ -1,0 +1,62 @@
+"""What several test files share. The models are real; `scripts/test.sh` has fetched them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from serving.corpus import Sample
+    from serving.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MODELS = ("PP-OCRv4_mobile_det", "PP-OCRv4_mobile_rec", "ch_ppocr_mobile_v2.0_cls")
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images that are no part of the project; the test is skipped where they are absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data, which this checkout does not have")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_store() -> Store:
+    """The store under models/, with the PP-OCRv4 mobile models in it."""
+    from serving.errors import ModelError
+    from serving.store import Store
+
+    store = Store(ROOT / "models")
+    for name in MODELS:
+        try:
+            store.fetch(name)
+        except ModelError as error:
+            pytest.fail(f"the tests need {name}: {error}. Run: bash scripts/fetch_models.sh")
+    return store
+
+
+@pytest.fixture(scope="session")
+def calibration() -> list[Sample]:
+    """The calibration set: line crops with their text, half of them degraded."""
+    from serving import corpus
+
+    return corpus.calibration()
+
+
+@pytest.fixture(scope="session")
+def sample_page() -> Sample:
+    """One clean rendered page with its ground truth."""
+    from serving import corpus
+
+    return next(page for page in corpus.pages(seed=0, count=8) if not page.degraded)

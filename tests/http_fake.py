@@ -1,0 +1,107 @@
+"""A server on pipelines without models, for tests of what stands around them.
+
+`python http_fake.py '{"settings": {...}, "gate": "/path"}'` serves until a signal ends it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from serving.config.options import DEFAULT_OPTIONS, Options
+from serving.errors import EngineError, OcrError
+from serving.http.server import run
+from serving.http.settings import Settings
+from serving.types import Line, Page
+
+HELD = (255, 0, 0)
+"""A page of this colour (RGB) is read only once the file `gate` is there; `gate.reached` says that it is in work."""
+
+
+class FakeReader:
+    """Reads a page as one line that tells the page's size. A white one has no text."""
+
+    def __init__(self, name: str = "fake", gate: Path | None = None) -> None:
+        self.name = name
+        self.gate = gate
+        self.seen: list[Options] = []
+        self.closed = False
+
+    def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
+        height, width = image.shape[:2]
+        self.seen.append(options)
+        colour = tuple(int(value) for value in image[0, 0, ::-1])
+        if self.gate is not None and colour == HELD:
+            self.gate.with_suffix(".reached").touch()
+            while not self.gate.exists():
+                time.sleep(0.01)
+        if colour == (0, 0, 1):
+            raise EngineError("the engine broke")
+        line = Line(
+            text=f"{self.name} {width}x{height} 字",
+            score=0.98765432,
+            quad=((1, 2), (width, 2), (width, height), (1, height)),
+        )
+        lines = () if colour == (255, 255, 255) else (line,)
+        return Page(width, height, lines, {"detect": 1.0, "recognise": 2.0})
+
+    def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
+        return {
+            "model_settings": {"use_doc_preprocessor": False, "use_textline_orientation": False},
+            "text_det_params": {
+                "thresh": 0.3 if options.text_det_thresh is None else options.text_det_thresh
+            },
+            "text_type": "general",
+            "text_rec_score_thresh": 0.0,
+            "return_word_box": False,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"models": {"detection": "none"}, "engines": "fake"}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def picture(
+    width: int = 40, height: int = 20, colour: Any = "black", kind: str = "PNG", pages: int = 1
+) -> bytes:
+    """An image file; more than one page for TIFF and PDF."""
+    file = io.BytesIO()
+    images = [Image.new("RGB", (width, height), colour) for _ in range(pages)]
+    more = {"save_all": True, "append_images": images[1:]} if pages > 1 else {}
+    images[0].save(file, kind, **more)
+    return file.getvalue()
+
+
+def main() -> int:
+    told = json.loads(sys.argv[1])
+    settings = Settings(
+        **{**told["settings"], "pipelines": dict.fromkeys(told["settings"]["pipelines"], Path())}
+    )
+
+    def load(name: str) -> FakeReader:
+        if name == "broken":
+            raise EngineError("broken: there is no such model; run: bash scripts/fetch_models.sh")
+        if name == "bug":
+            raise ZeroDivisionError("oops")
+        return FakeReader(name, Path(told["gate"]))
+
+    try:
+        run(settings, load)
+    except OcrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

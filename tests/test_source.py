@@ -1,0 +1,173 @@
+"""What `predict` takes: paths, folders, URLs, bytes, arrays, lists; refusals name the source."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import imaging_files as files
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.errors import BadRequest, TooLarge, Undecodable, UnsupportedMedia
+from serving.imaging import source
+from serving.imaging.decode import Decoder
+from serving.imaging.source import Loaded, load
+
+PNG = files.encoded(files.picture(), "PNG")
+PDF = files.paper("0 0 9 9", "0 0 9 18")
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as decoder:
+        yield decoder
+
+
+class Server(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(404 if self.path == "/missing" else 200)
+        self.end_headers()
+        self.wfile.write(PDF if self.path == "/a.pdf" else PNG)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Server) as server,
+        pytest.MonkeyPatch.context() as env,
+    ):
+        env.setenv("NO_PROXY", "127.0.0.1")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def names(found: Iterator[Loaded]) -> list[tuple[str, int | None]]:
+    return [(name, page) for name, page, _ in found]
+
+
+def test_path_bytes_and_array_are_the_same_image(tmp_path: Path, decoder: Decoder) -> None:
+    path = tmp_path / "no suffix"
+    path.write_bytes(PNG)
+    expected = files.bgr(files.picture())
+    for given in (path, str(path), PNG, bytearray(PNG), memoryview(PNG), expected):
+        ((name, page, image),) = load(given, decoder=decoder)
+        np.testing.assert_array_equal(image, expected)
+        assert image.flags.c_contiguous
+        assert (name, page) == (str(path) if isinstance(given, str | Path) else "image_0", None)
+
+
+def test_documents_count_their_pages(decoder: Decoder) -> None:
+    assert names(load(PDF, decoder=decoder)) == [("image_0", 0), ("image_0", 1)]
+    (first, _) = load(PDF, decoder=decoder, pdf_dpi=72)
+    assert first.image.shape == (9, 9, 3)
+
+
+def test_without_a_decoder_one_is_made_and_ended() -> None:
+    before = files.children()
+    found = load(PDF)
+    next(found)
+    assert len(files.children() - before) == 1
+    found.close()
+    assert files.children() == before
+
+
+def test_folder_sorted_with_subfolders_and_only_what_is_read(
+    tmp_path: Path, decoder: Decoder
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for name, data in {"b.txt": PNG, "a.png": b"text", "sub/c": PDF, "empty.jpg": b""}.items():
+        (tmp_path / name).write_bytes(data)
+    base = str(tmp_path)
+    assert names(load(tmp_path, decoder=decoder)) == [
+        (f"{base}/b.txt", None),
+        (f"{base}/sub/c", 0),
+        (f"{base}/sub/c", 1),
+    ]
+
+
+def test_folder_without_images(tmp_path: Path, decoder: Decoder) -> None:
+    with pytest.raises(BadRequest, match="no file in this folder"):
+        list(load(tmp_path, decoder=decoder))
+
+
+def test_url(url: str, decoder: Decoder) -> None:
+    assert names(load(f"{url}/a", decoder=decoder)) == [(f"{url}/a", None)]
+    assert names(load(f"{url}/a.pdf", decoder=decoder)) == [
+        (f"{url}/a.pdf", 0),
+        (f"{url}/a.pdf", 1),
+    ]
+    with pytest.raises(BadRequest, match="404"):
+        list(load(f"{url}/missing", decoder=decoder))
+    with pytest.raises(BadRequest, match=r"http://127\.0\.0\.1:1/"):
+        list(load("http://127.0.0.1:1/", decoder=decoder))
+
+
+def test_url_with_too_many_bytes(
+    url: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_MOST_BYTES", 10)
+    with pytest.raises(TooLarge, match="more than 10 bytes"):
+        list(load(f"{url}/a", decoder=decoder))
+
+
+def test_list(tmp_path: Path, decoder: Decoder) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    found = load([PNG, tmp_path, PDF], decoder=decoder)
+    assert names(found) == [
+        ("image_0", None),
+        (str(tmp_path / "a.png"), None),
+        ("image_2", 0),
+        ("image_2", 1),
+    ]
+
+
+def test_errors_name_the_source_and_its_place(tmp_path: Path, decoder: Decoder) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(PNG[:40])
+    found = load([PNG, str(broken)], decoder=decoder)
+    next(found)
+    with pytest.raises(Undecodable, match=r"broken\.png") as caught:
+        next(found)
+    assert caught.value.index == 1
+    with pytest.raises(BadRequest, match="no such file"):
+        list(load("no/such/file.png", decoder=decoder))
+    with pytest.raises(UnsupportedMedia, match="image_0"):
+        list(load(b"text", decoder=decoder))
+
+
+def test_arrays_of_other_shapes(decoder: Decoder) -> None:
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    for given in (grey, grey[..., None]):
+        ((_, _, image),) = load(given, decoder=decoder)
+        assert image.shape == (2, 3, 3) and (image == grey[..., None]).all()
+    bgra = np.array([[[10, 20, 30, 255], [0, 0, 0, 0]]], np.uint8)
+    ((_, _, image),) = load(bgra, decoder=decoder)
+    assert image.tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    ((_, _, image),) = load(np.zeros((4, 6, 3), np.uint8)[::2, ::-1], decoder=decoder)
+    assert image.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.zeros((2, 2, 3), np.float32),
+        np.zeros((2, 2, 2), np.uint8),
+        np.zeros((0, 2, 3), np.uint8),
+        np.zeros(5, np.uint8),
+        42,
+        Image.new("L", (1, 1)),
+    ],
+)
+def test_what_is_no_image(decoder: Decoder, given: object) -> None:
+    with pytest.raises(BadRequest, match=r"array|bytes"):
+        list(load(given, decoder=decoder))

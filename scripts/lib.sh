@@ -1,0 +1,129 @@
+# shellcheck shell=bash
+# What the scripts share. Sourced, never run. Everything it says goes to stderr.
+#
+#   ROOT                       the repository
+#   ensure_venv DIR EXTRA      a virtual environment with this package, editable, and one extra
+#   ensure_serving [EXTRA]     .venv; by default with the extra it has already, at first cpu
+#   serving_extra              the extra of .venv: cpu or gpu
+#   build_python               a Python that the conversion's packages exist for; fails without
+
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+
+STAMP=.ocr-hpi-stamp   # in a finished environment: what it was made from
+MAKING=.ocr-hpi-making # in one being made: its extra
+
+say() { echo "$*" >&2; }
+
+# The first of the given Pythons whose version lies in [LOW, HIGH).
+find_python() { # LOW HIGH PYTHON...
+  local low=$1 high=$2 python
+  shift 2
+  for python in "$@"; do
+    if [ -n "$python" ] && "$python" -c "import sys
+low, high = (tuple(map(int, v.split('.'))) for v in ('$low', '$high'))
+sys.exit(not low <= sys.version_info[:2] < high)" 2>/dev/null; then
+      echo "$python"
+      return
+    fi
+  done
+  return 1
+}
+
+base_python() {
+  find_python 3.11 3.14 "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python && return
+  say "Python 3.11 to 3.13 is needed and not found. Install one, or name it: PYTHON=/path/to/python3.12"
+  return 1
+}
+
+# paddle2onnx has wheels for Python 3.11 and 3.12, not yet for 3.13.
+build_python() {
+  find_python 3.11 3.13 "${PYTHON:-}" python3 python3.12 python3.11 python
+}
+
+# Wait for the lock of whoever prepares an environment; the kernel frees it when that one dies.
+# flock belongs to the open file, which bash shares with the child, so Python's call serves bash.
+lock_environments() { # PYTHON
+  exec 9<"$ROOT/scripts/lib.sh"
+  "$1" -c "import fcntl, sys
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print('waiting for another script that prepares an environment', file=sys.stderr)
+    fcntl.flock(9, fcntl.LOCK_EX)"
+}
+
+unlock_environments() { exec 9<&-; }
+
+# What an environment must have been made from. Changes with setup.cfg, the Python and the place.
+wanted_stamp() { # PYTHON EXTRA
+  (cd "$ROOT" && "$1" -c "import hashlib, platform
+from pathlib import Path
+made = b''.join(Path(name).read_bytes() for name in ('setup.cfg', 'pyproject.toml'))
+print('$2', platform.python_version(), '$ROOT', hashlib.sha256(made).hexdigest())")
+}
+
+is_made() { # DIR EXTRA
+  local stamp="$1/$STAMP"
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp "$1/bin/python" "$2" 2>/dev/null)" ]
+}
+
+ensure_venv() { # DIR EXTRA [PYTHON]
+  local dir=$1 extra=$2 base=${3:-}
+  is_made "$dir" "$extra" && return
+  base=${base:-$(base_python)}
+  lock_environments "$base"
+  # Another script may just have made it.
+  is_made "$dir" "$extra" || make_venv "$dir" "$extra" "$base"
+  unlock_environments
+}
+
+make_venv() { # DIR EXTRA PYTHON
+  local dir=$1 extra=$2 base=$3 python="$1/bin/python" quiet=(--quiet --progress-bar=off)
+  # Half made, of a Python that has gone, or moved here from elsewhere: begin anew.
+  if [ -e "$dir/$MAKING" ] || ! "$python" -m pip --version >/dev/null 2>&1 ||
+    { [ -f "$dir/$STAMP" ] && ! grep -qF " $ROOT " "$dir/$STAMP"; }; then
+    say "making $dir with $("$base" --version)"
+    rm -rf "$dir"
+    mkdir "$dir"
+    echo "$extra" >"$dir/$MAKING"
+    "$base" -m venv "$dir" >&2 || {
+      say "$base cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+      return 1
+    }
+  fi
+  echo "$extra" >"$dir/$MAKING"
+  rm -f "$dir/$STAMP"
+  swap_runtime "$python" "$extra"
+  say "installing paddleocr-hpi-serving[$extra] into $dir (minutes at the first time)"
+  [ -t 2 ] && quiet=()
+  (cd "$ROOT" && "$python" -m pip install --disable-pip-version-check --no-input \
+    ${quiet[@]+"${quiet[@]}"} --editable ".[$extra]" >&2) || {
+    say "pip could not install the extra '$extra'; its reason is above. Run the same command again"
+    return 1
+  }
+  wanted_stamp "$python" "$extra" >"$dir/$STAMP"
+  rm "$dir/$MAKING"
+}
+
+# onnxruntime and onnxruntime-gpu are one Python package under two names: only one may be there.
+swap_runtime() { # PYTHON EXTRA
+  local other
+  case $2 in
+    cpu) other=onnxruntime-gpu ;;
+    gpu) other=onnxruntime ;;
+    *) return 0 ;;
+  esac
+  if "$1" -m pip show --quiet "$other" >/dev/null 2>&1; then
+    say "removing $other"
+    "$1" -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu >&2
+  fi
+}
+
+serving_extra() {
+  local extra
+  extra=$(cut -d' ' -f1 "$ROOT/.venv/$MAKING" "$ROOT/.venv/$STAMP" 2>/dev/null | head -n 1 || true)
+  case $extra in gpu) echo gpu ;; *) echo cpu ;; esac
+}
+
+ensure_serving() { ensure_venv "$ROOT/.venv" "${1:-$(serving_extra)}"; }

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# From a fresh machine to a server: environment, models, engines, then Gunicorn in the foreground.
+# serve.sh [options of `ocr-hpi serve`]. A second start skips what is done.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# The options that decide what is fetched and built; the server itself checks them all.
+read_options() {
+  local pipelines=() value
+  IFS=, read -ra pipelines <<<"${OCR_HPI_PIPELINE:-}"
+  models=${OCR_HPI_MODELS:-models} threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-1}
+  local given=()
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --pipeline | --models | --threads | --workers) value=${2:-} ;;
+      *) value=${1#*=} ;;
+    esac
+    case $1 in
+      --pipeline | --pipeline=*) given+=("$value") ;;
+      --models | --models=*) models=$value ;;
+      --threads | --threads=*) threads=$value ;;
+      --workers | --workers=*) workers=$value ;;
+      --help | -h) help=yes ;;
+    esac
+    shift
+  done
+  [ ${#given[@]} -gt 0 ] && pipelines=("${given[@]}")
+  yamls=()
+  for value in ${pipelines[@]+"${pipelines[@]}"}; do yamls+=("${value#*=}"); done
+}
+
+# What the models and engines were made from and for, as far as it is quickly told. Where this
+# is unchanged, asking Python again would only take time; the server checks its plan anyway.
+state() {
+  printf '%s\n' "$models" "$threads" "$workers" "${yamls[@]}"
+  nproc
+  cat /sys/fs/cgroup/cpu.max 2>/dev/null || true
+  cat .venv/"$STAMP"
+  sha256sum configs/*.yaml ${yamls[@]+"${yamls[@]}"}
+  grep -m1 '^flags' /proc/cpuinfo || true
+  find "$models" -type f -not -name '.*' -printf '%p %s %T@\n' | sort
+}
+
+ensure_serving
+cd "$ROOT"
+help=
+read_options "$@"
+if [ -z "$help" ]; then
+  stamp="$models/engines/.serve-stamp"
+  if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(state 2>/dev/null | sha256sum)" ]; then
+    cores=()
+    if [ -n "$threads" ]; then
+      cores=(--threads "$threads")
+    elif [ "$workers" != 1 ]; then # they share the cores
+      cores=(--threads "$(.venv/bin/python -c "from serving.machine import usable_cores
+print(max(1, usable_cores() // int('$workers')))")")
+    fi
+    bash scripts/fetch_models.sh --models "$models" ${yamls[@]+"${yamls[@]}"} >&2
+    bash scripts/build_engines.sh --models "$models" ${cores[@]+"${cores[@]}"} \
+      ${yamls[@]+"${yamls[@]}"} >&2
+    state 2>/dev/null | sha256sum >"$stamp" || rm -f "$stamp"
+  fi
+fi
+exec .venv/bin/ocr-hpi serve "$@"

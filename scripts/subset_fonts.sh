@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Makes the fonts of serving/data anew: subsets of Noto, from Debian's packages (Debian or Ubuntu).
+# Needs apt-get, dpkg and a Python with fonttools (PYTHON names it). Run only to change the coverage.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python="${PYTHON:-python3}"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+
+(
+    cd "$work"
+    apt-get download -q fonts-noto-cjk fonts-noto-core fonts-noto-mono
+    for package in *.deb; do dpkg -x "$package" .; done
+)
+cjk="$work/usr/share/fonts/opentype/noto"
+latin="$work/usr/share/fonts/truetype/noto"
+
+# The hanzi: GB2312 (simplified) and Big5 level 1 (traditional) as Python's codecs know them.
+"$python" - "$work" <<'PYTHON'
+import sys
+from pathlib import Path
+
+def characters(codec, first, last, seconds):
+    for lead in range(first, last + 1):
+        for trail in seconds:
+            try:
+                yield bytes([lead, trail]).decode(codec)
+            except UnicodeDecodeError:
+                pass
+
+gb2312 = set(characters("gb2312", 0xA1, 0xF7, range(0xA1, 0xFF)))
+level1 = set(characters("gb2312", 0xB0, 0xD7, range(0xA1, 0xFF)))
+big5 = set(characters("big5", 0xA4, 0xC6, [*range(0x40, 0x7F), *range(0xA1, 0xFF)]))
+work = Path(sys.argv[1])
+(work / "all.txt").write_text("".join(sorted(gb2312 | big5)), encoding="utf-8")
+(work / "level1.txt").write_text("".join(sorted(level1)), encoding="utf-8")
+PYTHON
+
+western="U+0020-007E,U+00A0-00FF,U+2010-2027,U+2030-203B,U+20AC"
+chinese="$western,U+2103,U+2116,U+2190-2193,U+25A0-25CF,U+3000-3011,U+FF01-FF5E,U+FFE5"
+subset() {
+    local from="$1" to="serving/data/$2"
+    shift 2
+    "$python" -m fontTools.subset "$from" --output-file="$to" --layout-features= --no-hinting --notdef-outline \
+        --name-IDs='*' "$@"
+}
+# Font 2 of the collections is SC, the simplified Chinese forms.
+subset "$cjk/NotoSansCJK-Regular.ttc" NotoSansCJKsc-Regular.otf \
+    --font-number=2 --text-file="$work/all.txt" --unicodes="$chinese"
+subset "$cjk/NotoSerifCJK-Regular.ttc" NotoSerifCJKsc-Regular.otf \
+    --font-number=2 --text-file="$work/level1.txt" --unicodes="$chinese"
+for face in NotoSans-Bold NotoSerif-Regular NotoSansMono-Regular; do
+    subset "$latin/$face.ttf" "$face.ttf" --unicodes="$western"
+done

@@ -1,0 +1,60 @@
+"""What every engine is: a model loaded by one backend, ready to run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Which backend runs a model, and how. What a plan chooses among."""
+
+    backend: str
+    """openvino, onnxruntime, paddle or fake: a file beside this one."""
+    precision: str = "float32"
+    streams: int = 1
+    """Calls that run side by side."""
+    threads: int = 1
+    """Threads of all streams together."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings in the backend's own words."""
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values, for a plan file or an answer."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        extra = "".join(f" {key}={value}" for key, value in sorted(self.options.items()))
+        return (
+            f"{self.backend} {self.precision} {self.streams}x{self.threads // self.streams}{extra}"
+        )
+
+
+class Engine(ABC):
+    """One model on one backend. Safe under many threads; calls beyond `streams` wait."""
+
+    inputs: tuple[str, ...]
+    """Names of the graph's inputs, in its order."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
+        """Run a batch.
+
+        images: uint8 (N, H, W, 3) for a fused graph, float32 (N, 3, H, W) for a plain one.
+        more: what a plain graph of several inputs takes after the first, as `inputs` names them.
+        Returns the graph's outputs in its order; the arrays are the caller's own.
+        Raises EngineError.
+        """
+
+    def close(self) -> None:  # noqa: B027  (most backends free with the object)
+        """Free what the backend holds. The engine cannot run afterwards."""

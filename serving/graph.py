@@ -1,0 +1,128 @@
+"""The fused variant of a model's ONNX graph: 8-bit pixels in, only what is needed out.
+
+Build time only. Normalisation moves into the graph (a quarter of the bytes to hand over, and the
+backend fuses it with the first convolution); a recogniser's T x 6625 probabilities become
+an arg-max and its probability.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serving.config.model import Model, Normalisation, OrientationModel, RecognitionModel
+from serving.errors import ModelInvalid
+
+if TYPE_CHECKING:
+    import onnx
+
+VARIANT = "fused-1"
+"""Name of the recipe below, part of every engine's key. Change it when the recipe changes."""
+
+
+def fuse(source: Path, model: Model, target: Path) -> None:
+    """Write the fused variant of `source` to `target`.
+
+    Input `image`: uint8 (N, H, W, 3) in BGR. Outputs: a detector's map, a classifier's
+    probabilities, or a recogniser's `index` int64 (N, T) and `score` float32 (N, T).
+    Raises ModelInvalid for a graph of another form.
+    """
+    import onnx
+
+    loaded = onnx.load(source)
+    graph = loaded.graph
+    inputs = [item for item in graph.input if item.name not in {i.name for i in graph.initializer}]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise ModelInvalid(
+            f"{source}: has {len(inputs)} inputs and {len(graph.output)} outputs, not 1"
+        )
+    old = inputs[0]
+    if len(old.type.tensor_type.shape.dim) != 4:
+        raise ModelInvalid(f"{source}: the input {old.name!r} is not (N, 3, H, W)")
+    pixels = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, _shape(model))
+    head = _normalise(model.normalisation, old.name)
+    tail: list[onnx.NodeProto] = []
+    if isinstance(model, RecognitionModel):
+        tail = _arg_max(graph, opset=loaded.opset_import[0].version)
+    nodes = [*head, *graph.node, *tail]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]  # shapes of the old input
+    graph.input.remove(old)
+    graph.input.insert(0, pixels)
+    onnx.checker.check_model(loaded)
+    onnx.save(loaded, target)
+
+
+def _shape(model: Model) -> list[int | str]:
+    """(N, H, W, C): what the model fixes is a number, what varies a name."""
+    if isinstance(model, OrientationModel):
+        return ["N", model.height, model.width, 3]
+    return ["N", model.height if isinstance(model, RecognitionModel) else "H", "W", 3]
+
+
+def _normalise(norm: Normalisation, name: str) -> list[onnx.NodeProto]:
+    """Nodes from `image` to the old input `name`: BGR bytes to normalised planes."""
+    import onnx
+
+    scale = norm.scale / np.array(norm.std)
+    shift = -np.array(norm.mean) / np.array(norm.std)
+    if norm.order == "RGB":
+        channels = [2, 1, 0]
+    elif norm.order == "BGR":
+        channels = [0, 1, 2]
+    else:
+        raise ModelInvalid(f"DecodeImage.img_mode is {norm.order!r}, not BGR or RGB")
+
+    def constant(key: str, value: np.ndarray) -> onnx.NodeProto:
+        return onnx.helper.make_node(
+            "Constant", [], [key], value=onnx.numpy_helper.from_array(value, key)
+        )
+
+    nodes = [
+        onnx.helper.make_node("Cast", ["image"], ["image_float"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Transpose", ["image_float"], ["image_planes"], perm=[0, 3, 1, 2]),
+    ]
+    planes = "image_planes"
+    if channels != [0, 1, 2]:
+        nodes += [
+            constant("image_order", np.array(channels, np.int64)),
+            onnx.helper.make_node("Gather", [planes, "image_order"], ["image_rgb"], axis=1),
+        ]
+        planes = "image_rgb"
+    nodes += [
+        constant("image_scale", scale.astype(np.float32).reshape(1, 3, 1, 1)),
+        constant("image_shift", shift.astype(np.float32).reshape(1, 3, 1, 1)),
+        onnx.helper.make_node("Mul", [planes, "image_scale"], ["image_scaled"]),
+        onnx.helper.make_node("Add", ["image_scaled", "image_shift"], [name]),
+    ]
+    return nodes
+
+
+def _arg_max(graph: onnx.GraphProto, *, opset: int) -> list[onnx.NodeProto]:
+    """Replace the output (N, T, C) by its arg-max and maximum over C."""
+    import onnx
+
+    probabilities = graph.output[0].name
+    del graph.output[:]
+    graph.output.extend(
+        [
+            onnx.helper.make_tensor_value_info("index", onnx.TensorProto.INT64, ["N", "T"]),
+            onnx.helper.make_tensor_value_info("score", onnx.TensorProto.FLOAT, ["N", "T"]),
+        ]
+    )
+    arg_max = onnx.helper.make_node("ArgMax", [probabilities], ["index"], axis=2, keepdims=0)
+    if opset < 18:
+        maximum = onnx.helper.make_node(
+            "ReduceMax", [probabilities], ["score"], axes=[2], keepdims=0
+        )
+        return [arg_max, maximum]
+    # From opset 18 the axes are an input.
+    axes = onnx.numpy_helper.from_array(np.array([2], np.int64), "score_axes")
+    constant = onnx.helper.make_node("Constant", [], ["score_axes"], value=axes)
+    maximum = onnx.helper.make_node(
+        "ReduceMax", [probabilities, "score_axes"], ["score"], keepdims=0
+    )
+    return [arg_max, constant, maximum]

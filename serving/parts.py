@@ -1,0 +1,82 @@
+"""The models of a pipeline, and a pipeline from these models on engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.batching import FairPool
+from serving.config.model import (
+    DetectionModel,
+    Model,
+    OrientationModel,
+    RecognitionModel,
+    load_model,
+)
+from serving.config.pipeline import Module, PipelineConfig
+from serving.engines.base import Engine
+from serving.pipeline import Pipeline
+from serving.stages.detect import Detector
+from serving.stages.orient import Orienter
+from serving.stages.recognise import Recogniser
+from serving.store import Store
+
+KINDS = {
+    "TextDetection": "text_detection",
+    "TextLineOrientation": "textline_orientation",
+    "TextRecognition": "text_recognition",
+}
+"""Section of the YAML -> PaddleX's name for that kind of model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One model of a pipeline."""
+
+    section: str
+    """Its section of the YAML, for example TextDetection."""
+    module: Module
+    """What the YAML says of it."""
+    folder: Path
+    model: Model
+    """What its own inference.yml says."""
+
+
+def parts(config: PipelineConfig, models: Path) -> Iterator[Part]:
+    """The models in use, read from their folders. Raises ModelMissing, ModelInvalid."""
+    store = Store(models)
+    sections = config.sub_modules
+    modules: dict[str, Module | None] = {
+        "TextDetection": sections.detection,
+        "TextLineOrientation": sections.orientation if config.use_textline_orientation else None,
+        "TextRecognition": sections.recognition,
+    }
+    for section, module in modules.items():
+        if module is not None:
+            folder = module.model_dir or store.folder(module.model_name)
+            model = load_model(folder, module.model_name, KINDS[section])
+            yield Part(section, module, folder, model)
+
+
+def assemble(
+    config: PipelineConfig, found: Mapping[str, Part], engines: Mapping[str, Engine], threads: int
+) -> Pipeline:
+    """A pipeline from parts and engines by section; `threads` lines are read side by side."""
+    detection, recognition = found["TextDetection"].model, found["TextRecognition"].model
+    assert isinstance(detection, DetectionModel)
+    assert isinstance(recognition, RecognitionModel)
+    orienter = None
+    if "TextLineOrientation" in found:
+        orientation = found["TextLineOrientation"].model
+        assert isinstance(orientation, OrientationModel)
+        orienter = Orienter(engines["TextLineOrientation"], orientation)
+    sections = config.sub_modules
+    return Pipeline(
+        detector=Detector(engines["TextDetection"], detection, sections.detection),
+        orienter=orienter,
+        recogniser=Recogniser(engines["TextRecognition"], recognition),
+        pool=FairPool(threads),
+        use_textline_orientation=config.use_textline_orientation,
+        score_thresh=sections.recognition.score_thresh,
+    )

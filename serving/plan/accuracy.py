@@ -1,0 +1,92 @@
+"""The accuracy gate: does a candidate still find and read the same text? Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from serving.config.gate import Gate
+from serving.scores import bootstrap_bound, box_overlap, character_errors
+from serving.types import Quad
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`figures`: what was measured, with the bound that decided; `reason`: why it is rejected."""
+
+    accepted: bool
+    reason: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def judge_detection(
+    gate: Gate, reference: Sequence[Sequence[Quad]], found: Sequence[Sequence[Quad]]
+) -> Verdict:
+    """Boxes by page against the reference's: H-mean at IoU 0.7, by its lower 95 % bound."""
+    overlaps = [box_overlap(wanted, read) for wanted, read in zip(reference, found, strict=True)]
+    hits = [2.0 * overlap.common for overlap in overlaps]
+    boxes = [float(overlap.truth + overlap.read) for overlap in overlaps]
+    if not sum(boxes):
+        return Verdict(False, "the reference finds no text on the calibration set")
+    figures = {
+        "h_mean": sum(hits) / sum(boxes),
+        "h_mean_bound": bootstrap_bound(hits, boxes, "lower"),
+    }
+    if figures["h_mean_bound"] < gate.h_mean:
+        return Verdict(
+            False, f"H-mean {_pair(figures, 'h_mean')} is under {gate.h_mean:.3f}", figures
+        )
+    return Verdict(True, figures=figures)
+
+
+def judge_recognition(
+    gate: Gate, truth: Sequence[str], reference: Sequence[str], read: Sequence[str]
+) -> Verdict:
+    """Lines against the reference's text and against the known text, by upper 95 % bounds."""
+    changed = [character_errors(wanted, text) for wanted, text in zip(reference, read, strict=True)]
+    before = [
+        character_errors(text, wanted)[0] for text, wanted in zip(truth, reference, strict=True)
+    ]
+    after = [character_errors(text, got)[0] for text, got in zip(truth, read, strict=True)]
+    lengths = [float(len(text)) for text in truth]
+    errors = [float(count) for count, _ in changed]
+    reference_lengths = [float(length) for _, length in changed]
+    lost = [float(b - a) for a, b in zip(before, after, strict=True)]
+    equal = sum(a == b for a, b in zip(reference, read, strict=True)) / max(1, len(read))
+    if not sum(reference_lengths):
+        return Verdict(False, "the reference reads no text on the calibration set")
+    figures = {
+        "error_rate": sum(errors) / sum(reference_lengths),
+        "error_rate_bound": bootstrap_bound(errors, reference_lengths, "upper"),
+        "accuracy_loss": sum(lost) / sum(lengths),
+        "accuracy_loss_bound": bootstrap_bound(lost, lengths, "upper"),
+        "equal_lines": equal,
+        "accuracy": 1 - sum(after) / sum(lengths),
+    }
+    for name, limit in (("error_rate", gate.error_rate), ("accuracy_loss", gate.accuracy_loss)):
+        if figures[f"{name}_bound"] > limit:
+            what = name.replace("_", " ")
+            return Verdict(False, f"{what} {_pair(figures, name)} is over {limit:.2%}", figures)
+    if equal < gate.equal_lines:
+        return Verdict(False, f"{equal:.1%} of lines equal, under {gate.equal_lines:.1%}", figures)
+    return Verdict(True, figures=figures)
+
+
+def judge_orientation(gate: Gate, reference: Sequence[bool], found: Sequence[bool]) -> Verdict:
+    """Share of lines turned alike, by its lower 95 % bound, against the detector's H-mean bound."""
+    alike = [float(a == b) for a, b in zip(reference, found, strict=True)]
+    ones = [1.0] * len(alike)
+    figures = {
+        "agreement": sum(alike) / len(alike),
+        "agreement_bound": bootstrap_bound(alike, ones, "lower"),
+    }
+    if figures["agreement_bound"] < gate.h_mean:
+        return Verdict(
+            False, f"agreement {_pair(figures, 'agreement')} is under {gate.h_mean:.3f}", figures
+        )
+    return Verdict(True, figures=figures)
+
+
+def _pair(figures: dict[str, float], name: str) -> str:
+    value, bound = figures[name], figures[f"{name}_bound"]
+    return f"{value:.4f} (bound {bound:.4f})"

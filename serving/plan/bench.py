@@ -1,0 +1,142 @@
+"""A model's stage on a candidate engine: its workload and its answers on the calibration set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from serving.batching import FairPool
+from serving.config.gate import Gate
+from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
+from serving.config.options import DEFAULT_OPTIONS
+from serving.config.pipeline import TextDetection
+from serving.engines.base import Engine
+from serving.parts import Part
+from serving.plan.accuracy import Verdict, judge_detection, judge_orientation, judge_recognition
+from serving.plan.calibration import Calibration, Image
+from serving.stages.detect import Detector, corners
+from serving.stages.orient import Orienter
+from serving.stages.recognise import Recogniser
+
+_PAGES = 4
+"""Pages of the detection workload."""
+_LINES = 48
+"""Lines of the recognition workload, evenly spread over the widths of the calibration set."""
+
+
+class Bench(ABC):
+    """How one kind of model is timed and judged."""
+
+    def __init__(self, engine: Engine, calibration: Calibration) -> None:
+        self.engine = engine
+        self.calibration = calibration
+        self.pool = FairPool(engine.spec.streams, name="bench")
+
+    @abstractmethod
+    def work(self) -> None:
+        """The timed workload, with as many callers as the engine has streams."""
+
+    @abstractmethod
+    def answers(self) -> list[Any]:
+        """What the engine makes of the whole calibration set."""
+
+    @staticmethod
+    @abstractmethod
+    def judge(
+        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
+    ) -> Verdict:
+        """Hold answers against the reference's."""
+
+    def close(self) -> None:
+        """Free the engine and the threads."""
+        self.pool.close()
+        self.engine.close()
+
+
+class DetectionBench(Bench):
+    """Pages; answers are boxes."""
+
+    def __init__(self, part: Part, engine: Engine, calibration: Calibration) -> None:
+        super().__init__(engine, calibration)
+        assert isinstance(part.model, DetectionModel)
+        assert isinstance(part.module, TextDetection)
+        self._stage = Detector(engine, part.model, part.module)
+
+    def work(self) -> None:
+        pages = (*self.calibration.own_pages, *self.calibration.pages)
+        self.pool.map(self._find, spread(pages, _PAGES))
+
+    def answers(self) -> list[Any]:
+        pages = (*self.calibration.pages, *self.calibration.own_pages)
+        return self.pool.map(self._find, pages)
+
+    def _find(self, page: Image) -> list[Any]:
+        return [corners(quad) for quad in self._stage.find(page, DEFAULT_OPTIONS)]
+
+    @staticmethod
+    def judge(
+        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
+    ) -> Verdict:
+        return judge_detection(gate, reference, found)
+
+
+class RecognitionBench(Bench):
+    """Line crops; answers are texts."""
+
+    def __init__(self, part: Part, engine: Engine, calibration: Calibration) -> None:
+        super().__init__(engine, calibration)
+        assert isinstance(part.model, RecognitionModel)
+        self._stage = Recogniser(engine, part.model)
+
+    def work(self) -> None:
+        by_width = sorted(self.calibration.crops, key=lambda crop: crop.shape[1] / crop.shape[0])
+        self.pool.map(self._stage.read, spread(by_width, _LINES))
+
+    def answers(self) -> list[Any]:
+        return [text for text, _ in self.pool.map(self._stage.read, self.calibration.crops)]
+
+    @staticmethod
+    def judge(
+        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
+    ) -> Verdict:
+        return judge_recognition(gate, calibration.texts, reference, found)
+
+
+class OrientationBench(Bench):
+    """Line crops, every second one upside down; answers are whether each is turned."""
+
+    def __init__(self, part: Part, engine: Engine, calibration: Calibration) -> None:
+        super().__init__(engine, calibration)
+        assert isinstance(part.model, OrientationModel)
+        self._stage = Orienter(engine, part.model)
+        self._crops = [
+            crop[::-1, ::-1].copy() if place % 2 else crop
+            for place, crop in enumerate(calibration.crops)
+        ]
+
+    def work(self) -> None:
+        self.pool.map(self._stage.turned, spread(self._crops, _LINES))
+
+    def answers(self) -> list[Any]:
+        return [turned >= 0.5 for turned in self.pool.map(self._stage.turned, self._crops)]
+
+    @staticmethod
+    def judge(
+        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
+    ) -> Verdict:
+        return judge_orientation(gate, reference, found)
+
+
+BENCHES: dict[str, type[DetectionBench | OrientationBench | RecognitionBench]] = {
+    "TextDetection": DetectionBench,
+    "TextLineOrientation": OrientationBench,
+    "TextRecognition": RecognitionBench,
+}
+
+
+def spread(items: Sequence[Image], count: int) -> list[Image]:
+    """`count` items, evenly spaced over the sequence."""
+    if len(items) <= count:
+        return list(items)
+    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]

@@ -1,0 +1,191 @@
+"""Making a pipeline's engine plan: graphs, trials of each model, then the pipeline end to end."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from serving.config.pipeline import PipelineConfig
+from serving.engines.base import EngineSpec
+from serving.errors import PlanError
+from serving.parts import Part, parts
+from serving.plan.calibration import Calibration, calibration_hash, calibration_set
+from serving.plan.candidates import candidates, version
+from serving.plan.combine import measure_combinations
+from serving.plan.graphs import Graphs
+from serving.plan.keys import OBJECTIVE, key, machine, model_words, plan_words
+from serving.plan.plan import ModelPlan, Plan, Trial, load_plan
+from serving.plan.shapes import cold_shape_ms, hot_shapes
+from serving.plan.trials import run_trials
+from serving.store import Progress
+from serving.store.disk import write_whole
+from serving.store.files import digest
+
+_SHORTLIST = 3
+"""Engines a model enters the end-to-end measurement with: the chosen one on other streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Builds plans under one store of models. Two builders at once wait for one another."""
+
+    models: Path
+    cores: int
+    progress: Progress
+    own_images: Path | None = None
+    """The user's calibration images, beside the rendered ones."""
+
+    def build(self, config: PipelineConfig) -> tuple[Plan, bool]:
+        """The pipeline's plan, and whether it had to be made.
+
+        Raises ConfigError, ModelError, EngineError and PlanError.
+        """
+        found = {part.section: part for part in parts(config, self.models)}
+        specs = {
+            section: candidates(config.hpi(part.module), cores=self.cores)
+            for section, part in found.items()
+        }
+        name = plan_key(config, found, specs, self.cores)
+        wanted = calibration_hash(self.own_images)
+        engines = self.models / "engines"
+        engines.mkdir(parents=True, exist_ok=True)
+        with FileLock(engines / ".build.lock"):
+            graphs = self._graphs(found)
+            try:
+                plan = load_plan(self.models, name, pipeline=config.source)
+                if plan.calibration["hash"] == wanted:
+                    return plan, False
+            except PlanError:
+                pass
+            plan = self._make(config, name, found, specs, graphs)
+            plan.save(self.models)
+        return plan, True
+
+    def _graphs(self, found: Mapping[str, Part]) -> dict[str, Path]:
+        graphs = Graphs(self.models)
+        return {
+            section: graphs.build(part.folder, part.model, self.progress)
+            for section, part in found.items()
+        }
+
+    def _make(
+        self,
+        config: PipelineConfig,
+        name: str,
+        found: Mapping[str, Part],
+        specs: Mapping[str, list[EngineSpec]],
+        graphs: Mapping[str, Path],
+    ) -> Plan:
+        self.progress.say("rendering the calibration set")
+        calibration = calibration_set(self.own_images)
+        trials = {
+            section: self._trials(config, part, specs[section], graphs[section], calibration)
+            for section, part in found.items()
+        }
+        shortlist = {section: _shortlist(found) for section, found in trials.items()}
+        self.progress.say("measuring whole pages")
+        combinations, choice = measure_combinations(
+            config, found, graphs, shortlist, calibration, self.cores
+        )
+        shapes = hot_shapes(found, calibration)
+        self.progress.say("measuring what a cold shape costs")
+        backends = {spec.backend for listed in specs.values() for spec in listed}
+        return Plan(
+            key=name,
+            pipeline=config.source,
+            made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            cores=self.cores,
+            machine=machine(),
+            versions={backend: version(backend) for backend in sorted(backends)},
+            gate=config.gate.model_dump(),
+            calibration=calibration.describe(),
+            objective=OBJECTIVE,
+            models={
+                section: ModelPlan(
+                    model=part.model.name,
+                    files=digest(part.folder),
+                    trials=_marked(trials[section], choice[section]),
+                    choice=choice[section],
+                    hot_shapes=shapes[section],
+                )
+                for section, part in found.items()
+            },
+            combinations=combinations,
+            cold_shape_ms={
+                section: cold_shape_ms(part, graphs[section], choice[section])
+                for section, part in found.items()
+            },
+        )
+
+    def _trials(
+        self,
+        config: PipelineConfig,
+        part: Part,
+        specs: list[EngineSpec],
+        graph: Path,
+        calibration: Calibration,
+    ) -> list[Trial]:
+        """The model's trials, kept on disk: where one model changes, only that is measured."""
+        words = {**model_words(part, specs, config), "calibration": calibration.hash}
+        path = self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
+        if path.is_file():
+            return [_trial(item) for item in json.loads(path.read_text(encoding="utf-8"))]
+        trials = run_trials(
+            part,
+            specs,
+            gate=config.gate,
+            calibration=calibration,
+            graph=lambda _: graph,
+            cores=self.cores,
+            say=self.progress.say,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
+        return trials
+
+
+def plan_key(
+    config: PipelineConfig,
+    found: Mapping[str, Part],
+    specs: Mapping[str, list[EngineSpec]],
+    cores: int,
+) -> str:
+    """The key under which a pipeline's plan is kept."""
+    models = {section: model_words(part, specs[section], config) for section, part in found.items()}
+    return key(plan_words(config, models, cores))
+
+
+def _shortlist(trials: list[Trial]) -> list[EngineSpec]:
+    """The chosen engine, then the same engine sharing the cores among other streams."""
+    chosen = next(trial.spec for trial in trials if trial.verdict == "chosen")
+    others = [
+        trial
+        for trial in trials
+        if trial.verdict == "accepted"
+        and (trial.spec.backend, trial.spec.precision) == (chosen.backend, chosen.precision)
+    ]
+    others.sort(key=lambda trial: trial.ms or 0.0)
+    return [chosen, *(trial.spec for trial in others)][:_SHORTLIST]
+
+
+def _marked(trials: list[Trial], choice: EngineSpec) -> tuple[Trial, ...]:
+    """The trials with the end-to-end choice marked in place of the model's own."""
+    return tuple(
+        replace(
+            trial,
+            verdict="chosen"
+            if trial.spec == choice
+            else trial.verdict.replace("chosen", "accepted"),
+        )
+        for trial in trials
+    )
+
+
+def _trial(item: dict[str, Any]) -> Trial:
+    return Trial(**{**item, "spec": EngineSpec(**item["spec"])})

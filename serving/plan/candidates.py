@@ -1,0 +1,91 @@
+"""All that this machine can run a model on, the simplest first."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+from serving.config.pipeline import HpiConfig
+from serving.engines.base import EngineSpec
+from serving.errors import ConfigError
+from serving.machine import cpu_flags
+
+_OWN_KEYS = {"precision", "streams", "cpu_num_threads"}
+"""Keys of `backend_config` that every backend here has; `cpu_num_threads` is PaddleX's."""
+
+# What the processor must have for a precision to be arithmetic rather than emulation.
+_FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}
+
+DISTRIBUTIONS = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+"""Backend -> the distribution whose version is part of an engine's key."""
+
+
+def candidates(hpi: HpiConfig, *, cores: int) -> list[EngineSpec]:
+    """Specs to try for one model, as `hpi_config` narrows them.
+
+    With `auto_config: False` the one spec that `backend` and `backend_config` say.
+    Raises ConfigError where `hpi_config` asks for what this machine does not have.
+    """
+    settings = _settings(hpi)
+    cores = int(settings.pop("cpu_num_threads", cores))
+    if not hpi.auto_config:
+        if hpi.backend is None:
+            raise ConfigError("hpi_config.auto_config: False needs hpi_config.backend")
+        return [_fixed(hpi.backend, settings, cores)]
+    found = [
+        spec
+        for spec in _all(cores)
+        if hpi.backend in (None, spec.backend)
+        and all(getattr(spec, key) == value for key, value in settings.items())
+    ]
+    if settings.get("precision") == "int8" and hpi.backend in (None, "openvino"):
+        found = [EngineSpec("openvino", "int8", s, cores) for s in _streams(cores)]
+    if not found:
+        wanted = hpi.model_dump(exclude_none=True)
+        raise ConfigError(f"hpi_config: nothing on this machine fits {wanted}; see: ocr-hpi doctor")
+    return found
+
+
+def _settings(hpi: HpiConfig) -> dict[str, Any]:
+    settings = dict(hpi.backend_config or {})
+    unknown = settings.keys() - _OWN_KEYS
+    if unknown:
+        raise ConfigError(
+            f"hpi_config.backend_config: unknown key {', '.join(sorted(unknown))}; "
+            f"allowed: {', '.join(sorted(_OWN_KEYS))}"
+        )
+    return settings
+
+
+def _fixed(backend: str, settings: Mapping[str, Any], cores: int) -> EngineSpec:
+    return EngineSpec(
+        backend=backend,
+        precision=str(settings.get("precision", "float32")),
+        streams=int(settings.get("streams", 1)),
+        threads=cores,
+    )
+
+
+def _all(cores: int) -> Iterator[EngineSpec]:
+    flags = cpu_flags()
+    backends = [name for name in DISTRIBUTIONS if importlib.util.find_spec(name) is not None]
+    for backend in backends:
+        for streams in _streams(cores):
+            yield EngineSpec(backend, "float32", streams, cores)
+    if "openvino" in backends:
+        for precision, needed in _FLAGS.items():
+            if needed & flags:
+                for streams in _streams(cores):
+                    yield EngineSpec("openvino", precision, streams, cores)
+
+
+def _streams(cores: int) -> list[int]:
+    """Streams to share the cores among: one, half as many as cores, one a core."""
+    return sorted({1, max(1, cores // 4), max(1, cores // 2), cores})
+
+
+def version(backend: str) -> str:
+    """Version of a backend's distribution."""
+    return metadata.version(DISTRIBUTIONS[backend])

@@ -1,0 +1,66 @@
+"""What an engine and a plan depend on, in words, and as keys made of these words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serving.config.pipeline import PipelineConfig
+from serving.engines.base import EngineSpec
+from serving.graph import VARIANT
+from serving.machine import cpu_flags, cpu_name
+from serving.parts import Part
+from serving.plan.candidates import version
+from serving.store.files import digest
+
+OBJECTIVE = "pages a second with a caller a core, lone latency within 1.2 of the best; 1"
+"""Part of every plan's key. Change it when the way of measuring or choosing changes."""
+
+_TELLING = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
+"""Prefixes and parts of the CPU flags that engines look at."""
+
+
+def machine() -> dict[str, Any]:
+    """The processor, as engines see it."""
+    flags = sorted(flag for flag in cpu_flags() if any(part in flag for part in _TELLING))
+    return {"cpu": cpu_name(), "architecture": platform.machine(), "flags": flags}
+
+
+def engine_words(part: Part, spec: EngineSpec) -> dict[str, Any]:
+    """All that an engine's speed and reading depend on."""
+    return {
+        "model": part.model.name,
+        "files": digest(part.folder),
+        "graph": VARIANT,
+        "backend": spec.backend,
+        "backend_version": version(spec.backend),
+        "device": machine(),
+        "spec": spec.describe(),
+    }
+
+
+def model_words(part: Part, specs: Sequence[EngineSpec], config: PipelineConfig) -> dict[str, Any]:
+    """What a model's trials depend on: its candidates, the gate and what the YAML says of it."""
+    module = part.module.model_dump(mode="json", exclude={"model_dir", "hpi_config"})
+    return {
+        "engines": [engine_words(part, spec) for spec in specs],
+        "gate": config.gate.model_dump(),
+        "module": module,
+        "objective": OBJECTIVE,
+    }
+
+
+def plan_words(
+    config: PipelineConfig, models: Mapping[str, Mapping[str, Any]], cores: int
+) -> dict[str, Any]:
+    """What a pipeline's plan depends on, beside the calibration set that the plan itself names."""
+    return {"models": dict(models), "cores": cores, "objective": OBJECTIVE}
+
+
+def key(words: Mapping[str, Any]) -> str:
+    """A short name for these words."""
+    text = json.dumps(words, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""A pipeline's engine plan: a file that a person can read and the server obeys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serving.engines.base import EngineSpec
+from serving.errors import PlanError
+from serving.store.disk import write_whole
+
+BUILD = "bash scripts/build_engines.sh"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One candidate of one model: how fast, how true, and what became of it."""
+
+    spec: EngineSpec
+    verdict: str
+    """chosen, accepted, rejected (by the gate) or failed (does not run)."""
+    ms: float | None = None
+    """Median time of the model's workload."""
+    figures: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """One model's trials and the engine it runs on."""
+
+    model: str
+    files: str
+    trials: tuple[Trial, ...]
+    choice: EngineSpec
+    hot_shapes: tuple[tuple[int, int], ...] = ()
+    """(height, width) of inputs to run once before serving."""
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """A set of engines, measured end to end."""
+
+    engines: dict[str, str]
+    pages_per_second: float
+    latency_ms: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a pipeline runs on, and how that was found."""
+
+    key: str
+    pipeline: str
+    made: str
+    cores: int
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    gate: dict[str, Any]
+    calibration: dict[str, Any]
+    objective: str
+    models: dict[str, ModelPlan]
+    combinations: tuple[Combination, ...] = ()
+    cold_shape_ms: dict[str, float] = field(default_factory=dict)
+    """What the first input of a shape that was not warmed costs on top, by model."""
+
+    def save(self, models: Path) -> Path:
+        """Write `models/engines/plans/<key>/plan.json`, all at once; returns the file."""
+        path = plan_path(models, self.key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        return path
+
+
+def plan_path(models: Path, key: str) -> Path:
+    """Where the plan of that key is."""
+    return models / "engines" / "plans" / key / "plan.json"
+
+
+def load_plan(models: Path, key: str, *, pipeline: str) -> Plan:
+    """Read a plan. Raises PlanError where there is none, naming the command that makes it."""
+    path = plan_path(models, key)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlanError(
+            f"{pipeline}: no engine plan for these models on this machine; run: {BUILD} {pipeline}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path}: cannot be read ({error}); delete it and run: {BUILD}") from error
+    return _plan(data)
+
+
+def _plan(data: Mapping[str, Any]) -> Plan:
+    models = {
+        section: ModelPlan(
+            **{
+                **item,
+                "trials": tuple(
+                    Trial(**{**trial, "spec": EngineSpec(**trial["spec"])})
+                    for trial in item["trials"]
+                ),
+                "choice": EngineSpec(**item["choice"]),
+                "hot_shapes": tuple((height, width) for height, width in item["hot_shapes"]),
+            }
+        )
+        for section, item in data["models"].items()
+    }
+    combinations = tuple(Combination(**item) for item in data["combinations"])
+    return Plan(**{**data, "models": models, "combinations": combinations})

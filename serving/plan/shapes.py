@@ -1,0 +1,71 @@
+"""The shapes to run once before serving, and what one that was not run costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
+from serving.config.options import DEFAULT_OPTIONS
+from serving.config.pipeline import TextDetection
+from serving.engines.base import EngineSpec
+from serving.engines.factory import open_engine
+from serving.parts import Part
+from serving.plan.calibration import Calibration
+from serving.stages.detect import input_size
+from serving.stages.recognise import width_classes
+
+Shapes = tuple[tuple[int, int], ...]
+
+_PAPER = ((1754, 1240), (1240, 1754), (1650, 1275), (1275, 1650))
+"""(height, width) of A4 and Letter, upright and lying, at 150 dpi; only the ratio matters."""
+_HOT_WIDTH = 960
+"""Recognition widths up to this are warmed: 9 of 10 lines of forms and receipts."""
+
+
+def hot_shapes(found: Mapping[str, Part], calibration: Calibration) -> dict[str, Shapes]:
+    """(height, width) of model inputs that most pages will have, by section."""
+    shapes: dict[str, Shapes] = {}
+    for section, part in found.items():
+        model = part.model
+        if isinstance(model, DetectionModel):
+            shapes[section] = _detection(part, calibration)
+        elif isinstance(model, OrientationModel):
+            shapes[section] = ((model.height, model.width),)
+        else:
+            widths = [width for width in width_classes() if width <= _HOT_WIDTH]
+            shapes[section] = tuple((model.height, width) for width in widths)
+    return shapes
+
+
+def cold_shape_ms(part: Part, graph: Path, spec: EngineSpec) -> float:
+    """What the first input of a shape costs over the second, in ms: the median of three shapes."""
+    extra = []
+    engine = open_engine(graph, spec)
+    for step in range(3):
+        if isinstance(part.model, OrientationModel):
+            return 0.0  # one shape, always warmed
+        side = part.model.height if isinstance(part.model, RecognitionModel) else 640 + 32 * step
+        image = np.full((1, side, 640 + 32 * step, 3), 255, np.uint8)
+        times = []
+        for _ in range(2):
+            start = time.perf_counter()
+            engine.run(image)
+            times.append(time.perf_counter() - start)
+        extra.append((times[0] - times[1]) * 1e3)
+    engine.close()
+    return round(sorted(extra)[1], 3)
+
+
+def _detection(part: Part, calibration: Calibration) -> Shapes:
+    assert isinstance(part.model, DetectionModel)
+    assert isinstance(part.module, TextDetection)
+    pages = (*_PAPER, *(page.shape[:2] for page in calibration.own_pages))
+    sizes = {
+        input_size(part.model, part.module, height, width, DEFAULT_OPTIONS)
+        for height, width in pages
+    }
+    return tuple(sorted(sizes))

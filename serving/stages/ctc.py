@@ -1,0 +1,27 @@
+"""Text from a CTC recogniser's best class per step.
+
+Graves et al., "Connectionist Temporal Classification" (ICML 2006), best path decoding, as
+PaddleX's CTCLabelDecode. Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def decode(
+    index: npt.NDArray[np.int64], score: npt.NDArray[np.float32], characters: Sequence[str]
+) -> tuple[str, float]:
+    """Drop repeats and blanks; the score is the mean probability of the characters kept.
+
+    index: (T,) class per step, 0 is the blank. score: (T,) its probability. No character: 0.0.
+    """
+    kept = index != 0
+    kept[1:] &= index[1:] != index[:-1]
+    if not kept.any():
+        return "", 0.0
+    text = "".join([characters[i] for i in index[kept].tolist()])
+    return text, float(score[kept].mean(dtype=np.float64))

@@ -1,0 +1,73 @@
+"""Gives each image to every contender in turn, so that a noisy machine hits all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from serving.benchmark.contender import Contender, Reading
+from serving.benchmark.labelled import LabelledPage
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How a contender read a page. `ms`: the median of its rounds."""
+
+    contender: str
+    page: LabelledPage
+    texts: tuple[str, ...]
+    ms: float
+    peak_mb: float
+
+
+def measure(
+    contenders: Sequence[Contender],
+    pages: Sequence[LabelledPage],
+    *,
+    rounds: int = 1,
+    warm_up: int = 2,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Measurement]:
+    """Reads every page by every contender, `rounds` times.
+
+    Each reads the first `warm_up` pages of every set beforehand, unmeasured. The order of the
+    contenders rotates from image to image. A contender keeps no page: a second round reads anew.
+    """
+    for page in warm_up_pages(pages, warm_up):
+        for contender in contenders:
+            contender.read(page.path)
+    readings: dict[tuple[int, int], list[Reading]] = {}
+    for turn in range(rounds * len(pages)):
+        index = turn % len(pages)
+        page = pages[index]
+        tell(f"{turn + 1} of {rounds * len(pages)}: {page.group}/{page.path.name}")
+        for step in range(len(contenders)):
+            who = (turn + step) % len(contenders)
+            readings.setdefault((who, index), []).append(contenders[who].read(page.path))
+    return [
+        Measurement(
+            contenders[who].name,
+            pages[index],
+            found[-1].texts,
+            median([reading.ms for reading in found]),
+            max(reading.peak_mb for reading in found),
+        )
+        for (who, index), found in sorted(readings.items())
+    ]
+
+
+def warm_up_pages(pages: Sequence[LabelledPage], count: int) -> list[LabelledPage]:
+    """The first `count` pages of every set."""
+    groups = dict.fromkeys(page.group for page in pages)
+    return [
+        page
+        for group in groups
+        for page in [other for other in pages if other.group == group][:count]
+    ]
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value, or the mean of the two middle ones."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

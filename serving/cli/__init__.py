@@ -1,0 +1,89 @@
+"""`ocr-hpi`: one file a subcommand, imported when it is called.
+
+A new subcommand is a file `serving/cli/NAME.py` with a click command named `command`, and its line
+in `_COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import errno
+from importlib import import_module
+from typing import Any
+
+import click
+
+from serving.errors import OcrError
+
+_COMMANDS = {
+    "fetch": "Bring the models that pipelines name into models/, verified.",
+    "build": "Measure every engine on this machine and keep the fastest that reads the same.",
+    "convert": "Convert Paddle models to ONNX, checked against Paddle.",
+    "serve": "Serve pipelines over HTTP.",
+}
+_DEBUG = "serving.debug"
+
+
+class Commands(click.Group):
+    """Loads a subcommand only when it is asked for, and turns errors into one clear line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of use."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand. Every one takes `--debug`, as the group itself does."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"serving.cli.{cmd_name}").command
+        command.name = cmd_name
+        if not any(option.name == "debug" for option in command.params):
+            command.params.append(_debug_option())
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; whatever goes wrong ends with code 1 and one line, unless `--debug` is given."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.meta.get(_DEBUG) or getattr(error, "errno", None) == errno.EPIPE:
+                raise
+            if isinstance(error, OcrError):
+                raise click.ClickException(str(error)) from error
+            what = f"{type(error).__name__}: {error}"
+            raise click.ClickException(
+                f"{what} (unexpected; the same command with --debug shows where)"
+            ) from error
+
+
+def _debug_option() -> click.Option:
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta[_DEBUG] = True  # shared by the group's context and the subcommand's
+
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Show the traceback of an error.",
+    )
+
+
+@click.group(
+    cls=Commands,
+    params=[_debug_option()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="paddleocr-hpi-serving", prog_name="ocr-hpi")
+def main() -> None:
+    """PP-OCR models on the engine that is fastest on this machine and reads the same text.
+
+    First fetch, then build, then serve. Exit codes: 0 done, 1 failed, 2 wrong usage.
+    """

@@ -1,0 +1,46 @@
+"""`ocr-hpi build`: engines, measured on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from serving.cli.models import DEFAULT_PIPELINES, models_option
+
+
+@click.command()
+@click.argument(
+    "pipelines", nargs=-1, metavar="[PIPELINE.yaml]...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "--calibration",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder of your own images, to measure on beside the rendered ones.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Cores to plan for.  [default: all usable]"
+)
+@models_option
+def command(
+    pipelines: tuple[Path, ...], calibration: Path | None, threads: int | None, models: Path
+) -> None:
+    """Build the engine plan of pipelines: convert, measure every engine, keep the fastest.
+
+    Each candidate must read the same text as float32 ONNX Runtime, within the accuracy gate. With
+    nothing changed since the last time, nothing is built.
+    """
+    from serving.config import load_config
+    from serving.config.supported import check_supported
+    from serving.machine import usable_cores
+    from serving.plan.build import Builder
+    from serving.store import progress_on
+
+    builder = Builder(models, threads or usable_cores(), progress_on(), calibration)
+    for path in pipelines or DEFAULT_PIPELINES:
+        config = load_config(path)
+        check_supported(config)
+        plan, made = builder.build(config)
+        click.echo(f"{path}: {'built' if made else 'already built'}")
+        for section, model in plan.models.items():
+            click.echo(f"  {section}: {model.model} on {model.choice}")

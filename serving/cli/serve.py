@@ -1,0 +1,128 @@
+"""`ocr-hpi serve`: the HTTP server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DEFAULT = "accurate=configs/PP-OCRv4_mobile.yaml"
+
+
+class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """NAME=YAML, as (name, path). Several in an environment variable are parted by commas."""
+
+    name = "NAME=YAML"
+    envvar_list_splitter = ","
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, path = str(value).strip().partition("=")
+        if not equals or not path:
+            self.fail(f"{value!r} is not NAME=YAML, for example {_DEFAULT}", param, ctx)
+        if not _NAME.fullmatch(name):
+            self.fail(f"{name!r} becomes part of an address: letters, digits and . _ -", param, ctx)
+        return name, Path(path)
+
+
+class Device(click.ParamType):  # type: ignore[type-arg]
+    """Where to run. Only the CPU for now."""
+
+    name = "DEVICE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value != "cpu":
+            self.fail(f"{value!r}: this version runs on the CPU only; use cpu", param, ctx)
+        return "cpu"
+
+
+def _setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
+    """An option that is also the environment variable OCR_HPI_<FLAG>."""
+    envvar = "OCR_HPI_" + flag.removeprefix("--").replace("-", "_").upper()
+    return click.option(flag, *names, envvar=envvar, show_envvar=True, show_default=True, **options)
+
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command()
+@_setting("--host", default="127.0.0.1", help="Address to listen on.")
+@_setting("--port", default=8868, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@_setting(
+    "--pipeline",
+    "pipelines",
+    multiple=True,
+    type=PipelineSpec(),
+    default=(_DEFAULT,),
+    help="A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.",
+)
+@_setting("--device", default="cpu", type=Device(), help="cpu.")
+@_setting("--workers", default=1, type=_COUNT, help="Processes, each with its own engines.")
+@_setting(
+    "--threads",
+    type=_COUNT,
+    help="Pages read side by side in one worker, on as many cores. "
+    "[default: usable cores / workers]",
+)
+@_setting("--max-body-mb", default=20.0, type=click.FloatRange(min=0.01), help="Of a request, MiB.")
+@_setting("--max-pixels", default=100_000_000, type=_COUNT, help="Of a page.")
+@_setting("--max-pages", default=200, type=_COUNT, help="Of a request.")
+@_setting(
+    "--queue",
+    default=32,
+    type=click.IntRange(min=0),
+    help="Requests that may wait, for the whole server; more are told to come back later.",
+)
+@_setting(
+    "--timeout",
+    default=60.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds a request may wait, beside 10 a page.",
+)
+@_setting(
+    "--models",
+    default=Path("models"),
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where models and engines are kept.",
+)
+def command(
+    pipelines: tuple[tuple[str, Path], ...],
+    workers: int,
+    threads: int | None,
+    max_body_mb: float,
+    device: str,
+    **settings: Any,
+) -> None:
+    """Serve pipelines over HTTP until a signal ends it.
+
+    Prints `ready http://HOST:PORT` on stdout once every pipeline has read a warm-up image; logs
+    are JSON on stderr. SIGTERM finishes the requests in work. Nothing is downloaded, converted
+    or built: run `ocr-hpi fetch` and `ocr-hpi build` first (scripts/serve.sh does).
+    """
+    from serving.config import load_config
+    from serving.http.server import run
+    from serving.http.settings import Settings
+    from serving.machine import usable_cores
+
+    names = [name for name, _ in pipelines]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise click.UsageError(f"--pipeline: the name {min(twice)} is given twice")
+    for _, path in pipelines:
+        load_config(path)  # a wrong YAML is told at once, before anything starts
+    run(
+        Settings(
+            pipelines=dict(pipelines),
+            workers=workers,
+            threads=threads or max(1, usable_cores() // workers),
+            max_body=int(max_body_mb * 1024 * 1024),
+            **settings,
+        )
+    )

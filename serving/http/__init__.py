@@ -1,0 +1,1 @@
+"""The HTTP server: a Flask app under Gunicorn's threads."""

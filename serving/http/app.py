@@ -1,0 +1,46 @@
+"""The Flask app. Its routes are in routes/, its work in service.py."""
+
+from __future__ import annotations
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+
+from serving.http import context, errors
+from serving.http.body import BodyGuard
+from serving.http.places import Places
+from serving.http.registry import Registry
+from serving.http.routes import BLUEPRINTS
+from serving.http.service import Service
+from serving.http.settings import Settings
+
+
+class _Json(DefaultJSONProvider):
+    ensure_ascii = False
+    sort_keys = False
+    compact = True
+
+
+class App(Flask):
+    """The app, and the service to close when its worker ends."""
+
+    json_provider_class = _Json
+    service: Service
+
+
+def create_app(settings: Settings, pipelines: Registry, places: Places | None = None) -> App:
+    """Build the app of one worker process.
+
+    pipelines: may still be empty; until they are loaded, requests get 503.
+    places: shared by all workers, made before the fork; without it, this worker's own.
+    Close `app.service` at the end.
+    """
+    app = App("serving.http", static_folder=None)
+    app.url_map.strict_slashes = False
+    app.service = Service(settings, pipelines, places or Places(settings.places))
+    app.extensions["ocr"] = app.service
+    context.register(app)
+    errors.register(app)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    app.wsgi_app = BodyGuard(app.wsgi_app, settings)  # type: ignore[method-assign]
+    return app

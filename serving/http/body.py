@@ -1,0 +1,176 @@
+"""A request's body: never more than allowed, never for longer than allowed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wsgi import ClosingIterator
+
+from serving.errors import BadRequest, TooLarge
+from serving.http.settings import Settings
+from serving.http.sockets import TimedSocket
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_KEY = "ocr.body"
+_CHUNK = 64 * 1024
+_DRAINS = 8
+_DRAINED = 4
+"""Times the limit of a body that is read of a refused one: it is refused for being longer."""
+
+
+class Readable(Protocol):
+    """What WSGI gives as input."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+
+
+class Body:
+    """Reads a body piece by piece within a limit of bytes and of time."""
+
+    def __init__(
+        self,
+        stream: Readable,
+        *,
+        length: int | None,
+        settings: Settings,
+        connection: TimedSocket | None = None,
+    ) -> None:
+        self._stream = stream
+        self._length = length
+        self._settings = settings
+        self._socket = connection
+        self._start = time.monotonic()
+        self._received = 0
+        self.over = length == 0
+
+    @staticmethod
+    def of(environ: WSGIEnvironment) -> Body:
+        """The body of the request at hand."""
+        body: Body = environ[_KEY]
+        return body
+
+    def check(self) -> None:
+        """Refuse a body that says it is too long, before a byte is read. Raises TooLarge."""
+        if self._length is not None and self._length > self._settings.max_body:
+            raise self._too_large()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to `size` bytes, or all. Raises TooLarge, BadRequest, ClientDisconnected."""
+        self.check()
+        pieces = []
+        while size != 0 and (piece := self._piece(_CHUNK if size < 0 else min(size, _CHUNK))):
+            pieces.append(piece)
+            if size > 0:
+                break
+        return b"".join(pieces)
+
+    def _piece(self, size: int) -> bytes:
+        if self.over:
+            return b""
+        if self._socket is not None:
+            allowed = self._settings.body_time + self._received / _CHUNK
+            self._socket.allow(allowed - (time.monotonic() - self._start))
+        data = self._receive(size)
+        self._received += len(data)
+        if self._received > self._settings.max_body:
+            raise self._too_large()
+        if not data:
+            self.over = True
+            if self._length is not None and self._received < self._length:
+                raise BadRequest(f"the body ended after {self._received} of {self._length} bytes")
+        return data
+
+    def _receive(self, size: int) -> bytes:
+        try:
+            return self._stream.read(size)
+        except TimeoutError:
+            self.over = True
+            seconds = time.monotonic() - self._start
+            raise BadRequest(
+                f"the body arrives too slowly: {self._received} bytes in {seconds:.0f} s"
+            ) from None
+        except ParseException as error:
+            self.over = True
+            raise BadRequest(f"the body's chunks are malformed: {error}") from None
+        except OSError as error:
+            self.over = True
+            raise ClientDisconnected from error
+
+    def _too_large(self) -> TooLarge:
+        size = "more" if self._length is None else f"{self._length} bytes"
+        most = self._settings.max_body
+        return TooLarge(f"a body may have {most} bytes (--max-body-mb), this one has {size}")
+
+    def drain(self) -> None:
+        """Read what is left, within limits, so that the caller gets to read the answer.
+
+        Closing a socket with unread input sends a reset, which discards the answer on its way.
+        """
+        end = time.monotonic() + self._settings.drain_time
+        left = self._settings.max_body * _DRAINED
+        try:
+            while not self.over and left > 0 and (seconds := end - time.monotonic()) > 0:
+                if self._socket is not None:
+                    self._socket.allow(seconds)
+                data = self._stream.read(_CHUNK)
+                left -= len(data)
+                self.over = not data
+        except (OSError, ParseException):
+            pass
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Read no more: Gunicorn, finding a rest that it may not read, closes the connection."""
+        if not self.over and self._socket is not None:
+            self._socket.allow(0)
+
+
+class BodyGuard:
+    """WSGI middleware: gives every request its Body, and drains what was not read of it."""
+
+    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        # Who drains holds a thread; there are always some left for others.
+        self._drains = threading.BoundedSemaphore(_DRAINS)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        connection = environ.get("gunicorn.socket")
+        body = Body(
+            environ["wsgi.input"],
+            length=_length(environ),
+            settings=self._settings,
+            connection=connection if isinstance(connection, TimedSocket) else None,
+        )
+        environ[_KEY] = body
+
+        def finish() -> None:
+            if body.over:
+                return
+            if self._drains.acquire(blocking=False):
+                try:
+                    body.drain()
+                finally:
+                    self._drains.release()
+            else:
+                body.abandon()
+
+        return ClosingIterator(self._app(environ, start_response), finish)
+
+
+def _length(environ: dict[str, Any]) -> int | None:
+    """The announced length; None for a chunked body, 0 where there is none."""
+    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        return None
+    try:
+        return int(environ.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return 0

@@ -1,0 +1,53 @@
+"""What every answer has: JSON of one kind, X-Request-Id and Server-Timing."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response, current_app, g, request
+
+_SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def register(app: Flask) -> None:
+    """Number and time every request of `app`."""
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def add_timing(stages: Mapping[str, float]) -> None:
+    """Milliseconds by stage, added to those of this request."""
+    for stage, milliseconds in stages.items():
+        g.timing[stage] = g.timing.get(stage, 0.0) + milliseconds
+
+
+def json_response(data: Any, status: int = 200) -> Response:
+    """`data` as JSON, UTF-8, keys in the order given."""
+    text = current_app.json.dumps(data)
+    return Response(text + "\n", status=status, mimetype="application/json")
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def _begin() -> None:
+    g.start = time.perf_counter()
+    g.timing = {}
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _SANE.fullmatch(given) else new_request_id()
+
+
+def _end(response: Response) -> Response:
+    total = (time.perf_counter() - g.start) * 1e3
+    stages = {**g.timing, "total": total}
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers["Server-Timing"] = ", ".join(
+        f"{stage};dur={milliseconds:.1f}" for stage, milliseconds in stages.items()
+    )
+    return response

@@ -1,0 +1,125 @@
+"""PaddleX's basic serving: its request, its answer, its error form."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serving.config.options import Options
+from serving.errors import BadRequest
+from serving.http.pictures import jpeg
+from serving.http.service import Reading
+from serving.http.uploads import Base64
+from serving.imaging.draw import draw
+from serving.imaging.sniff import sniff
+from serving.results import paddlex_result
+from serving.types import Line
+
+MOST_SIDE = 2000
+"""Pictures in an answer are made to fit a square of so many pixels, as PaddleX does."""
+
+
+class InferRequest(BaseModel):
+    """The body of `POST /ocr`, in PaddleX's names; what is not given is as the YAML says."""
+
+    model_config = ConfigDict(frozen=True)  # unknown fields are passed over, as PaddleX does
+
+    file: Base64
+    fileType: Literal[0, 1] | None = None
+    """0: PDF, 1: image. Not needed: the bytes tell."""
+    useDocOrientationClassify: bool | None = None
+    useDocUnwarping: bool | None = None
+    useTextlineOrientation: bool | None = None
+    textDetLimitSideLen: int | None = None
+    textDetLimitType: str | None = None
+    textDetThresh: float | None = None
+    textDetBoxThresh: float | None = None
+    textDetUnclipRatio: float | None = None
+    textRecScoreThresh: float | None = None
+    returnWordBox: bool | None = None
+    visualize: bool | None = None
+    logId: str | None = None
+
+    def options(self) -> Options:
+        """The overrides. Raises BadRequest."""
+        for name in ("useDocOrientationClassify", "useDocUnwarping"):
+            if getattr(self, name):
+                raise BadRequest(f"{name}: the document preprocessor is not served here")
+        try:
+            return Options(
+                use_textline_orientation=self.useTextlineOrientation,
+                text_det_limit_side_len=self.textDetLimitSideLen,
+                text_det_limit_type=self.textDetLimitType,
+                text_det_thresh=self.textDetThresh,
+                text_det_box_thresh=self.textDetBoxThresh,
+                text_det_unclip_ratio=self.textDetUnclipRatio,
+                text_rec_score_thresh=self.textRecScoreThresh,
+                return_word_box=self.returnWordBox,
+            )
+        except ValidationError as error:
+            raise _bad(error) from None
+
+
+def parse_infer(body: bytes) -> InferRequest:
+    """Check the body of `POST /ocr`. Raises BadRequest."""
+    try:
+        return InferRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _bad(error) from None
+
+
+def _bad(error: ValidationError) -> BadRequest:
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "JSON"
+    return BadRequest(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Of one page, as base64 of JPEG."""
+
+    drawn: str
+    page: str
+
+
+def pictures(image: npt.NDArray[np.uint8], lines: Sequence[Line]) -> Pictures:
+    """What PaddleX shows of a page: with its boxes, and as it came."""
+    return Pictures(drawn=_base64(draw(image, lines)), page=_base64(image))
+
+
+def _base64(image: npt.NDArray[np.uint8]) -> str:
+    return base64.b64encode(jpeg(image, MOST_SIDE)).decode("ascii")
+
+
+def answer(
+    document: bytes, readings: Sequence[Reading], settings: Mapping[str, Any], log_id: str
+) -> dict[str, Any]:
+    """The body that PaddleX's serving returns for one document."""
+    results = []
+    for reading in readings:
+        pruned = paddlex_result(reading.page, settings, None, None)
+        del pruned["input_path"], pruned["page_index"]
+        result: dict[str, Any] = {"prunedResult": pruned}
+        if isinstance(reading.picture, Pictures):
+            result |= {"ocrImage": reading.picture.drawn, "inputImage": reading.picture.page}
+        results.append(result)
+    return {
+        "logId": log_id,
+        "result": {"ocrResults": results, "dataInfo": _info(document, readings)},
+        "errorCode": 0,
+        "errorMsg": "Success",
+    }
+
+
+def _info(document: bytes, readings: Sequence[Reading]) -> dict[str, Any]:
+    sizes = [{"width": r.page.width, "height": r.page.height} for r in readings]
+    kind = sniff(document)
+    if kind == "pdf" or (kind == "tiff" and len(sizes) > 1):
+        return {"numPages": len(sizes), "pages": sizes, "type": kind}
+    return {**sizes[0], "type": "image"}

@@ -1,0 +1,5 @@
+"""One file a group of addresses."""
+
+from serving.http.routes import health, ocr, paddlex, pipelines
+
+BLUEPRINTS = (ocr.blueprint, paddlex.blueprint, pipelines.blueprint, health.blueprint)

@@ -1,0 +1,34 @@
+"""POST /ocr and GET /health as PaddleX's basic serving has them."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app, g, request
+
+from serving.http.body import Body
+from serving.http.context import json_response
+from serving.http.paddlex import answer, parse_infer, pictures
+from serving.http.reading import read_documents
+from serving.http.service import Service, Work
+
+blueprint = Blueprint("paddlex", __name__)
+
+
+@blueprint.post("/ocr")
+def infer() -> Response:
+    """Read one document with the first pipeline; PaddleX's request and answer."""
+    service: Service = current_app.extensions["ocr"]
+    name = service.registry.names[0]
+    reader = service.registry.get(name)
+    with service.body():
+        asked = parse_infer(Body.of(request.environ).read())
+        options = asked.options()
+        draw = None if asked.visualize is False else pictures
+        readings = read_documents(service, name, Work(reader, [asked.file], options, draw=draw))
+    log_id = asked.logId or g.request_id
+    return json_response(answer(asked.file, readings, reader.settings(options), log_id))
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    """PaddleX's own health check; see also /health/live and /health/ready."""
+    return json_response({"logId": g.request_id, "errorCode": 0, "errorMsg": "Healthy"})

@@ -1,0 +1,142 @@
+"""The work behind the routes: documents in, pages out, within places, turns and time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.config.options import Options
+from serving.errors import BadRequest, Busy, InputError, TooLarge
+from serving.http.places import Places
+from serving.http.registry import Reader, Registry
+from serving.http.settings import Settings
+from serving.http.turns import Turns
+from serving.imaging.decode import Decoder, Pages
+from serving.imaging.limits import Limits
+from serving.types import Line, Page
+
+Image = npt.NDArray[np.uint8]
+Draw = Callable[[Image, Sequence[Line]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one request asks for."""
+
+    reader: Reader
+    documents: Sequence[bytes]
+    options: Options
+    pdf_dpi: int = 144
+    draw: Draw | None = None
+    """Makes what `Reading.picture` holds of each page, where pictures are wanted."""
+    one_page: bool = False
+    """More are refused: the answer has room for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One page, read."""
+
+    image: int
+    """Which of the request's documents."""
+    number: int
+    """Which page of it."""
+    page: Page
+    picture: Any = field(default=None, repr=False)
+
+
+class Service:
+    """All that one worker process shares among requests."""
+
+    def __init__(self, settings: Settings, registry: Registry, places: Places) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.places = places
+        self.turns = Turns(settings.threads)
+        self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
+        self._bodies = threading.BoundedSemaphore(settings.bodies)
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """Room for one more body in memory. Raises Busy, also when all places are taken."""
+        self.places.check()
+        if not self._bodies.acquire(blocking=False):
+            raise Busy("too many requests are being received; try again later")
+        try:
+            yield
+        finally:
+            self._bodies.release()
+
+    def read(self, work: Work, gone: Callable[[], bool]) -> Iterator[Reading]:
+        """Yield the pages as they are read.
+
+        Formats and limits of all documents are checked before a pixel of any is decoded.
+        Raises Busy, InputError, TimedOut, NotReady, and Gone once `gone()` is true.
+        """
+        give_back = self.places.take()
+        try:
+            documents = self._open(work)
+        except BaseException:
+            give_back()
+            raise
+        pages = sum(document.count for document in documents)
+        seconds = self.settings.timeout + pages * self.settings.page_time
+        with self.turns.submit(_steps(work, documents), ended=give_back) as job:
+            yield from job.results(seconds, gone)
+
+    def _open(self, work: Work) -> list[Pages]:
+        documents = []
+        for index, data in enumerate(work.documents):
+            with _index(index, work):
+                documents.append(self._decoder.pages(data, pdf_dpi=work.pdf_dpi))
+        pages = sum(document.count for document in documents)
+        if work.one_page and pages > 1:
+            raise BadRequest(
+                f"format=image draws one page, and there are {pages}; send them one by one or "
+                "ask for another format"
+            )
+        if pages > self.settings.max_pages:
+            raise TooLarge(
+                f"the request has {pages} pages; the limit is {self.settings.max_pages} "
+                "(--max-pages): send them in parts"
+            )
+        return documents
+
+    def close(self) -> None:
+        """End the threads and the decoding helpers, then close the pipelines and the places."""
+        self.turns.close()
+        self._decoder.close()
+        self.registry.close()
+        self.places.close()
+
+
+def _steps(work: Work, documents: Sequence[Pages]) -> Generator[Reading, None, None]:
+    """Decode and read, a page at each step."""
+    for index, pages in enumerate(documents):
+        for number in range(pages.count):
+            start = time.perf_counter()
+            with _index(index, work):
+                image = next(pages)
+            decoded = {"decode": (time.perf_counter() - start) * 1e3}
+            page = work.reader.read(image, work.options)
+            page = replace(page, timing={**decoded, **page.timing})
+            picture = None if work.draw is None else work.draw(image, page.lines)
+            del image  # not beside the next one, nor while this request waits for its turn
+            yield Reading(index, number, page, picture)
+
+
+@contextmanager
+def _index(index: int, work: Work) -> Iterator[None]:
+    """Say in an error which of several documents is at fault."""
+    try:
+        yield
+    except InputError as error:
+        error.index = index if len(work.documents) > 1 else None
+        raise

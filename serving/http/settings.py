@@ -1,0 +1,53 @@
+"""What `ocr-hpi serve` was told, once, for every part of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_MIB = 1024 * 1024
+
+_SPARE_BODIES = 8
+_SPARE_THREADS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The server's settings. Sizes in bytes and pixels, times in seconds."""
+
+    pipelines: Mapping[str, Path]
+    """NAME of `/ocr/v1/NAME` to pipeline YAML; the first answers `POST /ocr`."""
+    models: Path = Path("models")
+    host: str = "127.0.0.1"
+    port: int = 8868
+    workers: int = 1
+    threads: int = 1
+    """Pages that one worker reads side by side: its permits."""
+    queue: int = 32
+    """Requests that may wait, for the whole server."""
+    max_body: int = 20 * _MIB
+    max_pixels: int = 100_000_000
+    max_pages: int = 200
+    timeout: float = 60.0
+    """Waiting allowed to a request, beside `page_time` a page."""
+    page_time: float = 10.0
+    body_time: float = 20.0
+    """For a body to arrive, beside a second for every 64 KiB that did."""
+    drain_time: float = 2.0
+    """For reading what is left of a refused body, so that the answer is not lost to a reset."""
+
+    @property
+    def places(self) -> int:
+        """Requests in work and in the queue together, for the whole server."""
+        return self.workers * self.threads + self.queue
+
+    @property
+    def bodies(self) -> int:
+        """Requests of one worker that may hold a body; a few more than there are places."""
+        return self.places + _SPARE_BODIES
+
+    @property
+    def http_threads(self) -> int:
+        """Threads of one worker: every body, and some that refuse and answer /health."""
+        return self.bodies + _SPARE_THREADS

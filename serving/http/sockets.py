@@ -1,0 +1,109 @@
+"""Sockets on which nobody keeps a thread waiting for ever.
+
+Gunicorn's threads read and write without a time limit: a caller that sends half a header, or
+does not read its answer, would hold a thread as long as it likes.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from typing import Any
+
+HEADER_TIME = 10.0
+"""Seconds for a request's header to arrive."""
+SEND_TIME = 60.0
+"""Seconds for a caller to take a piece of its answer."""
+
+
+class TimedSocket(socket.socket):
+    """A caller's socket with a deadline for everything that is read from it."""
+
+    _deadline = float("inf")
+
+    def setblocking(self, flag: bool) -> None:
+        """Gunicorn makes the socket blocking when a thread starts to read a request."""
+        super().setblocking(flag)
+        if flag:
+            self.allow(HEADER_TIME)
+
+    def allow(self, seconds: float) -> None:
+        """From now on reading may take so long; 0 ends it at once."""
+        self._deadline = time.monotonic() + seconds
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        if self.gettimeout() != 0.0:
+            self._wait()
+        return super().recv(bufsize, flags)
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        before = self.gettimeout()
+        if before == 0.0:
+            return super().sendall(data, flags)
+        self.settimeout(SEND_TIME)
+        try:
+            return super().sendall(data, flags)
+        except TimeoutError:
+            raise _overdue("the caller does not take its answer") from None
+        finally:
+            self.settimeout(before)
+
+    def linger(self, seconds: float, most: int) -> None:
+        """Send FIN, then read what still comes, so that no reset overtakes the answer.
+
+        Afterwards `shutdown` fails, and Gunicorn closes without lingering in its main loop.
+        """
+        self.allow(seconds)
+        try:
+            super().shutdown(socket.SHUT_WR)
+            while most > 0 and (data := self.recv(65536)):
+                most -= len(data)
+        except OSError:
+            pass
+        self._lingered = True
+
+    def shutdown(self, how: int, /) -> None:
+        if getattr(self, "_lingered", False):
+            raise OSError(errno.ENOTCONN, "already shut down")
+        super().shutdown(how)
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        left = self._deadline - time.monotonic()
+        if left <= 0 or not poll.poll(min(left, 3600.0) * 1e3):
+            raise _overdue("the caller sends too slowly")
+
+
+class TimedListener:
+    """A listening socket whose connections are timed."""
+
+    def __init__(self, listener: Any) -> None:
+        self._listener = listener
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener, name)
+
+    def accept(self) -> tuple[TimedSocket, Any]:
+        connection, address = self._listener.accept()
+        return TimedSocket(fileno=connection.detach()), address
+
+
+def hung_up(connection: socket.socket | None) -> bool:
+    """Whether the caller has closed its side. Like nginx, a half-closed caller counts as gone."""
+    if connection is None:
+        return False
+    try:
+        peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        return not socket.socket.recv(connection, 1, peek)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _overdue(message: str) -> TimeoutError:
+    # A TimeoutError for who waits with a limit, a reset for Gunicorn, which then just closes.
+    return TimeoutError(errno.ECONNRESET, message)

@@ -1,0 +1,125 @@
+"""Our engines behind PaddleX's engine `hpi`.
+
+Three of PaddleX's functions are replaced, no more: the check for its plugin, what builds the
+runner of a model, and which of the caller's settings that engine gets.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from serving.config.errors import config_error
+from serving.config.pipeline import HpiConfig
+from serving.convert import needs_conversion, onnx_graph
+from serving.engines.factory import open_engine
+from serving.errors import ConfigError
+from serving.paddlex.choice import Choose, ModelRequest
+from serving.paddlex.guard import check_paddlex
+from serving.paddlex.runner import EngineRunner
+
+_LOG = logging.getLogger(__name__)
+
+
+def install(models: Path, choose: Choose) -> None:
+    """Replace the three functions. Raises EngineError where PaddleX is not as expected."""
+    check_paddlex()
+    from paddlex.inference import models as paddlex_models
+    from paddlex.inference.models.engines.hpi import HPIEngine
+
+    runner_class = _runner_class()
+
+    def ensure_environment(self: Any) -> None:
+        """Nothing to check: a missing backend is told when the model is opened."""
+
+    def build_runner(
+        self: Any,
+        *,
+        model_name: str,
+        model_dir: Path | None,
+        model_config: Mapping[str, Any] | None,
+        engine_config: Mapping[str, Any],
+        binding: Any = None,
+    ) -> Any:
+        request = _request(model_name, model_dir, engine_config)
+        return runner_class(_open(request, model_config or {}, models, choose))
+
+    HPIEngine.ensure_environment = ensure_environment
+    HPIEngine.build_runner = build_runner
+    select = inspect.unwrap(paddlex_models._select_engine_config_source)
+    paddlex_models._select_engine_config_source = _with_hpi_config(select)
+
+
+def _open(
+    request: ModelRequest, about: Mapping[str, Any], models: Path, choose: Choose
+) -> EngineRunner:
+    """The model on the engine chosen. `about`: its inference.yml."""
+    engines = models / "engines"
+    if not request.hpi.auto_paddle2onnx and needs_conversion(request.folder, engines):
+        raise ConfigError(
+            f"{request.name}: hpi_config.auto_paddle2onnx: False, and {request.folder} has no "
+            "inference.onnx; set it True, or put the ONNX graph there"
+        )
+    spec = choose(request)
+    engine = open_engine(onnx_graph(request.folder, engines), spec)
+    _LOG.info("%s runs on %s", request.name, spec)
+    post = about.get("PostProcess") or {}
+    return EngineRunner(engine, by_row=post.get("name") == "CTCLabelDecode")
+
+
+def _request(name: str, folder: Path | None, settings: Mapping[str, Any]) -> ModelRequest:
+    """What PaddleX asks for, from its own checked form of `hpi_config`."""
+    assert folder is not None  # the engine hpi is one of local models
+    said = {key: settings[key] for key in HpiConfig.model_fields if key in settings}
+    try:
+        hpi = HpiConfig.model_validate(said)
+    except ValidationError as error:
+        where = f"{name}: hpi_config"
+        raise config_error(error, where=where, schema=HpiConfig) from None
+    return ModelRequest(name=name, folder=Path(folder), device=settings["device_type"], hpi=hpi)
+
+
+def _runner_class() -> type:
+    """A class of PaddleX's own kind, so that its benchmark times the calls."""
+    from paddlex.inference.models.runners.inference_runner import InferenceRunner
+
+    class Runner(InferenceRunner):  # type: ignore[misc]
+        def __init__(self, runner: EngineRunner) -> None:
+            self._runner = runner
+
+        def __call__(self, x: Any = None, **kwargs: Any) -> Any:
+            return self._runner(x)
+
+        def close(self) -> None:
+            self._runner.close()
+
+    return Runner
+
+
+def _with_hpi_config(select: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `hpi_config` through where PaddleOCR would lose it.
+
+    PaddleOCR always passes an `engine_config` of settings by engine, which has Paddle's alone;
+    PaddleX then takes that for the whole and gives the engine hpi nothing.
+    """
+    from paddlex.inference.models.engines import InferenceEngine
+
+    @functools.wraps(select)
+    def selected(**sources: Any) -> Any:
+        given = sources["engine_config"]
+        of_others = isinstance(given, dict) and bool(given) and "hpi" not in given
+        if (
+            sources["engine"] == "hpi"
+            and of_others
+            and given.keys() <= InferenceEngine.all().keys()
+        ):
+            return sources["hpi_config"]
+        return select(**sources)
+
+    return selected

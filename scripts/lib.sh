@@ -5,6 +5,7 @@
 #   ensure_venv DIR EXTRA      a virtual environment with this package, editable, and one extra
 #   ensure_serving [EXTRA]     .venv; by default with the extra it has already, at first cpu
 #   serving_extra              the extra of .venv: cpu or gpu
+#   ensure_paddlex             .venv-paddlex: PaddleX and PaddleOCR on our engines
 #   build_python               a Python that the conversion's packages exist for; fails without
 
 set -euo pipefail
@@ -127,3 +128,13 @@ serving_extra() {
 }
 
 ensure_serving() { ensure_venv "$ROOT/.venv" "${1:-$(serving_extra)}"; }
+
+# Apart from .venv, because PaddleX pins an OpenCV that excludes ours.
+ensure_paddlex() {
+  ensure_venv "$ROOT/.venv-paddlex" paddlex
+  "$ROOT/.venv-paddlex/bin/python" -c "import cv2" >&2 || {
+    say "OpenCV does not load in .venv-paddlex. PaddleX's needs the system's libGL; on Debian and" \
+      "Ubuntu: apt install libgl1 libglib2.0-0. Then run the same command again"
+    return 1
+  }
+}

@@ -60,3 +60,20 @@ def sample_page() -> Sample:
     from serving import corpus
 
     return next(page for page in corpus.pages(seed=0, count=8) if not page.degraded)
+
+
+@pytest.fixture(scope="session")
+def built(model_store: Store) -> Path:
+    """The folder of models with the default pipeline's engines and plan in it."""
+    from serving.config import load_config
+    from serving.errors import OcrError
+    from serving.machine import usable_cores
+    from serving.plan.build import Builder
+    from serving.store import progress_on
+
+    builder = Builder(model_store.root, usable_cores(), progress_on())
+    try:
+        builder.build(load_config(ROOT / "configs" / "PP-OCRv4_mobile.yaml"))
+    except OcrError as error:
+        pytest.fail(f"the tests need engines: {error}. Run: bash scripts/build_engines.sh")
+    return model_store.root

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from flask.testing import FlaskClient
 from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
@@ -23,7 +24,17 @@ from serving.http.settings import Settings
 from serving.types import Line, Page
 
 HELD = (255, 0, 0)
-"""A page of this colour (RGB) is read only once the file `gate` is there; `gate.reached` says that it is in work."""
+"""A page of this colour (RGB) is read only once the file `gate` is there.
+
+`gate.reached` says that one is in work.
+"""
+
+
+class Client(FlaskClient):
+    """Flask's client, which ends each answer as a server does."""
+
+    def open(self, *args: Any, **options: Any) -> Any:
+        return super().open(*args, buffered=True, **options)
 
 
 class FakeReader:

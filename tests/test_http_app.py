@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from http_fake import FakeReader, picture
+from http_fake import Client, FakeReader, picture
 
 from serving import errors
 from serving.errors import EngineError, OcrError
@@ -29,7 +29,7 @@ def app() -> Iterator[App]:
 
 @pytest.fixture
 def client(app: App) -> FlaskClient:
-    return app.test_client()
+    return Client(app)
 
 
 def load(app: App) -> FakeReader:
@@ -133,11 +133,11 @@ def test_busy_says_when_to_come_back(tmp_path: Path) -> None:
     )
     load(app)
     give_back = app.service.places.take()
-    response = app.test_client().post("/ocr/v1/accurate", data=picture())
+    response = Client(app).post("/ocr/v1/accurate", data=picture())
     assert (response.status_code, response.get_json()["error"]["code"]) == (429, "busy")
     assert int(response.headers["Retry-After"]) >= 1
     give_back()
-    assert app.test_client().post("/ocr/v1/accurate", data=picture()).status_code == 200
+    assert Client(app).post("/ocr/v1/accurate", data=picture()).status_code == 200
     app.service.close()
 
 
@@ -146,7 +146,7 @@ def test_what_waits_too_long_is_a_504(tmp_path: Path) -> None:
     app = create_app(settings, Registry(("accurate",)))
     gate = tmp_path / "gate"
     app.service.registry.open(lambda name: FakeReader(gate=gate), warmup_image())
-    client = app.test_client()
+    client = Client(app)
     response = client.post("/ocr/v1/accurate", data=picture(colour="red"))
     assert (response.status_code, response.get_json()["error"]["code"]) == (504, "timeout")
     assert app.service.places.taken == 1  # its page is still in work

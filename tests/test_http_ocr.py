@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from http_fake import FakeReader, picture
+from http_fake import Client, FakeReader, picture
 from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
@@ -35,7 +35,7 @@ def client() -> Iterator[FlaskClient]:
     registry = Registry(tuple(READERS))
     registry.open(READERS.__getitem__, warmup_image()[:100, :100])
     app = create_app(settings, registry)
-    yield app.test_client()
+    yield Client(app)
     app.service.close()
     assert all(reader.closed for reader in READERS.values())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from http_fake import FakeReader, picture
+from http_fake import Client, FakeReader, picture
 from PIL import Image
 
 from serving.config.options import Options
@@ -27,7 +27,7 @@ def client() -> Iterator[FlaskClient]:
     registry = Registry(tuple(READERS))
     registry.open(READERS.__getitem__, warmup_image())
     app = create_app(Settings(pipelines=dict.fromkeys(READERS, Path())), registry)
-    yield app.test_client()
+    yield Client(app)
     app.service.close()
 
 
@@ -133,6 +133,7 @@ def test_health(client: FlaskClient) -> None:
     assert client.get("/health").get_json()["errorMsg"] == "Healthy"
 
 
+@pytest.mark.filterwarnings("ignore")  # PaddleX's own
 def test_answers_fit_paddlexs_own_schema(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def test_no_more_than_there_are() -> None:
     places.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # other tests leave threads
 def test_other_processes_count_until_they_end() -> None:
     places = Places(3)
     mine = places.take()

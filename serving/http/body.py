@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gunicorn.http.errors import ParseException
@@ -49,6 +49,7 @@ class Body:
         self._socket = connection
         self._start = time.monotonic()
         self._received = 0
+        self._at_end: list[Callable[[], None]] = []
         self.over = length == 0
 
     @staticmethod
@@ -56,6 +57,15 @@ class Body:
         """The body of the request at hand."""
         body: Body = environ[_KEY]
         return body
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call this when the request's answer has been sent."""
+        self._at_end.append(call)
+
+    def end(self) -> None:
+        """The answer has been sent, or never will be."""
+        while self._at_end:
+            self._at_end.pop()()
 
     def check(self) -> None:
         """Refuse a body that says it is too long, before a byte is read. Raises TooLarge."""
@@ -152,18 +162,23 @@ class BodyGuard:
         )
         environ[_KEY] = body
 
-        def finish() -> None:
-            if body.over:
-                return
-            if self._drains.acquire(blocking=False):
-                try:
-                    body.drain()
-                finally:
-                    self._drains.release()
-            else:
-                body.abandon()
+        try:
+            answer = self._app(environ, start_response)
+        except BaseException:
+            body.end()
+            raise
+        return ClosingIterator(answer, [body.end, lambda: self._finish(body)])
 
-        return ClosingIterator(self._app(environ, start_response), finish)
+    def _finish(self, body: Body) -> None:
+        if body.over:
+            return
+        if self._drains.acquire(blocking=False):
+            try:
+                body.drain()
+            finally:
+                self._drains.release()
+        else:
+            body.abandon()
 
 
 def _length(environ: dict[str, Any]) -> int | None:

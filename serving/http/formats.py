@@ -62,12 +62,8 @@ def chosen(asked: Format | None, accept: MIMEAccept) -> Format:
     """The form of the answer: `?format=`, else the Accept header, else lines."""
     if asked is not None:
         return asked
-    if not accept or accept["application/json"]:
-        # What takes JSON at all gets it, unless it likes text or a picture strictly better.
-        best = max(_BY_TYPE, key=lambda kind: accept.quality(kind)) if accept else ""
-        better = accept.quality(best) > accept.quality("application/json") if best else False
-        return _BY_TYPE[best] if better else "lines"
-    return _BY_TYPE.get(accept.best_match(_BY_TYPE) or "", "lines")
+    best = max(_BY_TYPE, key=accept.quality)  # the first of equals: JSON
+    return _BY_TYPE[best] if accept.quality(best) > 0 else "lines"
 
 
 def lines(readings: list[Reading]) -> Response:

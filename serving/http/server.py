@@ -68,8 +68,6 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {host} port {port}: {reason}; choose with --host and --port"
         ) from None
-    # Only who has something to say gets a thread; the kernel keeps the others for a while.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
     return listener
 
 

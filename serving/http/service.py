@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from serving.config.options import Options
 from serving.errors import BadRequest, Busy, InputError, TooLarge
+from serving.http.body import Body
 from serving.http.places import Places
 from serving.http.registry import Reader, Registry
 from serving.http.settings import Settings
@@ -63,16 +64,16 @@ class Service:
         self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
         self._bodies = threading.BoundedSemaphore(settings.bodies)
 
-    @contextmanager
-    def body(self) -> Iterator[None]:
-        """Room for one more body in memory. Raises Busy, also when all places are taken."""
+    def let_in(self, body: Body) -> None:
+        """Room for one more request, from its body to the end of its answer.
+
+        A caller that is slow to send or to take its answer holds a thread all the while; there
+        are always some for others. Raises Busy, also when all places are taken.
+        """
         self.places.check()
         if not self._bodies.acquire(blocking=False):
             raise Busy("too many requests are being received; try again later")
-        try:
-            yield
-        finally:
-            self._bodies.release()
+        body.at_end(self._bodies.release)
 
     def read(self, work: Work, gone: Callable[[], bool]) -> Iterator[Reading]:
         """Yield the pages as they are read.

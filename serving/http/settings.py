@@ -9,7 +9,7 @@ from pathlib import Path
 _MIB = 1024 * 1024
 
 _SPARE_BODIES = 8
-_SPARE_THREADS = 12
+_SPARE_THREADS = 24  # 8 that drain, 8 that linger, and some for /health
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Settings:
 
     @property
     def bodies(self) -> int:
-        """Requests of one worker that may hold a body; a few more than there are places."""
+        """Requests of one worker from body to answer; a few more than there are places."""
         return self.places + _SPARE_BODIES
 
     @property

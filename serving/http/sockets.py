@@ -14,6 +14,7 @@ from typing import Any
 
 HEADER_TIME = 10.0
 """Seconds for a request's header to arrive."""
+_HEADER = 16 * 1024
 SEND_TIME = 60.0
 """Seconds for a caller to take a piece of its answer."""
 
@@ -22,12 +23,33 @@ class TimedSocket(socket.socket):
     """A caller's socket with a deadline for everything that is read from it."""
 
     _deadline = float("inf")
+    _awaited = 1
+    """Bytes that must be there before `select` reports the socket."""
 
     def setblocking(self, flag: bool) -> None:
         """Gunicorn makes the socket blocking when a thread starts to read a request."""
         super().setblocking(flag)
         if flag:
             self.allow(HEADER_TIME)
+
+    def header_come(self) -> bool:
+        """Whether a whole header waits to be read, or so much that waiting for more is vain.
+
+        If not, `select` will report this socket once more has come than there is now.
+        """
+        try:
+            data = super().recv(_HEADER, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            come, seen = False, 0
+        except OSError:
+            come, seen = True, 0
+        else:
+            # No more than the last time: then the caller has closed its side.
+            seen = len(data)
+            come = b"\r\n\r\n" in data or seen == _HEADER or seen < self._awaited
+        self._awaited = 1 if come else seen + 1
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._awaited)
+        return come
 
     def allow(self, seconds: float) -> None:
         """From now on reading may take so long; 0 ends it at once."""

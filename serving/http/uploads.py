@@ -16,10 +16,12 @@ from werkzeug.http import parse_options_header
 from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.http.body import Body
 
+_Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]]
+
 _FIELDS = ("image", "file")
 _RAW = ("application/pdf", "application/octet-stream")
 _CURLS_OWN = "application/x-www-form-urlencoded"
-_MAX_TEXT = 64 * 1024
+_MAX_TEXT = 512 * 1024  # well above a piece of the body, which the parser counts as text too
 _WAYS = (
     'send it as curl -F "image=@page.jpg", as raw bytes with Content-Type image/jpeg (or another '
     'image type, or application/pdf), or as JSON {"image": "<base64>"}'
@@ -69,7 +71,9 @@ def _multipart(body: Body, boundary: str, max_images: int) -> list[bytes]:
         ) from None
     except (ValueError, UnicodeError) as error:
         raise BadRequest(f"the multipart body is malformed: {error}") from None
-    fields, files = cast(tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]], parsed)
+    fields, files = cast(
+        tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]], parsed
+    )
     for name, _ in fields:
         if name in _FIELDS:
             raise BadRequest(f"the field {name} is text, not a file; {_WAYS}")

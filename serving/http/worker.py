@@ -6,8 +6,11 @@ import contextlib
 import json
 import logging
 import select
+import selectors
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from gunicorn.workers.gthread import ThreadWorker
@@ -17,12 +20,13 @@ from serving.http.context import new_request_id
 from serving.http.errors import code_of, error_body
 from serving.http.registry import Reader, Registry
 from serving.http.reports import Reports
-from serving.http.sockets import TimedListener, TimedSocket
+from serving.http.sockets import HEADER_TIME, TimedListener, TimedSocket
 from serving.http.warmup import warmup_image
 
 _LOG = logging.getLogger("serving.http")
 
 _LINGERERS = 8
+_LINGER_TIME = 2.0
 
 
 class Worker(ThreadWorker):
@@ -33,6 +37,25 @@ class Worker(ThreadWorker):
         self.sockets = listeners
         self._lingerers = threading.BoundedSemaphore(_LINGERERS)
         super().init_process()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Give a connection to a thread, but only once its header has come.
+
+        Until then it waits where it costs nothing, for a limited time.
+        """
+        ahead = conn.parser is not None and conn.parser.unreader.buf.getvalue()
+        if ahead or not isinstance(conn.sock, TimedSocket) or conn.sock.header_come():
+            conn.data_ready = True
+            conn.header_due = None
+            super().enqueue_req(conn)
+            return
+        if getattr(conn, "header_due", None) is None:
+            conn.header_due = time.monotonic() + HEADER_TIME
+        conn.timeout = conn.header_due
+        conn.sock.setblocking(False)
+        self.pending_conns.append(conn)
+        readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, readable)
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """When stopping, take who has already connected, then close the door.
@@ -47,6 +70,8 @@ class Worker(ThreadWorker):
             while select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
             listener.close()
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout or 0.0, time.monotonic() + _LINGER_TIME)
 
     def handle(self, conn: Any) -> Any:
         """Serve one request; then linger here, not in the main loop as Gunicorn does.
@@ -57,7 +82,7 @@ class Worker(ThreadWorker):
         if kept is False and isinstance(conn.sock, TimedSocket) and conn.sock.fileno() >= 0:
             rest = self._lingerers.acquire(blocking=False)
             try:
-                conn.sock.linger(seconds=2.0 if rest else 0.0, most=1024 * 1024)
+                conn.sock.linger(_LINGER_TIME if rest else 0.0, most=1024 * 1024)
             finally:
                 if rest:
                     self._lingerers.release()

@@ -2,7 +2,7 @@
 
     import serving.paddlex
     serving.paddlex.enable()
-    ocr = PaddleOCR(enable_hpi=True, ...)            # or paddlex.create_pipeline(..., use_hpip=True)
+    ocr = PaddleOCR(enable_hpi=True, ...)  # or paddlex.create_pipeline(..., use_hpip=True)
 
 Needs PaddleX 3.7 and neither paddlepaddle nor PaddleX's own plugin.
 """

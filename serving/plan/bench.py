@@ -34,6 +34,10 @@ class Bench(ABC):
         self.pool = FairPool(engine.spec.streams, name="bench")
 
     @abstractmethod
+    def warm(self) -> None:
+        """Run every shape of the workload once on every stream."""
+
+    @abstractmethod
     def work(self) -> None:
         """The timed workload, with as many callers as the engine has streams."""
 
@@ -63,9 +67,13 @@ class DetectionBench(Bench):
         assert isinstance(part.module, TextDetection)
         self._stage = Detector(engine, part.model, part.module)
 
+        self._pages = spread((*calibration.own_pages, *calibration.pages), _PAGES)
+
+    def warm(self) -> None:
+        self.pool.everywhere(lambda: [self._find(page) for page in self._pages])
+
     def work(self) -> None:
-        pages = (*self.calibration.own_pages, *self.calibration.pages)
-        self.pool.map(self._find, spread(pages, _PAGES))
+        self.pool.map(self._find, self._pages)
 
     def answers(self) -> list[Any]:
         pages = (*self.calibration.pages, *self.calibration.own_pages)
@@ -89,9 +97,14 @@ class RecognitionBench(Bench):
         assert isinstance(part.model, RecognitionModel)
         self._stage = Recogniser(engine, part.model)
 
+        by_width = sorted(calibration.crops, key=lambda crop: crop.shape[1] / crop.shape[0])
+        self._lines = spread(by_width, _LINES)
+
+    def warm(self) -> None:
+        self.pool.everywhere(lambda: [self._stage.read(line) for line in self._lines])
+
     def work(self) -> None:
-        by_width = sorted(self.calibration.crops, key=lambda crop: crop.shape[1] / crop.shape[0])
-        self.pool.map(self._stage.read, spread(by_width, _LINES))
+        self.pool.map(self._stage.read, self._lines)
 
     def answers(self) -> list[Any]:
         return [text for text, _ in self.pool.map(self._stage.read, self.calibration.crops)]
@@ -114,6 +127,9 @@ class OrientationBench(Bench):
             crop[::-1, ::-1].copy() if place % 2 else crop
             for place, crop in enumerate(calibration.crops)
         ]
+
+    def warm(self) -> None:
+        self.pool.everywhere(lambda: self._stage.turned(self._crops[0]))
 
     def work(self) -> None:
         self.pool.map(self._stage.turned, spread(self._crops, _LINES))

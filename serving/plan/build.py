@@ -88,12 +88,12 @@ class Builder:
             section: self._trials(config, part, specs[section], graphs[section], calibration)
             for section, part in found.items()
         }
-        shortlist = {section: _shortlist(found) for section, found in trials.items()}
+        shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
+        shapes = hot_shapes(found, calibration)
         self.progress.say("measuring whole pages")
         combinations, choice = measure_combinations(
-            config, found, graphs, shortlist, calibration, self.cores
+            config, found, graphs, shortlist, shapes, calibration, self.cores
         )
-        shapes = hot_shapes(found, calibration)
         self.progress.say("measuring what a cold shape costs")
         backends = {spec.backend for listed in specs.values() for spec in listed}
         return Plan(
@@ -161,9 +161,14 @@ def plan_key(
     return key(plan_words(config, models, cores))
 
 
-def _shortlist(trials: list[Trial]) -> list[EngineSpec]:
-    """The chosen engine, then the same engine sharing the cores among other streams."""
+def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
+    """The chosen engine, then the same engine sharing the cores among other streams.
+
+    The line classifier sees a few lines a page: how it shares the cores is not worth measuring.
+    """
     chosen = next(trial.spec for trial in trials if trial.verdict == "chosen")
+    if section == "TextLineOrientation":
+        return [chosen]
     others = [
         trial
         for trial in trials

@@ -21,10 +21,11 @@ from serving.plan.bench import spread
 from serving.plan.calibration import Calibration, Image
 from serving.plan.measure import Work, fastest, interleaved
 from serving.plan.plan import Combination
+from serving.plan.shapes import Shapes
 
 LATENCY = 1.2
 """Most that a lone page may take, against the best combination."""
-_PAGES = 4
+_PAGES = 2
 
 
 def measure_combinations(
@@ -32,6 +33,7 @@ def measure_combinations(
     found: Mapping[str, Part],
     graphs: Mapping[str, Path],
     shortlist: Mapping[str, list[EngineSpec]],
+    shapes: Mapping[str, Shapes],
     calibration: Calibration,
     cores: int,
 ) -> tuple[tuple[Combination, ...], dict[str, EngineSpec]]:
@@ -48,11 +50,16 @@ def measure_combinations(
             }
             pipeline = assemble(config, found, engines, cores)
             stack.callback(pipeline.close)
+            pipeline.warm(shapes)
+            for page in pages:
+                pipeline.read(page)
             pipelines.append(pipeline)
         callers = FairPool(cores, name="caller")
         stack.callback(callers.close)
-        lone = interleaved([_lone(pipeline, pages) for pipeline in pipelines])
-        crowd = interleaved([_crowd(pipeline, pages * cores, callers) for pipeline in pipelines])
+        lone = interleaved([_lone(pipeline, pages) for pipeline in pipelines], repeats=1)
+        crowd = interleaved(
+            [_crowd(pipeline, pages * cores, callers) for pipeline in pipelines], repeats=1
+        )
     quickest = min(map(min, lone))
     bearable = [place for place, rounds in enumerate(lone) if min(rounds) <= LATENCY * quickest]
     best = bearable[fastest([crowd[place] for place in bearable])]

@@ -14,28 +14,34 @@ ROUNDS = 2
 """... in each of so many interleaved rounds."""
 
 
-def interleaved(
-    works: Sequence[Work], *, repeats: int = 3, tick: Callable[[], object] = lambda: None
-) -> list[list[float]]:
+HOPELESS = 1.5
+"""A work that takes so many times the quickest one's time when first measured is not repeated."""
+
+
+def interleaved(works: Sequence[Work], *, repeats: int = 3) -> list[list[float]]:
     """Milliseconds of each work: a median a round, the works in turn within every repeat.
 
-    Each work runs once unmeasured first. `tick` is called after every call, for progress.
+    The works are warm. Each runs once to drop the hopeless, whose one figure stands for every
+    round.
     """
-    for work in works:
-        work()
-        tick()
-    rounds: list[list[float]] = [[] for _ in works]
-    for _ in range(ROUNDS):
-        times: list[list[float]] = [[] for _ in works]
+    first = [_milliseconds(work) for work in works]
+    limit = HOPELESS * min(first)
+    racing = [place for place, spent in enumerate(first) if spent <= limit]
+    rounds: list[list[float]] = [[spent] * ROUNDS for spent in first]
+    for turn in range(ROUNDS):
+        times: dict[int, list[float]] = {place: [] for place in racing}
         for _ in range(repeats):
-            for place, work in enumerate(works):
-                start = time.perf_counter()
-                work()
-                times[place].append((time.perf_counter() - start) * 1e3)
-                tick()
-        for place, found in enumerate(times):
-            rounds[place].append(statistics.median(found))
+            for place in racing:
+                times[place].append(_milliseconds(works[place]))
+        for place, found in times.items():
+            rounds[place][turn] = statistics.median(found)
     return rounds
+
+
+def _milliseconds(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1e3
 
 
 def fastest(rounds: Sequence[Sequence[float]]) -> int:

@@ -96,6 +96,8 @@ def _timed(trials: list[Trial], benches: list[Bench], part: Part, say: Say) -> l
             + "; ".join(f"{trial.spec}: {trial.reason}" for trial in trials)
         )
     say(f"{part.model.name}: timing {len(benches)} candidates")
+    for bench in benches:
+        bench.warm()
     rounds = interleaved([bench.work for bench in benches])
     winner = fastest(rounds)
     times = iter(enumerate(rounds))

@@ -128,12 +128,12 @@ class Fetcher:
         """Write a missing inference.yml where the manifest has one, then check the folder."""
         listed, graph = folder / _DICTIONARY, folder / "inference.onnx"
         if not (folder / "inference.yml").exists() and known and known.inference_yml:
+            template = self._manifest.templates[known.inference_yml]
             characters = None
             if listed.exists():
                 characters = dictionary.from_text(listed)
-            elif graph.exists():
+            elif graph.exists() and known.kind == "text_recognition":
                 characters = dictionary.from_onnx(graph)
-            template = self._manifest.templates[known.inference_yml]
             write_inference_yml(folder, name, template, characters)
         listed.unlink(missing_ok=True)
         if missing := missing_files(folder):

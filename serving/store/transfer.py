@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,12 +23,18 @@ def download(url: str, target: Path, progress: Progress) -> None:
     import requests
     from pooch import HTTPDownloader
 
-    with progress.bar(url) as bar, target.open("xb") as file:
+    def close_at_end(response: requests.Response, **_: object) -> None:
+        responses.callback(response.close)  # pooch leaves that of a failed transfer open
+
+    parts = urlsplit(url)
+    label = f"{parts.path.rpartition('/')[2]} from {parts.netloc}"
+    with ExitStack() as responses, progress.bar(label) as bar, target.open("xb") as file:
         fetch = HTTPDownloader(
             progressbar=_Counter(bar),
             chunk_size=_Counter.CHUNK,
             timeout=_TIMEOUT,
             headers={"Accept-Encoding": "identity"},  # so that sizes are the file's own
+            hooks={"response": close_at_end},
         )
         try:
             fetch(url, file, None)
@@ -41,9 +48,7 @@ def download(url: str, target: Path, progress: Progress) -> None:
         except requests.RequestException as error:
             if file.tell() == 0 and isinstance(error, requests.ConnectionError):
                 raise _unreachable(url, error) from error
-            raise FetchError(
-                f"{url}: the transfer was cut off after {file.tell()} bytes ({_root(error)})"
-            ) from error
+            raise FetchError(f"{url}: the transfer was cut off ({_root(error)})") from error
 
 
 class _Counter:
@@ -74,8 +79,8 @@ def _unreachable(url: str, error: BaseException) -> Unreachable:
 
 def _root(error: BaseException) -> str:
     """The innermost reason, in one line: requests and urllib3 wrap it several times."""
-    while error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
+    while inner := [arg for arg in error.args if isinstance(arg, BaseException)]:
+        error = inner[-1]
     reason = getattr(error, "reason", None)
     if isinstance(reason, BaseException):
         error = reason

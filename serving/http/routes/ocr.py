@@ -26,22 +26,22 @@ def read(name: str) -> Response:
     query = parse_query(request.args)
     form = formats.chosen(query.format, request.accept_mimetypes)
     reader = service.registry.get(name)
-    with service.body():
-        start = time.perf_counter()
-        body = Body.of(request.environ)
-        documents = read_uploads(request.content_type or "", body, service.settings.max_pages)
-        add_timing({"receive": (time.perf_counter() - start) * 1e3})
-        if form == "paddlex" and len(documents) > 1:
-            raise BadRequest("format=paddlex answers for one document; send them one by one")
-        work = Work(
-            reader,
-            documents,
-            query.options(),
-            pdf_dpi=query.pdf_dpi,
-            draw=drawn_png if form == "image" else None,
-            one_page=form == "image",
-        )
-        readings = read_documents(service, name, work)
+    body = Body.of(request.environ)
+    service.let_in(body)
+    start = time.perf_counter()
+    documents = read_uploads(request.content_type or "", body, service.settings.max_pages)
+    add_timing({"receive": (time.perf_counter() - start) * 1e3})
+    if form == "paddlex" and len(documents) > 1:
+        raise BadRequest("format=paddlex answers for one document; send them one by one")
+    work = Work(
+        reader,
+        documents,
+        query.options(),
+        pdf_dpi=query.pdf_dpi,
+        draw=drawn_png if form == "image" else None,
+        one_page=form == "image",
+    )
+    readings = read_documents(service, name, work)
     return _answer(form, work, readings)
 
 

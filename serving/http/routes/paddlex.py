@@ -19,11 +19,12 @@ def infer() -> Response:
     service: Service = current_app.extensions["ocr"]
     name = service.registry.names[0]
     reader = service.registry.get(name)
-    with service.body():
-        asked = parse_infer(Body.of(request.environ).read())
-        options = asked.options()
-        draw = None if asked.visualize is False else pictures
-        readings = read_documents(service, name, Work(reader, [asked.file], options, draw=draw))
+    body = Body.of(request.environ)
+    service.let_in(body)
+    asked = parse_infer(body.read())
+    options = asked.options()
+    draw = None if asked.visualize is False else pictures
+    readings = read_documents(service, name, Work(reader, [asked.file], options, draw=draw))
     log_id = asked.logId or g.request_id
     return json_response(answer(asked.file, readings, reader.settings(options), log_id))
 

@@ -76,7 +76,7 @@ class FakeReader:
         }
 
     def describe(self) -> dict[str, Any]:
-        return {"models": {"detection": "none"}, "engines": "fake"}
+        return {"TextDetection": {"model": "none", "engine": {"backend": "fake"}}}
 
     def close(self) -> None:
         self.closed = True

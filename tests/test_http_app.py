@@ -109,7 +109,7 @@ def test_the_list_of_pipelines(app: App, client: FlaskClient) -> None:
     load(app)
     [after] = client.get("/ocr/v1/").get_json()["pipelines"]
     assert after["ready"]
-    assert after["engines"] == "fake"
+    assert after["models"]["TextDetection"]["engine"] == {"backend": "fake"}
 
 
 def test_a_bug_is_a_500_that_tells_the_caller_nothing(

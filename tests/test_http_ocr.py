@@ -129,7 +129,7 @@ def test_pages(client: FlaskClient) -> None:
     assert set(answer["pages"][0]["lines"][0]) == {"data", "score", "box"}
     assert {"decode", "detect", "recognise"} == set(answer["timing"])
     assert answer["timing"]["recognise"] == 4.0
-    assert answer["engine"]["engines"] == "fake"
+    assert answer["engine"]["TextDetection"]["engine"] == {"backend": "fake"}
 
 
 def test_text_parts_pages_by_form_feeds(client: FlaskClient) -> None:

@@ -68,9 +68,11 @@ def without_orientation(default_yaml: Path, scratch: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def rendered(scratch: Path) -> list[Path]:
-    pages = [scratch / f"{place}.png" for place in range(4)]
-    for path, sample in zip(pages, corpus.pages(seed=3, count=4), strict=True):
-        cv2.imwrite(str(path), sample.image)
+    """A degraded English page and a clean Chinese one."""
+    pages = []
+    for sample in list(corpus.pages(seed=3, count=3))[1:]:
+        pages.append(scratch / f"{sample.name}.png")
+        cv2.imwrite(str(pages[-1]), sample.image)
     return pages
 
 
@@ -176,7 +178,7 @@ def test_reads_what_paddlex_reads(result: Any, door: str) -> None:
 def test_reads_real_pages_as_paddlex_does(
     python: Path, repo: Path, job: dict[str, Any], scratch: Path, shared_data: Path
 ) -> None:
-    forms = [str(path) for path in sorted((shared_data / "funsd").glob("*.png"))[:4]]
+    forms = [str(path) for path in sorted((shared_data / "funsd").glob("*.png"))[:3]]
     real = {**job, "pages": forms, "doors": ["plain", "paddleocr"]}
     texts = run_child(python, repo, real, scratch)["texts"]
     assert equal_lines(texts["paddleocr"], texts["plain"]) >= EQUAL_LINES

@@ -100,5 +100,6 @@ def command(
     table = Table(*reports.HEAD)
     for row in rows:
         table.add_row(*reports.cells(row))
-    Console().print(table)
+    # Into a file, as wide as the table needs.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     click.echo(f"written: {report / 'benchmark.json'}, {report / 'benchmark.md'}")

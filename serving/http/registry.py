@@ -70,7 +70,7 @@ class Registry:
                 "name": name,
                 "url": f"/ocr/v1/{name}",
                 "ready": name in self._readers,
-                **(self._readers[name].describe() if name in self._readers else {}),
+                **({"models": self._readers[name].describe()} if name in self._readers else {}),
             }
             for name in self.names
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from serving.http.worker import Worker, load_in_background
 
 _LOG = logging.getLogger("serving.http")
 
+_CONNECTIONS = 4096
+_OTHER_FILES = 256
 
 Load = Callable[[str], Reader]
 """Loads the pipeline of a name. Called in each worker."""
@@ -104,6 +107,7 @@ class _Application(BaseApplication):
             "worker_class": Worker,
             "workers": settings.workers,
             "threads": settings.http_threads,
+            "worker_connections": _connections(),
             # Seconds without a sign of life of the worker's main loop, not of a request.
             "timeout": 120,
             "graceful_timeout": int(settings.timeout + settings.page_time),
@@ -139,6 +143,21 @@ class _Application(BaseApplication):
         if self._loader is not None and self._loader.is_alive():
             os._exit(0)  # a library that is loading does not bear the interpreter's end
         self._app.service.close()
+
+
+def _connections() -> int:
+    """Connections that a worker may hold: Gunicorn's worker ends where files run out.
+
+    Raises this process's limit of open files, within what it is allowed.
+    """
+    wanted = _CONNECTIONS + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        _CONNECTIONS if soft == resource.RLIM_INFINITY else min(_CONNECTIONS, soft - _OTHER_FILES)
+    )
 
 
 class Master(Arbiter):

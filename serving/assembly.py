@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.config.pipeline import load_config
+from serving.config.pipeline import PipelineConfig, load_config
 from serving.config.supported import check_supported
 from serving.engines.factory import open_engine
 from serving.machine import usable_cores
@@ -13,7 +13,7 @@ from serving.pipeline import Pipeline
 from serving.plan.build import plan_key
 from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
-from serving.plan.plan import load_plan
+from serving.plan.plan import Plan, load_plan
 
 
 def open_pipeline(
@@ -25,18 +25,27 @@ def open_pipeline(
     Raises ConfigError, ModelError, PlanError (not built for this) and EngineError.
     """
     config = load_config(yaml)
+    plan = find_plan(config, models, threads)
+    graphs = Graphs(models)
+    found = {part.section: part for part in parts(config, models)}
+    engines = {
+        section: open_engine(graphs.find(part.folder, part.model), plan.models[section].choice)
+        for section, part in found.items()
+    }
+    pipeline = assemble(config, found, engines, plan.cores)
+    pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
+    return pipeline
+
+
+def find_plan(config: PipelineConfig, models: Path, threads: int | None = None) -> Plan:
+    """The plan that was made for these models, this machine and so many cores.
+
+    Raises ConfigError, ModelError and PlanError, which names the command that makes one.
+    """
     check_supported(config)
     cores = threads or usable_cores()
     found = {part.section: part for part in parts(config, models)}
     specs = {
         section: candidates(config.hpi(part.module), cores=cores) for section, part in found.items()
     }
-    plan = load_plan(models, plan_key(config, found, specs, cores), pipeline=config.source)
-    graphs = Graphs(models)
-    engines = {
-        section: open_engine(graphs.find(part.folder, part.model), plan.models[section].choice)
-        for section, part in found.items()
-    }
-    pipeline = assemble(config, found, engines, cores)
-    pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
-    return pipeline
+    return load_plan(models, plan_key(config, found, specs, cores), pipeline=config.source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from test_config import minimal
 
 from serving.config import parse_config
 from serving.config.gate import Gate, named_gate
@@ -11,7 +12,6 @@ from serving.errors import ConfigError
 from serving.plan.accuracy import judge_detection, judge_orientation, judge_recognition
 from serving.plan.measure import fastest
 from serving.types import Quad
-from test_config import minimal
 
 LINES = [f"line number {i} of the page" for i in range(400)]
 

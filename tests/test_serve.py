@@ -227,6 +227,19 @@ def test_callers_that_stall_leave_threads_for_others(server: Server) -> None:
     assert eventually(lambda: server.post().status_code == 200)
 
 
+def test_callers_that_stall_in_the_body_make_room(start: Callable[..., Server]) -> None:
+    server = start(queue=1, body_time=1000).wait_ready()
+    stalled = [server.connect() for _ in range(30)]
+    for caller in stalled:
+        caller.sendall(request(b"x", length=50_000))
+    assert eventually(lambda: server.post().status_code == 200)
+    told = [answer(caller)[1]["error"]["code"] for caller in refused(stalled)]
+    assert {"bad_request", "busy"} >= set(told) >= {"bad_request"}
+    assert len(told) < len(stalled)
+    for caller in stalled:
+        caller.close()
+
+
 def test_a_header_may_come_in_pieces(server: Server) -> None:
     caller = server.connect()
     whole = request(picture())

@@ -17,6 +17,7 @@ from serving.errors import OcrError
 _COMMANDS = {
     "fetch": "Bring the models that pipelines name into models/, verified.",
     "build": "Measure every engine on this machine and keep the fastest that reads the same.",
+    "plan": "Show what was measured, what was chosen and why.",
     "convert": "Convert Paddle models to ONNX, checked against Paddle.",
     "serve": "Serve pipelines over HTTP.",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -51,7 +52,7 @@ def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> N
             table.add_row(
                 group, str(score.pages), str(yaml), *(f"{100 * figure:.2f}" for figure in figures)
             )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     if len(found) == 2:
         first, second = (scores[TOTAL] for scores in found)
         tokens = 100 * (first.tokens.f1 - second.tokens.f1)

@@ -1,4 +1,4 @@
-"""The accuracy gate: what an engine may change and still be chosen. The only home of its defaults."""
+"""The accuracy gate: what an engine may change and still be chosen, with its defaults."""
 
 from __future__ import annotations
 

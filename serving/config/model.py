@@ -85,7 +85,7 @@ def load_model(folder: Path, name: str, kind: str) -> Model:
         return _READERS[kind](name, ops, data.get("PostProcess") or {})
     except FileNotFoundError:
         raise ModelInvalid(
-            f"{path}: missing; a model folder holds inference.yml beside its graph, as PaddleX exports it"
+            f"{path}: missing; a model folder holds it beside its graph, as PaddleX exports both"
         ) from None
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"

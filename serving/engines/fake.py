@@ -27,7 +27,7 @@ def dark_is_text(images: Array) -> tuple[Array, ...]:
 
 
 def width_as_text(images: Array) -> tuple[Array, ...]:
-    """A recogniser: a line reads as one character a 16 pixels of width, the third, the fourth, ..."""
+    """A recogniser: one character for every 16 pixels of width, classes 2 and 3 in turn."""
     steps = images.shape[2] // 8
     index = np.zeros((len(images), steps), np.int64)
     index[:, ::2] = 2 + np.arange(len(index[0, ::2])) % 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _KEY = "ocr.body"
 _CHUNK = 64 * 1024
+_GRACE = 1.0
 _DRAINS = 8
 _DRAINED = 4
 """Times the limit of a body that is read of a refused one: it is refused for being longer."""
@@ -49,6 +51,7 @@ class Body:
         self._socket = connection
         self._start = time.monotonic()
         self._received = 0
+        self._sent_away = False
         self._at_end: list[Callable[[], None]] = []
         self.over = length == 0
 
@@ -57,6 +60,19 @@ class Body:
         """The body of the request at hand."""
         body: Body = environ[_KEY]
         return body
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which the body is behind 64 KiB a second; none in the first second."""
+        late = time.monotonic() - self._start - self._received / _CHUNK
+        return 0.0 if self.over or late < _GRACE else late
+
+    def send_away(self) -> None:
+        """From another thread: the body ends here, for others wait."""
+        self._sent_away = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.end_reading()
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Call this when the request's answer has been sent."""
@@ -92,10 +108,11 @@ class Body:
         self._received += len(data)
         if self._received > self._settings.max_body:
             raise self._too_large()
-        if not data:
-            self.over = True
-            if self._length is not None and self._received < self._length:
-                raise BadRequest(f"the body ended after {self._received} of {self._length} bytes")
+        self.over = not data or self._received == self._length
+        if self._sent_away and not (self.over and data):
+            raise self._too_slow()
+        if not data and self._length is not None and self._received < self._length:
+            raise BadRequest(f"the body ended after {self._received} of {self._length} bytes")
         return data
 
     def _receive(self, size: int) -> bytes:
@@ -103,16 +120,17 @@ class Body:
             return self._stream.read(size)
         except TimeoutError:
             self.over = True
-            seconds = time.monotonic() - self._start
-            raise BadRequest(
-                f"the body arrives too slowly: {self._received} bytes in {seconds:.0f} s"
-            ) from None
+            raise self._too_slow() from None
         except ParseException as error:
             self.over = True
             raise BadRequest(f"the body's chunks are malformed: {error}") from None
         except OSError as error:
             self.over = True
             raise ClientDisconnected from error
+
+    def _too_slow(self) -> BadRequest:
+        seconds = time.monotonic() - self._start
+        return BadRequest(f"the body arrives too slowly: {self._received} bytes in {seconds:.0f} s")
 
     def _too_large(self) -> TooLarge:
         size = "more" if self._length is None else f"{self._length} bytes"

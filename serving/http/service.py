@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.config.options import Options
-from serving.errors import BadRequest, Busy, InputError, TooLarge
+from serving.errors import BadRequest, InputError, TooLarge
 from serving.http.body import Body
 from serving.http.places import Places
 from serving.http.registry import Reader, Registry
+from serving.http.room import Room
 from serving.http.settings import Settings
 from serving.http.turns import Turns
 from serving.imaging.decode import Decoder, Pages
@@ -62,18 +62,12 @@ class Service:
         self.places = places
         self.turns = Turns(settings.threads)
         self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
-        self._bodies = threading.BoundedSemaphore(settings.bodies)
+        self._room = Room(settings.bodies)
 
     def let_in(self, body: Body) -> None:
-        """Room for one more request, from its body to the end of its answer.
-
-        A caller that is slow to send or to take its answer holds a thread all the while; there
-        are always some for others. Raises Busy, also when all places are taken.
-        """
+        """Begin with a request that has a body. Raises Busy, before the body is read."""
         self.places.check()
-        if not self._bodies.acquire(blocking=False):
-            raise Busy("too many requests are being received; try again later")
-        body.at_end(self._bodies.release)
+        self._room.enter(body)
 
     def read(self, work: Work, gone: Callable[[], bool]) -> Iterator[Reading]:
         """Yield the pages as they are read.

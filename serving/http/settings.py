@@ -9,7 +9,7 @@ from pathlib import Path
 _MIB = 1024 * 1024
 
 _SPARE_BODIES = 8
-_SPARE_THREADS = 24  # 8 that drain, 8 that linger, and some for /health
+_SPARE_THREADS = 28  # 8 that drain, 8 that linger, 4 that make room, and some for /health
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

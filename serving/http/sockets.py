@@ -86,6 +86,10 @@ class TimedSocket(socket.socket):
             pass
         self._lingered = True
 
+    def end_reading(self) -> None:
+        """From another thread: whoever reads finds the end."""
+        super().shutdown(socket.SHUT_RD)
+
     def shutdown(self, how: int, /) -> None:
         if getattr(self, "_lingered", False):
             raise OSError(errno.ENOTCONN, "already shut down")

@@ -16,8 +16,8 @@ def crop(page: Image, quad: Quad) -> tuple[Image, int]:
     """Cut the quad (4, 2) out of the page; returns the crop and its turn in degrees.
 
     As PaddleX's CropByPolys: the minimal rectangle of the quad, perspective warp, cubic
-    interpolation, edges replicated. A turn of 90 means that the line runs down the page and the crop was
-    turned counter-clockwise to lie flat; otherwise 0. A quad without area gives an empty crop.
+    interpolation, edges replicated. A turn of 90 means that the line runs down the page and the
+    crop was turned counter-clockwise to lie flat; otherwise 0. No area gives an empty crop.
     """
     corners = min_rect(quad)
     width = int(max(_length(corners[0], corners[1]), _length(corners[2], corners[3])))

@@ -26,4 +26,4 @@ def enable(*, models: str | Path = "models", choose: Choose = simplest) -> None:
     What other engines PaddleX has stays as it is. Calling it again replaces `models` and `choose`.
     Raises EngineError where PaddleX is not installed or is not the one that this stands on.
     """
-    install(Path(models), choose)
+    install(Path(models).absolute(), choose)

@@ -51,7 +51,7 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
         for key in ("use_hpip", "hpi_config"):
             level.pop(key, None)
     _check_known(str(yaml), config)
-    if "engine" not in config and importlib.util.find_spec("paddle") is None:
+    if config.get("engine") is None and importlib.util.find_spec("paddle") is None:
         _LOG.warning("paddlepaddle is not installed: plain PaddleX runs %s on ONNX Runtime", yaml)
         config["engine"] = "onnxruntime"
     with tempfile.TemporaryDirectory() as scratch:  # PaddleX reads its models when it opens them
@@ -77,16 +77,15 @@ def _check_known(source: str, config: dict[str, Any]) -> None:
     from paddlex.inference.models.bindings import try_get_supported_engines
 
     for section, module in config["SubModules"].items():
-        used = section != "TextLineOrientation" or config.get("use_textline_orientation", True)
-        if used and try_get_supported_engines(module["model_name"]) is None:
+        way_out = "name one of PaddleX's models"
+        if section == "TextLineOrientation":
+            if not config.get("use_textline_orientation", True):
+                continue
+            way_out += ", or set use_textline_orientation: False"
+        if try_get_supported_engines(module["model_name"]) is None:
             raise ConfigError(
                 f"{source}: SubModules.{section}.model_name: PaddleX does not know "
-                f"{module['model_name']}; name one of PaddleX's models"
-                + (
-                    ""
-                    if section != "TextLineOrientation"
-                    else ", or set use_textline_orientation: False"
-                )
+                f"{module['model_name']}; {way_out}"
             )
 
 

@@ -1,0 +1,89 @@
+"""`ocr-hpi plan`: what was tried, what was chosen, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from serving.cli.models import DEFAULT_PIPELINES, models_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from serving.plan.plan import ModelPlan, Plan, Trial
+
+
+@click.command()
+@click.argument(
+    "pipelines", nargs=-1, metavar="[PIPELINE.yaml]...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
+)
+@models_option
+def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> None:
+    """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
+    from rich.console import Console
+
+    from serving.assembly import find_plan
+    from serving.config import load_config
+
+    console = Console(width=None if click.get_text_stream("stdout").isatty() else 120)
+    for path in pipelines or DEFAULT_PIPELINES:
+        plan = find_plan(load_config(path), models, threads)
+        _print_head(console, path, plan)
+        for section, model in plan.models.items():
+            console.print(_model_table(section, model))
+        console.print(_combination_table(plan))
+
+
+def _print_head(console: Console, path: Path, plan: Plan) -> None:
+    say = console.print
+    versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
+    gate = ", ".join(f"{name} {value}" for name, value in plan.gate.items())
+    say(f"{path}: made {plan.made} for {plan.cores} cores of {plan.machine['cpu']}; {versions}")
+    say(f"gate: {gate}")
+    say("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
+    for section, cost in plan.cold_shape_ms.items():
+        say(f"first sight of a shape that is not warmed costs {section} {cost:.0f} ms")
+
+
+def _model_table(section: str, model: ModelPlan) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{section}: {model.model}", title_justify="left")
+    for column in ("engine", "ms", "agreement", "verdict", "reason"):
+        table.add_column(column, justify="right" if column == "ms" else "left")
+    for trial in model.trials:
+        ms = "" if trial.ms is None else f"{trial.ms:.1f}"
+        style = "bold" if trial.verdict == "chosen" else None
+        row = (str(trial.spec), ms, _agreement(trial), trial.verdict, trial.reason)
+        table.add_row(*row, style=style)
+    return table
+
+
+def _agreement(trial: Trial) -> str:
+    figures = trial.figures
+    if "h_mean" in figures:
+        return f"H-mean {figures['h_mean']:.4f}"
+    if "agreement" in figures:
+        return f"{figures['agreement']:.2%} alike"
+    if "error_rate" in figures:
+        return f"errors {figures['error_rate']:.2%}, equal lines {figures['equal_lines']:.1%}"
+    return ""
+
+
+def _combination_table(plan: Plan) -> Table:
+    from rich.table import Table
+
+    table = Table(title="whole pages", title_justify="left")
+    for column in ("engines", "pages/s", "lone page, ms", ""):
+        table.add_column(column, justify="left" if column == "engines" else "right")
+    for item in plan.combinations:
+        engines = "; ".join(f"{section}: {spec}" for section, spec in item.engines.items())
+        row = (engines, f"{item.pages_per_second:.2f}", f"{item.latency_ms:.0f}")
+        table.add_row(*row, "chosen" if item.chosen else "", style="bold" if item.chosen else None)
+    return table

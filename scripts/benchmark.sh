@@ -47,7 +47,7 @@ if [ -z "$help" ]; then
   bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   if [ ${#peers[@]} -gt 0 ]; then
-    ensure_peer "$ROOT/.venv-paddlex" "paddlex[ocr]==3.7.2" "onnxruntime>=1.22,<2"
+    ensure_paddlex
     ensure_peer "$ROOT/.venv-rapidocr" "rapidocr==3.10.0" "onnxruntime>=1.22,<2" "openvino>=2025.3,<2027"
   fi
 fi

@@ -14,4 +14,4 @@ case "${1:-}" in
     ;;
 esac
 ensure_serving "$1"
-echo "the inference backends for $1 are in .venv"
+exec "$ROOT/.venv/bin/ocr-hpi" doctor

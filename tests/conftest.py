@@ -48,7 +48,7 @@ def model_store() -> Store:
 
 @pytest.fixture(scope="session")
 def calibration() -> list[Sample]:
-    """The calibration set: line crops with their text, half of them degraded."""
+    """The calibration set: pages with their lines, half of them degraded."""
     from serving import corpus
 
     return corpus.calibration()

@@ -18,7 +18,7 @@ LAYERS = [
     {"pipeline"},
     {"parts", "results"},
     {"plan"},
-    {"assembly", "paddlex"},
+    {"assembly", "paddlex", "doctor"},
     {"reader"},
     {"benchmark"},
     {"http"},

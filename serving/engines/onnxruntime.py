@@ -22,6 +22,8 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = 3
         options.intra_op_num_threads = max(1, spec.threads // spec.streams)
         options.inter_op_num_threads = 1
+        # Spinning threads slow one another tenfold as soon as something else wants the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for key, value in spec.options.items():
             options.add_session_config_entry(key, str(value))
         try:

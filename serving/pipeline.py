@@ -16,6 +16,7 @@ from serving.config.options import DEFAULT_OPTIONS, Options, first_set
 from serving.engines.base import Engine
 from serving.errors import BadRequest
 from serving.imaging.crop import crop
+from serving.stages.db import elongation
 from serving.stages.detect import Detector, corners
 from serving.stages.orient import Orienter
 from serving.stages.recognise import Recogniser
@@ -44,7 +45,10 @@ class Pipeline:
         start = time.perf_counter()
         quads = self.detector.find(image, options)
         found = time.perf_counter()
-        lines = self.pool.map(lambda quad: self._line(image, quad, options), list(quads))
+        # Longest first, so that no thread is left with a long line when the others are done.
+        order = np.argsort(-elongation(quads), kind="stable")
+        read = self.pool.map(lambda quad: self._line(image, quad, options), list(quads[order]))
+        lines = [read[place] for place in np.argsort(order)]
         end = time.perf_counter()
         return Page(
             width=image.shape[1],

@@ -69,8 +69,10 @@ def test_the_plan_says_what_was_tried_and_chosen(config: PipelineConfig, built: 
         assert verdicts.count("chosen") == 1
         (chosen,) = (trial for trial in model.trials if trial.verdict == "chosen")
         assert chosen.spec == model.choice
-        assert all(trial.ms for trial in model.trials if trial.verdict != "rejected")
-        assert all(trial.reason for trial in model.trials if trial.verdict == "rejected")
+        assert all(trial.ms for trial in model.trials)
+        assert all(
+            trial.reason for trial in model.trials if trial.verdict in ("rejected", "slower")
+        )
         assert model.hot_shapes
     assert sum(item.chosen for item in plan.combinations) == 1
     assert plan.cores == usable_cores()

@@ -10,7 +10,7 @@ import click
 from serving.cli.models import DEFAULT_PIPELINES, models_option
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    import rich.console
     from rich.table import Table
 
     from serving.plan.plan import ModelPlan, Plan, Trial
@@ -40,7 +40,7 @@ def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> N
         console.print(_combination_table(plan))
 
 
-def _print_head(console: Console, path: Path, plan: Plan) -> None:
+def _print_head(console: rich.console.Console, path: Path, plan: Plan) -> None:
     say = console.print
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     gate = ", ".join(f"{name} {value}" for name, value in plan.gate.items())

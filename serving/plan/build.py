@@ -28,7 +28,9 @@ from serving.store.disk import write_whole
 from serving.store.files import digest
 
 _SHORTLIST = 3
-"""Engines a model enters the end-to-end measurement with: the chosen one on other streams."""
+"""Engines of a model that enter the end-to-end measurement ..."""
+_CLOSE = 1.1
+"""... the chosen one, and the same one on other streams, at up to so many times its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,8 @@ def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
 
     The line classifier sees a few lines a page: how it shares the cores is not worth measuring.
     """
-    chosen = next(trial.spec for trial in trials if trial.verdict == "chosen")
+    best = next(trial for trial in trials if trial.verdict == "chosen")
+    chosen = best.spec
     if section == "TextLineOrientation":
         return [chosen]
     others = [
@@ -174,6 +177,7 @@ def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
         for trial in trials
         if trial.verdict == "accepted"
         and (trial.spec.backend, trial.spec.precision) == (chosen.backend, chosen.precision)
+        and (trial.ms or 0.0) <= _CLOSE * (best.ms or 0.0)
     ]
     others.sort(key=lambda trial: trial.ms or 0.0)
     return [chosen, *(trial.spec for trial in others)][:_SHORTLIST]

@@ -14,6 +14,8 @@ ROUNDS = 2
 """... in each of so many interleaved rounds."""
 
 
+SLOWER = 1.2
+"""A candidate that takes so many times a simpler one's time when first measured is out."""
 HOPELESS = 1.5
 """A work that takes so many times the quickest one's time when first measured is not repeated."""
 
@@ -24,7 +26,7 @@ def interleaved(works: Sequence[Work], *, repeats: int = 3) -> list[list[float]]
     The works are warm. Each runs once to drop the hopeless, whose one figure stands for every
     round.
     """
-    first = [_milliseconds(work) for work in works]
+    first = [milliseconds(work) for work in works]
     limit = HOPELESS * min(first)
     racing = [place for place, spent in enumerate(first) if spent <= limit]
     rounds: list[list[float]] = [[spent] * ROUNDS for spent in first]
@@ -32,13 +34,14 @@ def interleaved(works: Sequence[Work], *, repeats: int = 3) -> list[list[float]]
         times: dict[int, list[float]] = {place: [] for place in racing}
         for _ in range(repeats):
             for place in racing:
-                times[place].append(_milliseconds(works[place]))
+                times[place].append(milliseconds(works[place]))
         for place, found in times.items():
             rounds[place][turn] = statistics.median(found)
     return rounds
 
 
-def _milliseconds(work: Work) -> float:
+def milliseconds(work: Work) -> float:
+    """One run of a work."""
     start = time.perf_counter()
     work()
     return (time.perf_counter() - start) * 1e3

@@ -21,7 +21,7 @@ class Trial:
 
     spec: EngineSpec
     verdict: str
-    """chosen, accepted, rejected (by the gate) or failed (does not run)."""
+    """chosen, accepted, slower (not judged), rejected (by the gate) or failed (does not run)."""
     ms: float | None = None
     """Median time of the model's workload."""
     figures: dict[str, float] = field(default_factory=dict)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from serving.config.gate import Gate
-from serving.engines.base import EngineSpec
+from serving.engines.base import Engine, EngineSpec
 from serving.engines.factory import open_engine
 from serving.errors import EngineError
 from serving.parts import Part
 from serving.plan.accuracy import Verdict
 from serving.plan.bench import BENCHES, Bench
 from serving.plan.calibration import Calibration
-from serving.plan.measure import fastest, interleaved
+from serving.plan.measure import SLOWER, fastest, interleaved, milliseconds
 from serving.plan.plan import Trial
 
 REFERENCE = "onnxruntime"
@@ -38,23 +38,30 @@ def run_trials(
 ) -> list[Trial]:
     """Judge and time candidates, given the simplest first; the fastest accepted is `chosen`.
 
-    A candidate that does not open or run has failed; one that reads other text is rejected,
-    and not timed.
+    A candidate that does not open or run has failed. One that is clearly slower than a simpler
+    accepted one cannot win and is not judged. One that reads other text is rejected.
     """
     bench_of = BENCHES[part.section]
+    reference_spec = EngineSpec(REFERENCE, "float32", streams=cores, threads=cores)
     say(f"{part.model.name}: what float32 ONNX Runtime reads")
-    reference = _answers(
-        bench_of(part, open_engine(graph(_reference(cores)), _reference(cores)), calibration)
-    )
+    with closing(bench_of(part, _open(graph, reference_spec), calibration)) as oracle:
+        reference = oracle.answers()
     judged: dict[str, Verdict] = {}
     trials: list[Trial] = []
-    with ExitStack() as stack:
-        benches: list[Bench] = []
+    racing: dict[int, Bench] = {}  # by place in `trials`
+    quickest: tuple[float, EngineSpec] | None = None
+    try:
         for spec in specs:
-            say(f"{part.model.name}: {spec}: does it read the same?")
+            say(f"{part.model.name}: trying {spec}")
             try:
-                bench = bench_of(part, open_engine(graph(spec), spec), calibration)
-                stack.callback(bench.close)
+                bench = bench_of(part, _open(graph, spec), calibration)
+                bench.warm()
+                spent = milliseconds(bench.work)
+                if quickest is not None and spent > SLOWER * quickest[0]:
+                    bench.close()
+                    reason = f"not judged: slower than {quickest[1]}"
+                    trials.append(Trial(spec, "slower", round(spent, 3), reason=reason))
+                    continue
                 arithmetic = f"{spec.backend} {spec.precision} {dict(spec.options)}"
                 if arithmetic not in judged:
                     judged[arithmetic] = _judge(bench, gate, calibration, reference)
@@ -63,24 +70,23 @@ def run_trials(
                 continue
             verdict = judged[arithmetic]
             if not verdict.accepted:
+                bench.close()
                 trials.append(
-                    Trial(spec, "rejected", figures=verdict.figures, reason=verdict.reason)
+                    Trial(spec, "rejected", round(spent, 3), verdict.figures, verdict.reason)
                 )
                 continue
+            racing[len(trials)] = bench
             trials.append(Trial(spec, "accepted", figures=verdict.figures))
-            benches.append(bench)
-        return _timed(trials, benches, part, say)
-
-
-def _reference(cores: int) -> EngineSpec:
-    return EngineSpec(REFERENCE, "float32", streams=cores, threads=cores)
-
-
-def _answers(bench: Bench) -> list[Any]:
-    try:
-        return bench.answers()
+            if quickest is None or spent < quickest[0]:
+                quickest = spent, spec
+        return _timed(trials, racing, part, say)
     finally:
-        bench.close()
+        for raced in racing.values():
+            raced.close()
+
+
+def _open(graph: OpenGraph, spec: EngineSpec) -> Engine:
+    return open_engine(graph(spec), spec)
 
 
 def _judge(bench: Bench, gate: Gate, calibration: Calibration, reference: list[Any]) -> Verdict:
@@ -89,23 +95,17 @@ def _judge(bench: Bench, gate: Gate, calibration: Calibration, reference: list[A
     return bench.judge(gate, calibration, reference, bench.answers())
 
 
-def _timed(trials: list[Trial], benches: list[Bench], part: Part, say: Say) -> list[Trial]:
-    if not benches:
+def _timed(trials: list[Trial], racing: Mapping[int, Bench], part: Part, say: Say) -> list[Trial]:
+    """The trials with the times of those that race, and the winner marked."""
+    if not racing:
         raise EngineError(
             f"{part.model.name}: no candidate passes: "
             + "; ".join(f"{trial.spec}: {trial.reason}" for trial in trials)
         )
-    say(f"{part.model.name}: timing {len(benches)} candidates")
-    for bench in benches:
-        bench.warm()
-    rounds = interleaved([bench.work for bench in benches])
-    winner = fastest(rounds)
-    times = iter(enumerate(rounds))
-    timed = []
-    for trial in trials:
-        if trial.verdict == "accepted":
-            place, found = next(times)
-            verdict = "chosen" if place == winner else "accepted"
-            trial = replace(trial, ms=round(min(found), 3), verdict=verdict)
-        timed.append(trial)
-    return timed
+    say(f"{part.model.name}: timing {len(racing)} candidates")
+    rounds = interleaved([bench.work for bench in racing.values()])
+    winner = list(racing)[fastest(rounds)]
+    for place, found in zip(racing, rounds, strict=True):
+        verdict = "chosen" if place == winner else "accepted"
+        trials[place] = replace(trials[place], ms=round(min(found), 3), verdict=verdict)
+    return trials

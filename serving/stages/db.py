@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,13 +48,9 @@ def quads_from_map(probability: Map, parameters: DbParameters, *, width: int, he
         (x, y), (w, h), angle = cv2.minAreaRect(contour)
         if min(w, h) < _MIN_SIDE:
             continue
-        outline = (
-            cv2.boxPoints(((x, y), (w, h), angle)) if parameters.score_mode == "fast" else contour
-        )
-        if (
-            _mean_inside(probability, np.asarray(outline, np.float32).reshape(-1, 2))
-            >= parameters.box_thresh
-        ):
+        fast = parameters.score_mode == "fast"
+        outline = cv2.boxPoints(((x, y), (w, h), angle)) if fast else contour
+        if _mean_inside(probability, outline.reshape(-1, 2)) >= parameters.box_thresh:
             rects.append((x, y, w, h, angle))
     if not rects:
         return np.empty((0, 4, 2), np.int32)
@@ -121,7 +118,14 @@ def reading_order(quads: Quads) -> Quads:
     return quads[order]
 
 
-def _mean_inside(probability: Map, outline: npt.NDArray[np.float32]) -> float:
+def elongation(quads: Quads) -> npt.NDArray[np.float64]:
+    """Long side over short side of each quad (N, 4, 2): what its line costs to read."""
+    first = np.hypot(*(quads[:, 1] - quads[:, 0]).T)
+    second = np.hypot(*(quads[:, 2] - quads[:, 1]).T)
+    return np.asarray(np.maximum(first, second) / np.maximum(np.minimum(first, second), 1))
+
+
+def _mean_inside(probability: Map, outline: npt.NDArray[Any]) -> float:
     """Mean of the map inside a polygon (its pixels truncated to integers)."""
     height, width = probability.shape
     (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()

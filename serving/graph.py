@@ -13,20 +13,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.config.model import Model, Normalisation, OrientationModel, RecognitionModel
+from serving.config.model import (
+    DetectionModel,
+    Model,
+    Normalisation,
+    OrientationModel,
+    RecognitionModel,
+)
 from serving.errors import ModelInvalid
 
 if TYPE_CHECKING:
     import onnx
 
-VARIANT = "fused-2"
+VARIANT = "fused-3"
 """Name of the recipe below, part of every engine's key. Change it when the recipe changes."""
 
 
 def fuse(source: Path, model: Model, target: Path) -> None:
     """Write the fused variant of `source` to `target`.
 
-    Input `image`: uint8 (N, H, W, 3) in BGR. Outputs: a detector's map, a classifier's
+    Input `image`: uint8 (N, H, W, 3) in BGR. Outputs: a detector's logits, a classifier's
     probabilities, or a recogniser's `index` int64 (N, T) and `score` float32 (N, T).
     Raises ModelInvalid for a graph of another form.
     """
@@ -45,6 +51,8 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     pixels = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, _shape(model))
     head = _normalise(model.normalisation, old.name)
     tail: list[onnx.NodeProto] = []
+    if isinstance(model, DetectionModel):
+        _drop_sigmoid(source, graph)
     if isinstance(model, RecognitionModel):
         _check_dictionary(source, graph, model)
         tail = _arg_max(graph, len(model.characters), opset=loaded.opset_import[0].version)
@@ -56,6 +64,18 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     graph.input.insert(0, pixels)
     onnx.checker.check_model(loaded)
     onnx.save(loaded, target)
+
+
+def _drop_sigmoid(source: Path, graph: onnx.GraphProto) -> None:
+    """Let a detector end with the logits of its map; few of its pixels are ever looked at."""
+    output = graph.output[0].name
+    made_by = {name: node for node in graph.node for name in node.output}
+    last = made_by[output]
+    while last.op_type == "Identity":
+        last = made_by[last.input[0]]
+    if last.op_type != "Sigmoid":
+        raise ModelInvalid(f"{source}: ends in {last.op_type}, not in the Sigmoid of a DB detector")
+    graph.output[0].name = last.input[0]
 
 
 def _check_dictionary(source: Path, graph: onnx.GraphProto, model: RecognitionModel) -> None:

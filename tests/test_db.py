@@ -8,9 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.stages.db import DbParameters, order_corners, quads_from_map, reading_order, unclip
+from serving.stages.db import (
+    DbParameters,
+    Quads,
+    order_corners,
+    quads_from_logits,
+    reading_order,
+    unclip,
+)
 
 PARAMETERS = DbParameters(thresh=0.3, box_thresh=0.6, unclip_ratio=1.5)
+
+
+def found_in(
+    probability: np.ndarray, parameters: DbParameters, *, width: int, height: int
+) -> Quads:
+    clipped = probability.clip(1e-6, 1 - 1e-6)
+    logits = np.log(clipped / (1 - clipped)).astype(np.float32)
+    return quads_from_logits(logits, parameters, width=width, height=height)
 
 
 def blob(value: float = 0.9) -> np.ndarray:
@@ -20,23 +35,23 @@ def blob(value: float = 0.9) -> np.ndarray:
 
 
 def test_a_blob_becomes_a_grown_box_in_page_pixels() -> None:
-    quads = quads_from_map(blob(), PARAMETERS, width=640, height=192)
+    quads = found_in(blob(), PARAMETERS, width=640, height=192)
     # The blob's outline is 99 x 19; it grows by 99 * 19 * 1.5 / (2 * 118) = 11.96 on each side.
     assert quads.tolist() == [[[176, 56], [422, 56], [422, 142], [176, 142]]]
 
 
 def test_faint_and_tiny_blobs_are_no_text() -> None:
-    assert len(quads_from_map(blob(0.5), PARAMETERS, width=320, height=96)) == 0
+    assert len(found_in(blob(0.5), PARAMETERS, width=320, height=96)) == 0
     speck = np.zeros((96, 320), np.float32)
     speck[10:12, 10:13] = 1
-    assert len(quads_from_map(speck, PARAMETERS, width=320, height=96)) == 0
-    assert quads_from_map(speck * 0, PARAMETERS, width=320, height=96).shape == (0, 4, 2)
+    assert len(found_in(speck, PARAMETERS, width=320, height=96)) == 0
+    assert found_in(speck * 0, PARAMETERS, width=320, height=96).shape == (0, 4, 2)
 
 
 def test_boxes_stay_on_the_page() -> None:
     found = np.zeros((64, 64), np.float32)
     found[0:20, 0:64] = 1
-    quads = quads_from_map(found, PARAMETERS, width=64, height=64)
+    quads = found_in(found, PARAMETERS, width=64, height=64)
     assert quads.min() >= 0
     assert quads.max() <= 64
 
@@ -45,8 +60,8 @@ def test_candidates_are_bounded() -> None:
     found = np.kron(np.eye(8, dtype=np.float32), np.ones((8, 8), np.float32) * 0.9)
     found = np.pad(np.kron(np.eye(4), np.pad(np.ones((10, 10)), 6)), 4).astype(np.float32)
     few = DbParameters(thresh=0.3, box_thresh=0.6, unclip_ratio=1.5, max_candidates=2)
-    assert len(quads_from_map(found, PARAMETERS, width=100, height=100)) == 4
-    assert len(quads_from_map(found, few, width=100, height=100)) == 2
+    assert len(found_in(found, PARAMETERS, width=100, height=100)) == 4
+    assert len(found_in(found, few, width=100, height=100)) == 2
 
 
 @given(st.floats(20, 200), st.floats(6, 60), st.floats(-89, 89), st.floats(0.5, 3))

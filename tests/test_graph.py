@@ -65,15 +65,36 @@ def test_a_fused_recogniser_gives_the_best_class_and_its_probability(
     np.testing.assert_allclose(score, wanted.max(axis=2), atol=1e-5)
 
 
-def test_a_fused_detector_keeps_its_map(tmp_path: Path) -> None:
+def test_a_fused_detector_gives_the_logits_of_its_map(tmp_path: Path) -> None:
     model: Model = DetectionModel("tiny", RGB)
     plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
-    recogniser(plain, 17)
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1]),
+        helper.make_node("Sigmoid", ["mean"], ["map"]),
+        helper.make_node("Identity", ["map"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1, "H", "W"])
+    graph = helper.make_graph(nodes, "tiny", [x], [y])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), plain)
     fuse(plain, model, fused)
     image = np.random.default_rng(1).integers(0, 256, (1, 8, 20, 3), np.uint8)
-    np.testing.assert_allclose(
-        run(fused, image)[0], run(plain, plain_input(image, RGB))[0], atol=1e-5
-    )
+    probability = 1 / (1 + np.exp(-run(fused, image)[0]))
+    np.testing.assert_allclose(probability, run(plain, plain_input(image, RGB))[0], atol=1e-5)
+
+
+def test_a_detector_of_another_kind_is_refused(tmp_path: Path) -> None:
+    recogniser(tmp_path / "plain.onnx", 17)
+    with pytest.raises(ModelInvalid, match="ends in Softmax"):
+        fuse(tmp_path / "plain.onnx", DetectionModel("tiny", RGB), tmp_path / "out.onnx")
+
+
+def test_a_dictionary_of_another_size_is_refused(tmp_path: Path) -> None:
+    recogniser(tmp_path / "plain.onnx", 17)
+    model = RecognitionModel("tiny", BGR, 8, 32, tuple("abc"))
+    with pytest.raises(ModelInvalid, match="7 classes, but its inference.yml 3"):
+        fuse(tmp_path / "plain.onnx", model, tmp_path / "out.onnx")
 
 
 def test_another_kind_of_graph_is_refused(tmp_path: Path) -> None:

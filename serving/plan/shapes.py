@@ -13,6 +13,7 @@ from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection
 from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine
+from serving.imaging.resize import size_class
 from serving.parts import Part
 from serving.plan.calibration import Calibration
 from serving.stages.detect import input_size
@@ -48,8 +49,8 @@ def cold_shape_ms(part: Part, graph: Path, spec: EngineSpec) -> float:
     for step in range(3):
         if isinstance(part.model, OrientationModel):
             return 0.0  # one shape, always warmed
-        side = part.model.height if isinstance(part.model, RecognitionModel) else 640 + 32 * step
-        image = np.full((1, side, 640 + 32 * step, 3), 255, np.uint8)
+        side = part.model.height if isinstance(part.model, RecognitionModel) else 640
+        image = np.full((1, side, 320 + 64 * step, 3), 255, np.uint8)
         times = []
         for _ in range(2):
             start = time.perf_counter()
@@ -65,7 +66,7 @@ def _detection(part: Part, calibration: Calibration) -> Shapes:
     assert isinstance(part.module, TextDetection)
     pages = (*_PAPER, *(page.shape[:2] for page in calibration.own_pages))
     sizes = {
-        input_size(part.model, part.module, height, width, DEFAULT_OPTIONS)
+        size_class(*input_size(part.model, part.module, height, width, DEFAULT_OPTIONS))
         for height, width in pages
     }
     return tuple(sorted(sizes))

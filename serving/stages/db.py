@@ -1,4 +1,4 @@
-"""Boxes from a DB detector's probability map.
+"""Boxes from a DB detector's map of logits.
 
 Liao et al., "Real-time Scene Text Detection with Differentiable Binarization" (AAAI 2020), as
 PaddleX's DBPostProcess computes it for quads. Pure functions.
@@ -7,7 +7,7 @@ PaddleX's DBPostProcess computes it for quads. Pure functions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, inf, log
 from typing import Any
 
 import cv2
@@ -34,12 +34,13 @@ class DbParameters:
     score_mode: str = "fast"
 
 
-def quads_from_map(probability: Map, parameters: DbParameters, *, width: int, height: int) -> Quads:
+def quads_from_logits(logits: Map, parameters: DbParameters, *, width: int, height: int) -> Quads:
     """Quads of text lines, (N, 4, 2) int32 in pixels of a page of `width` x `height`.
 
-    probability: (H, W), 0 to 1. Corners run clockwise from the top left.
+    logits: (H, W); their sigmoid is the probability of text. It is taken where it is needed only:
+    over the whole map it costs 5 ms a page. Corners run clockwise from the top left.
     """
-    text = (probability > parameters.thresh).view(np.uint8)
+    text = (logits > _logit(parameters.thresh)).view(np.uint8)
     if parameters.use_dilation:
         text = np.asarray(cv2.dilate(text, np.ones((2, 2), np.uint8)), np.uint8)
     contours, _ = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
@@ -50,11 +51,11 @@ def quads_from_map(probability: Map, parameters: DbParameters, *, width: int, he
             continue
         fast = parameters.score_mode == "fast"
         outline = cv2.boxPoints(((x, y), (w, h), angle)) if fast else contour
-        if _mean_inside(probability, outline.reshape(-1, 2)) >= parameters.box_thresh:
+        if _mean_probability(logits, outline.reshape(-1, 2)) >= parameters.box_thresh:
             rects.append((x, y, w, h, angle))
     if not rects:
         return np.empty((0, 4, 2), np.int32)
-    scale = np.array([width / probability.shape[1], height / probability.shape[0]])
+    scale = np.array([width / logits.shape[1], height / logits.shape[0]])
     corners = unclip(np.array(rects, np.float32), parameters.unclip_ratio)
     return _to_page(order_corners(corners), scale, width, height)
 
@@ -125,15 +126,24 @@ def elongation(quads: Quads) -> npt.NDArray[np.float64]:
     return np.asarray(np.maximum(first, second) / np.maximum(np.minimum(first, second), 1))
 
 
-def _mean_inside(probability: Map, outline: npt.NDArray[Any]) -> float:
-    """Mean of the map inside a polygon (its pixels truncated to integers)."""
-    height, width = probability.shape
+def _logit(probability: float) -> float:
+    if probability in (0.0, 1.0):
+        return inf if probability else -inf
+    return log(probability / (1 - probability))
+
+
+def _mean_probability(logits: Map, outline: npt.NDArray[Any]) -> float:
+    """Mean probability inside a polygon (its pixels truncated to integers)."""
+    height, width = logits.shape
     (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
     left, right = (max(0, min(edge, width - 1)) for edge in (floor(x0), ceil(x1)))
     top, bottom = (max(0, min(edge, height - 1)) for edge in (floor(y0), ceil(y1)))
     mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
     cv2.fillPoly(mask, [(outline - (left, top)).astype(np.int32)], 1)
-    return float(cv2.mean(probability[top : bottom + 1, left : right + 1], mask)[0])
+    halved = np.tanh(
+        logits[top : bottom + 1, left : right + 1] * 0.5
+    )  # a sigmoid is its half + 1/2
+    return 0.5 + 0.5 * float(cv2.mean(halved, mask)[0])
 
 
 def _to_page(

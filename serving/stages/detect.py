@@ -11,8 +11,8 @@ from serving.config.model import DetectionModel
 from serving.config.options import Options, first_set
 from serving.config.pipeline import TextDetection
 from serving.engines.base import Engine
-from serving.imaging.resize import SizeLimit, detection_size, pad_tiny, resize
-from serving.stages.db import DbParameters, Quads, quads_from_map, reading_order
+from serving.imaging.resize import SizeLimit, detection_size, pad, pad_tiny, resize, size_class
+from serving.stages.db import DbParameters, Quads, quads_from_logits, reading_order
 from serving.types import Quad
 
 Image = npt.NDArray[np.uint8]
@@ -30,9 +30,11 @@ class Detector:
         """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order."""
         padded = pad_tiny(page)
         height, width = padded.shape[:2]
-        fitted = resize(padded, *input_size(self.model, self.settings, height, width, options))
-        probability = self.engine.run(fitted[None])[0][0, 0]
-        quads = quads_from_map(probability, self.parameters(options), width=width, height=height)
+        size = input_size(self.model, self.settings, height, width, options)
+        logits = self.engine.run(pad(resize(padded, *size), *size_class(*size))[None])[0][0, 0]
+        quads = quads_from_logits(
+            logits[: size[0], : size[1]], self.parameters(options), width=width, height=height
+        )
         return reading_order(np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32))
 
     def settings_in_force(self, options: Options) -> dict[str, int | float | str]:

@@ -59,13 +59,13 @@ def test_paddlex_own_default_yaml_parses() -> None:
         use_doc_orientation_classify: True
         use_doc_unwarping: True
         SubModules:
-          DocOrientationClassify: {module_name: doc_text_orientation, model_name: X, model_dir: null}
+          DocOrientationClassify: {module_name: doc_text_orientation, model_name: X}
     SubModules:
       TextDetection: {module_name: text_detection, model_name: PP-OCRv6_medium_det, model_dir: null,
         limit_side_len: 64, limit_type: min, max_side_limit: 4000, thresh: 0.3, box_thresh: 0.6,
         unclip_ratio: 1.5}
-      TextLineOrientation: {module_name: textline_orientation, model_name: PP-LCNet_x1_0_textline_ori,
-        model_dir: null, batch_size: 6}
+      TextLineOrientation: {module_name: textline_orientation, model_dir: null, batch_size: 6,
+        model_name: PP-LCNet_x1_0_textline_ori}
       TextRecognition: {module_name: text_recognition, model_name: PP-OCRv6_medium_rec,
         model_dir: null, batch_size: 6, score_thresh: 0.0}
     """

@@ -94,7 +94,7 @@ def test_reading_order_is_rows_then_columns() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=30))
 def test_reading_order_is_the_reference_bubble(points: list[tuple[int, int]]) -> None:
-    """The rule as PaddleX states it: swap with the row's neighbour while that one is right of us."""
+    """The rule as PaddleX states it: swap with the row's neighbour while it is right of us."""
     quads = np.array([quad(x, y) for x, y in points], np.int32).reshape(-1, 4, 2)
     expected = sorted((q.tolist() for q in quads), key=lambda q: (q[0][1], q[0][0]))
     for i in range(len(expected) - 1):

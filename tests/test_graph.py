@@ -93,7 +93,7 @@ def test_a_detector_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_a_dictionary_of_another_size_is_refused(tmp_path: Path) -> None:
     recogniser(tmp_path / "plain.onnx", 17)
     model = RecognitionModel("tiny", BGR, 8, 32, tuple("abc"))
-    with pytest.raises(ModelInvalid, match="7 classes, but its inference.yml 3"):
+    with pytest.raises(ModelInvalid, match=r"7 classes, but its inference\.yml 3"):
         fuse(tmp_path / "plain.onnx", model, tmp_path / "out.onnx")
 
 

@@ -1,4 +1,4 @@
-"""The whole reading on real models: rendered pages, turned pages, lines that depend on nothing else."""
+"""The whole reading on real models: rendered pages, turned pages, lines on their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine plan: keys, trials behind the gate on real models, a file that nothing leaves half done."""
+"""The engine plan: keys, trials behind the gate on real models, nothing left half done."""
 
 from __future__ import annotations
 

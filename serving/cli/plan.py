@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from serving.cli.models import DEFAULT_PIPELINES, models_option
 
 if TYPE_CHECKING:
-    import rich.console
+    from rich.console import Console
     from rich.table import Table
 
     from serving.plan.plan import ModelPlan, Plan, Trial
@@ -31,7 +32,7 @@ def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> N
     from serving.assembly import find_plan
     from serving.config import load_config
 
-    console = Console(width=None if click.get_text_stream("stdout").isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for path in pipelines or DEFAULT_PIPELINES:
         plan = find_plan(load_config(path), models, threads)
         _print_head(console, path, plan)
@@ -40,7 +41,7 @@ def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> N
         console.print(_combination_table(plan))
 
 
-def _print_head(console: rich.console.Console, path: Path, plan: Plan) -> None:
+def _print_head(console: Console, path: Path, plan: Plan) -> None:
     say = console.print
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     gate = ", ".join(f"{name} {value}" for name, value in plan.gate.items())

@@ -44,9 +44,9 @@ def detection_size(height: int, width: int, limit: SizeLimit) -> tuple[int, int]
 def size_class(height: int, width: int) -> tuple[int, int]:
     """The size to which a detector's input is padded, so that engines meet few shapes.
 
-    Both sides go up to a multiple of 64: with pages of at most 960 pixels that is 225 shapes at the
-    very most, and some 20 for pages of any format. The first page of a shape costs an engine as much
-    as two later ones.
+    Both sides go up to a multiple of 64: with pages of at most 960 pixels that is 225 shapes at
+    the very most, and some 20 for pages of any format. The first page of a shape costs an engine
+    as much as two later ones.
     """
     return ceil(height / _CLASS) * _CLASS, ceil(width / _CLASS) * _CLASS
 

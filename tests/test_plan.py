@@ -132,12 +132,12 @@ def test_hpi_config_narrows_and_fixes() -> None:
 
 
 def trial(part: Part, graph: Path, calibration: Calibration, ruined: Path) -> list[str]:
-    """Verdicts of float32 OpenVINO on the graph itself and on a ruined one in its place."""
+    """Verdicts of an engine on the ruined graph and of one on the graph itself."""
     ours = EngineSpec("openvino", streams=2, threads=2)
     spoilt = EngineSpec("onnxruntime", streams=1, threads=2)
     trials = run_trials(
         part,
-        [ours, spoilt],
+        [spoilt, ours],
         gate=Gate(),
         calibration=calibration,
         graph=lambda spec: ruined if spec == spoilt else graph,
@@ -155,7 +155,7 @@ def ruin(graph: Path, target: Path, noise: float) -> None:
     ruined = 0
     for weight in (*model.graph.initializer, *constants):
         values = numpy_helper.to_array(weight)
-        if values.dtype == np.float32 and values.size > 1000:
+        if weight.name != "class_numbers" and values.dtype == np.float32 and values.size > 1000:
             noisy = values + rng.normal(0, noise * values.std(), values.shape).astype(np.float32)
             weight.CopyFrom(numpy_helper.from_array(noisy, weight.name))
             ruined += 1
@@ -175,7 +175,7 @@ def test_the_rendered_set_alone_rejects_a_ruined_model(
     part = found[section]
     graph = Graphs(built).find(part.folder, part.model)
     ruin(graph, tmp_path / "ruined.onnx", noise)
-    assert trial(part, graph, few, tmp_path / "ruined.onnx") == ["chosen", "rejected"]
+    assert trial(part, graph, few, tmp_path / "ruined.onnx") == ["rejected", "chosen"]
 
 
 def test_a_build_killed_at_any_point_leaves_the_old_plan(

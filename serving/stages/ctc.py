@@ -17,9 +17,10 @@ def decode(
 ) -> tuple[str, float]:
     """Drop repeats and blanks; the score is the mean probability of the characters kept.
 
-    index: (T,) class per step, 0 is the blank. score: (T,) its probability. No character: 0.0.
+    index: (T,) class per step, 0 is the blank; one past the last class means that the engine gave
+    no number, and counts as blank. score: (T,) its probability. No character: 0.0.
     """
-    kept = index != 0
+    kept = (index != 0) & (index < len(characters))
     kept[1:] &= index[1:] != index[:-1]
     if not kept.any():
         return "", 0.0

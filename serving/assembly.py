@@ -8,12 +8,11 @@ from serving.config.pipeline import PipelineConfig, load_config
 from serving.config.supported import check_supported
 from serving.engines.factory import open_engine
 from serving.machine import usable_cores
-from serving.parts import assemble, parts
+from serving.parts import assemble
 from serving.pipeline import Pipeline
-from serving.plan.build import plan_key
-from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
 from serving.plan.plan import Plan, load_plan
+from serving.plan.subject import Subject, subject
 
 
 def open_pipeline(
@@ -25,14 +24,14 @@ def open_pipeline(
     Raises ConfigError, ModelError, PlanError (not built for this) and EngineError.
     """
     config = load_config(yaml)
-    plan = find_plan(config, models, threads)
+    about = _subject(config, models, threads)
+    plan = load_plan(models, about.key, pipeline=config.source)
     graphs = Graphs(models)
-    found = {part.section: part for part in parts(config, models)}
     engines = {
         section: open_engine(graphs.find(part.folder, part.model), plan.models[section].choice)
-        for section, part in found.items()
+        for section, part in about.parts.items()
     }
-    pipeline = assemble(config, found, engines, plan.cores)
+    pipeline = assemble(config, about.parts, engines, plan.cores)
     pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
     return pipeline
 
@@ -42,10 +41,10 @@ def find_plan(config: PipelineConfig, models: Path, threads: int | None = None) 
 
     Raises ConfigError, ModelError and PlanError, which names the command that makes one.
     """
+    about = _subject(config, models, threads)
+    return load_plan(models, about.key, pipeline=config.source)
+
+
+def _subject(config: PipelineConfig, models: Path, threads: int | None) -> Subject:
     check_supported(config)
-    cores = threads or usable_cores()
-    found = {part.section: part for part in parts(config, models)}
-    specs = {
-        section: candidates(config.hpi(part.module), cores=cores) for section, part in found.items()
-    }
-    return load_plan(models, plan_key(config, found, specs, cores), pipeline=config.source)
+    return subject(config, models, threads or usable_cores())

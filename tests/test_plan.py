@@ -24,11 +24,11 @@ from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import usable_cores
 from serving.parts import Part, parts
-from serving.plan.build import Builder, plan_key
+from serving.plan.build import Builder
 from serving.plan.calibration import Calibration, calibration_set
 from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
-from serving.plan.keys import engine_words, key
+from serving.plan.keys import key, model_words, plan_key
 from serving.plan.plan import load_plan
 from serving.plan.trials import run_trials
 from serving.store.progress import Quiet
@@ -86,22 +86,26 @@ def test_a_second_build_makes_nothing(config: PipelineConfig, built: Path) -> No
 
 
 def test_a_key_changes_with_what_it_depends_on(
-    found: dict[str, Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: PipelineConfig, found: dict[str, Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part, spec = found["TextRecognition"], EngineSpec("openvino", streams=1, threads=2)
-    base = key(engine_words(part, spec))
-    assert key(engine_words(part, spec)) == base
-    assert key(engine_words(part, dataclasses.replace(spec, precision="bfloat16"))) != base
+
+    def keyed(part: Part, spec: EngineSpec) -> str:
+        return key(model_words(part, [spec], config))
+
+    base = keyed(part, spec)
+    assert keyed(part, spec) == base
+    assert keyed(part, dataclasses.replace(spec, precision="bfloat16")) != base
     changed = tmp_path / part.folder.name
     changed.mkdir()
     for path in part.folder.iterdir():
         (changed / path.name).write_bytes(path.read_bytes())
-    assert key(engine_words(dataclasses.replace(part, folder=changed), spec)) == base
+    assert keyed(dataclasses.replace(part, folder=changed), spec) == base
     with next(changed.glob("inference.*params")).open("ab") as file:
         file.write(b"!")
-    assert key(engine_words(dataclasses.replace(part, folder=changed), spec)) != base
+    assert keyed(dataclasses.replace(part, folder=changed), spec) != base
     monkeypatch.setattr("serving.plan.keys.version", lambda backend: "0.0")
-    assert key(engine_words(part, spec)) != base
+    assert keyed(part, spec) != base
 
 
 def test_another_gate_or_number_of_cores_is_another_plan(

@@ -28,15 +28,7 @@ def judge_detection(
     boxes = [float(overlap.truth + overlap.read) for overlap in overlaps]
     if not sum(boxes):
         return Verdict(False, "the reference finds no text on the calibration set")
-    figures = {
-        "h_mean": sum(hits) / sum(boxes),
-        "h_mean_bound": bootstrap_bound(hits, boxes, "lower"),
-    }
-    if figures["h_mean_bound"] < gate.h_mean:
-        return Verdict(
-            False, f"H-mean {_pair(figures, 'h_mean')} is under {gate.h_mean:.3f}", figures
-        )
-    return Verdict(True, figures=figures)
+    return _at_least(gate.h_mean, "h_mean", "H-mean", hits, boxes)
 
 
 def judge_recognition(
@@ -75,15 +67,19 @@ def judge_recognition(
 def judge_orientation(gate: Gate, reference: Sequence[bool], found: Sequence[bool]) -> Verdict:
     """Share of lines turned alike, by its lower 95 % bound, against the detector's H-mean bound."""
     alike = [float(a == b) for a, b in zip(reference, found, strict=True)]
-    ones = [1.0] * len(alike)
+    return _at_least(gate.h_mean, "agreement", "agreement", alike, [1.0] * len(alike))
+
+
+def _at_least(
+    limit: float, name: str, words: str, parts: Sequence[float], wholes: Sequence[float]
+) -> Verdict:
+    """Hold the lower bound of sum(parts) / sum(wholes) against a limit."""
     figures = {
-        "agreement": sum(alike) / len(alike),
-        "agreement_bound": bootstrap_bound(alike, ones, "lower"),
+        name: sum(parts) / sum(wholes),
+        f"{name}_bound": bootstrap_bound(parts, wholes, "lower"),
     }
-    if figures["agreement_bound"] < gate.h_mean:
-        return Verdict(
-            False, f"agreement {_pair(figures, 'agreement')} is under {gate.h_mean:.3f}", figures
-        )
+    if figures[f"{name}_bound"] < limit:
+        return Verdict(False, f"{words} {_pair(figures, name)} is under {limit:.3f}", figures)
     return Verdict(True, figures=figures)
 
 

@@ -7,21 +7,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
-from serving.parts import Part, parts
+from serving.parts import Part
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
-from serving.plan.candidates import candidates, version
+from serving.plan.candidates import version
 from serving.plan.combine import measure_combinations
 from serving.plan.graphs import Graphs
-from serving.plan.keys import OBJECTIVE, key, machine, model_words, plan_words
+from serving.plan.keys import OBJECTIVE, key, machine, model_words
 from serving.plan.plan import ModelPlan, Plan, Trial, load_plan
 from serving.plan.shapes import cold_shape_ms, hot_shapes
+from serving.plan.subject import Subject, subject
 from serving.plan.trials import run_trials
 from serving.store import Progress
 from serving.store.disk import write_whole
@@ -48,24 +48,19 @@ class Builder:
 
         Raises ConfigError, ModelError, EngineError and PlanError.
         """
-        found = {part.section: part for part in parts(config, self.models)}
-        specs = {
-            section: candidates(config.hpi(part.module), cores=self.cores)
-            for section, part in found.items()
-        }
-        name = plan_key(config, found, specs, self.cores)
+        about = subject(config, self.models, self.cores)
         wanted = calibration_hash(self.own_images)
         engines = self.models / "engines"
         engines.mkdir(parents=True, exist_ok=True)
         with FileLock(engines / ".build.lock"):
-            graphs = self._graphs(found)
+            graphs = self._graphs(about.parts)
             try:
-                plan = load_plan(self.models, name, pipeline=config.source)
+                plan = load_plan(self.models, about.key, pipeline=config.source)
                 if plan.calibration["hash"] == wanted:
                     return plan, False
             except PlanError:
                 pass
-            plan = self._make(config, name, found, specs, graphs)
+            plan = self._make(about, graphs)
             plan.save(self.models)
         return plan, True
 
@@ -76,14 +71,8 @@ class Builder:
             for section, part in found.items()
         }
 
-    def _make(
-        self,
-        config: PipelineConfig,
-        name: str,
-        found: Mapping[str, Part],
-        specs: Mapping[str, list[EngineSpec]],
-        graphs: Mapping[str, Path],
-    ) -> Plan:
+    def _make(self, about: Subject, graphs: Mapping[str, Path]) -> Plan:
+        config, found, specs = about.config, about.parts, about.specs
         self.progress.say("rendering the calibration set")
         calibration = calibration_set(self.own_images)
         trials = {
@@ -99,7 +88,7 @@ class Builder:
         self.progress.say("measuring what a cold shape costs")
         backends = {spec.backend for listed in specs.values() for spec in listed}
         return Plan(
-            key=name,
+            key=about.key,
             pipeline=config.source,
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             cores=self.cores,
@@ -137,7 +126,7 @@ class Builder:
         words = {**model_words(part, specs, config), "calibration": calibration.hash}
         path = self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
         if path.is_file():
-            return [_trial(item) for item in json.loads(path.read_text(encoding="utf-8"))]
+            return [Trial.from_plain(item) for item in json.loads(path.read_text(encoding="utf-8"))]
         trials = run_trials(
             part,
             specs,
@@ -150,17 +139,6 @@ class Builder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return trials
-
-
-def plan_key(
-    config: PipelineConfig,
-    found: Mapping[str, Part],
-    specs: Mapping[str, list[EngineSpec]],
-    cores: int,
-) -> str:
-    """The key under which a pipeline's plan is kept."""
-    models = {section: model_words(part, specs[section], config) for section, part in found.items()}
-    return key(plan_words(config, models, cores))
 
 
 def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
@@ -194,7 +172,3 @@ def _marked(trials: list[Trial], choice: EngineSpec) -> tuple[Trial, ...]:
         )
         for trial in trials
     )
-
-
-def _trial(item: dict[str, Any]) -> Trial:
-    return Trial(**{**item, "spec": EngineSpec(**item["spec"])})

@@ -29,35 +29,29 @@ def machine() -> dict[str, Any]:
     return {"cpu": cpu_name(), "architecture": platform.machine(), "flags": flags}
 
 
-def engine_words(part: Part, spec: EngineSpec) -> dict[str, Any]:
-    """All that an engine's speed and reading depend on."""
+def model_words(part: Part, specs: Sequence[EngineSpec], config: PipelineConfig) -> dict[str, Any]:
+    """What a model's trials depend on: the model, its candidates, the gate, what the YAML says."""
     return {
         "model": part.model.name,
         "files": digest(part.folder),
         "graph": VARIANT,
-        "backend": spec.backend,
-        "backend_version": version(spec.backend),
         "device": machine(),
-        "spec": spec.describe(),
-    }
-
-
-def model_words(part: Part, specs: Sequence[EngineSpec], config: PipelineConfig) -> dict[str, Any]:
-    """What a model's trials depend on: its candidates, the gate and what the YAML says of it."""
-    module = part.module.model_dump(mode="json", exclude={"model_dir", "hpi_config"})
-    return {
-        "engines": [engine_words(part, spec) for spec in specs],
+        "engines": [{"version": version(spec.backend), **spec.describe()} for spec in specs],
         "gate": config.gate.model_dump(),
-        "module": module,
+        "module": part.module.model_dump(mode="json", exclude={"model_dir", "hpi_config"}),
         "objective": OBJECTIVE,
     }
 
 
-def plan_words(
-    config: PipelineConfig, models: Mapping[str, Mapping[str, Any]], cores: int
-) -> dict[str, Any]:
-    """What a pipeline's plan depends on, beside the calibration set that the plan itself names."""
-    return {"models": dict(models), "cores": cores, "objective": OBJECTIVE}
+def plan_key(
+    config: PipelineConfig,
+    found: Mapping[str, Part],
+    specs: Mapping[str, Sequence[EngineSpec]],
+    cores: int,
+) -> str:
+    """The key of a pipeline's plan; the plan itself names its calibration set."""
+    models = {section: model_words(part, specs[section], config) for section, part in found.items()}
+    return key({"models": models, "cores": cores, "objective": OBJECTIVE})
 
 
 def key(words: Mapping[str, Any]) -> str:

@@ -27,6 +27,11 @@ class Trial:
     figures: dict[str, float] = field(default_factory=dict)
     reason: str = ""
 
+    @classmethod
+    def from_plain(cls, item: Mapping[str, Any]) -> Trial:
+        """The trial that `dataclasses.asdict` made plain."""
+        return cls(**{**item, "spec": EngineSpec(**item["spec"])})
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
@@ -100,10 +105,7 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         section: ModelPlan(
             **{
                 **item,
-                "trials": tuple(
-                    Trial(**{**trial, "spec": EngineSpec(**trial["spec"])})
-                    for trial in item["trials"]
-                ),
+                "trials": tuple(Trial.from_plain(trial) for trial in item["trials"]),
                 "choice": EngineSpec(**item["choice"]),
                 "hot_shapes": tuple((height, width) for height, width in item["hot_shapes"]),
             }

@@ -1,0 +1,33 @@
+"""What a plan is for: a pipeline's models, the engines they may run on, the cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.config.pipeline import PipelineConfig
+from serving.engines.base import EngineSpec
+from serving.parts import Part, parts
+from serving.plan.candidates import candidates
+from serving.plan.keys import plan_key
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """By section of the YAML: the models and their candidates. `key` names the plan for it."""
+
+    config: PipelineConfig
+    parts: Mapping[str, Part]
+    specs: Mapping[str, list[EngineSpec]]
+    cores: int
+    key: str
+
+
+def subject(config: PipelineConfig, models: Path, cores: int) -> Subject:
+    """Read the models' folders, once. Raises ConfigError, ModelMissing and ModelInvalid."""
+    found = {part.section: part for part in parts(config, models)}
+    specs = {
+        section: candidates(config.hpi(part.module), cores=cores) for section, part in found.items()
+    }
+    return Subject(config, found, specs, cores, plan_key(config, found, specs, cores))

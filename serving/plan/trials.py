@@ -46,39 +46,25 @@ def run_trials(
     say(f"{part.model.name}: what float32 ONNX Runtime reads")
     with closing(bench_of(part, _open(graph, reference_spec), calibration)) as oracle:
         reference = oracle.answers()
-    judged: dict[str, Verdict] = {}
+    judge = _Judge(gate, calibration, reference)
     trials: list[Trial] = []
     racing: dict[int, Bench] = {}  # by place in `trials`
-    quickest: tuple[float, EngineSpec] | None = None
+    quickest: Trial | None = None
     try:
         for spec in specs:
             say(f"{part.model.name}: trying {spec}")
             try:
                 bench = bench_of(part, _open(graph, spec), calibration)
-                bench.warm()
-                spent = milliseconds(bench.work)
-                if quickest is not None and spent > SLOWER * quickest[0]:
-                    bench.close()
-                    reason = f"not judged: slower than {quickest[1]}"
-                    trials.append(Trial(spec, "slower", round(spent, 3), reason=reason))
-                    continue
-                arithmetic = f"{spec.backend} {spec.precision} {dict(spec.options)}"
-                if arithmetic not in judged:
-                    judged[arithmetic] = _judge(bench, gate, calibration, reference)
             except EngineError as error:
                 trials.append(Trial(spec, "failed", reason=str(error)))
                 continue
-            verdict = judged[arithmetic]
-            if not verdict.accepted:
+            trial = _tried(bench, judge, quickest)
+            if trial.verdict == "accepted":
+                racing[len(trials)] = bench
+                quickest = min((quickest or trial, trial), key=_ms)
+            else:
                 bench.close()
-                trials.append(
-                    Trial(spec, "rejected", round(spent, 3), verdict.figures, verdict.reason)
-                )
-                continue
-            racing[len(trials)] = bench
-            trials.append(Trial(spec, "accepted", figures=verdict.figures))
-            if quickest is None or spent < quickest[0]:
-                quickest = spent, spec
+            trials.append(trial)
         return _timed(trials, racing, part, say)
     finally:
         for raced in racing.values():
@@ -89,10 +75,45 @@ def _open(graph: OpenGraph, spec: EngineSpec) -> Engine:
     return open_engine(graph(spec), spec)
 
 
-def _judge(bench: Bench, gate: Gate, calibration: Calibration, reference: list[Any]) -> Verdict:
-    if gate.float32_only and bench.engine.spec.precision != "float32":
-        return Verdict(False, "the gate allows float32 arithmetic only")
-    return bench.judge(gate, calibration, reference, bench.answers())
+def _tried(bench: Bench, judge: _Judge, quickest: Trial | None) -> Trial:
+    """One candidate: timed once against the quickest simpler one, then judged."""
+    spec = bench.engine.spec
+    try:
+        bench.warm()
+        spent = round(milliseconds(bench.work), 3)
+        if quickest is not None and spent > SLOWER * _ms(quickest):
+            reason = f"not judged: slower than {quickest.spec}"
+            return Trial(spec, "slower", spent, reason=reason)
+        verdict = judge(bench)
+    except EngineError as error:
+        return Trial(spec, "failed", reason=str(error))
+    word = "accepted" if verdict.accepted else "rejected"
+    return Trial(spec, word, spent, verdict.figures, verdict.reason)
+
+
+def _ms(trial: Trial) -> float:
+    assert trial.ms is not None
+    return trial.ms
+
+
+class _Judge:
+    """The gate's verdict on a bench's engine; streams share the arithmetic and so the verdict."""
+
+    def __init__(self, gate: Gate, calibration: Calibration, reference: list[Any]) -> None:
+        self._gate, self._calibration, self._reference = gate, calibration, reference
+        self._verdicts: dict[tuple[str, ...], Verdict] = {}
+
+    def __call__(self, bench: Bench) -> Verdict:
+        spec = bench.engine.spec
+        arithmetic = (spec.backend, spec.precision, str(dict(spec.options)))
+        if arithmetic not in self._verdicts:
+            self._verdicts[arithmetic] = self._judge(bench)
+        return self._verdicts[arithmetic]
+
+    def _judge(self, bench: Bench) -> Verdict:
+        if self._gate.float32_only and bench.engine.spec.precision != "float32":
+            return Verdict(False, "the gate allows float32 arithmetic only")
+        return bench.judge(self._gate, self._calibration, self._reference, bench.answers())
 
 
 def _timed(trials: list[Trial], racing: Mapping[int, Bench], part: Part, say: Say) -> list[Trial]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from serving.config.model import DetectionModel, Model, load_model
+from serving.config.model import DetectionModel, Model, RecognitionModel, load_model
 from serving.errors import ModelInvalid
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -32,7 +32,7 @@ def probe_inputs(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
         if model.image_shape is not None:
             sizes = [(1, *model.image_shape)]
     else:
-        wider = model.width if hasattr(model, "turned") else model.width + 96
+        wider = model.width + (96 if isinstance(model, RecognitionModel) else 0)
         sizes = [(1, model.height, model.width), (2, model.height, wider)]
     return {f"input{i}": _batch(model, *size) for i, size in enumerate(sizes)}
 

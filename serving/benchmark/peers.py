@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import yaml
 
 from serving.benchmark.contender import Spec
 from serving.config.model import DetectionModel, RecognitionModel
+from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection, TextRecognition, load_config
 from serving.convert import needs_conversion, onnx_graph
 from serving.errors import PlanError
 from serving.parts import Part, parts
+from serving.stages.detect import db_parameters, size_limit
 
 _OURS = {"enable_hpi", "use_hpip", "hpi_config", "engine", "engine_config"}
 """Keys that choose an engine: the benchmark chooses PaddleX's."""
@@ -72,18 +75,14 @@ def _detection(part: Part, model: DetectionModel) -> dict[str, Any]:
     """The values in force for detection: the YAML's, or where it has none, the model's."""
     module = part.module
     assert isinstance(module, TextDetection)
+    limit = size_limit(model, module, DEFAULT_OPTIONS)
     return {
-        "Det.limit_side_len": module.limit_side_len or model.limit_side_len,
-        "Det.limit_type": module.limit_type or model.limit_type,
-        "Det.thresh": model.thresh if module.thresh is None else module.thresh,
-        "Det.box_thresh": model.box_thresh if module.box_thresh is None else module.box_thresh,
-        "Det.unclip_ratio": module.unclip_ratio or model.unclip_ratio,
-        "Det.max_candidates": model.max_candidates,
-        "Det.use_dilation": model.use_dilation,
-        "Det.score_mode": model.score_mode,
+        "Det.limit_side_len": limit.side,
+        "Det.limit_type": limit.kind,
+        **{f"Det.{k}": v for k, v in asdict(db_parameters(model, module, DEFAULT_OPTIONS)).items()},
         "Det.mean": list(model.normalisation.mean),
         "Det.std": list(model.normalisation.std),
-        "Global.max_side_len": module.max_side_limit,
+        "Global.max_side_len": limit.longest,
     }
 
 
@@ -95,7 +94,6 @@ def _characters(model: RecognitionModel) -> tuple[str, ...]:
 
 def _graphs(pipeline: Path, models: Path) -> Iterator[tuple[Part, Path]]:
     """Detection and recognition with their plain ONNX files."""
-
     engines = models / "engines"
     for part in parts(load_config(pipeline), models):
         if isinstance(part.model, DetectionModel | RecognitionModel):

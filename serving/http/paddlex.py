@@ -15,7 +15,7 @@ from serving.config.options import Options
 from serving.errors import BadRequest
 from serving.http.pictures import jpeg
 from serving.http.service import Reading
-from serving.http.uploads import Base64
+from serving.http.uploads import Base64, first_finding
 from serving.imaging.draw import draw
 from serving.imaging.sniff import sniff
 from serving.results import paddlex_result
@@ -63,7 +63,7 @@ class InferRequest(BaseModel):
                 return_word_box=self.returnWordBox,
             )
         except ValidationError as error:
-            raise _bad(error) from None
+            raise BadRequest(first_finding(error)) from None
 
 
 def parse_infer(body: bytes) -> InferRequest:
@@ -71,13 +71,7 @@ def parse_infer(body: bytes) -> InferRequest:
     try:
         return InferRequest.model_validate_json(body)
     except ValidationError as error:
-        raise _bad(error) from None
-
-
-def _bad(error: ValidationError) -> BadRequest:
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "JSON"
-    return BadRequest(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+        raise BadRequest(first_finding(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

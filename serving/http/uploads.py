@@ -71,9 +71,7 @@ def _multipart(body: Body, boundary: str, max_images: int) -> list[bytes]:
         ) from None
     except (ValueError, UnicodeError) as error:
         raise BadRequest(f"the multipart body is malformed: {error}") from None
-    fields, files = cast(
-        tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]], parsed
-    )
+    fields, files = cast(_Form, parsed)
     for name, _ in fields:
         if name in _FIELDS:
             raise BadRequest(f"the field {name} is text, not a file; {_WAYS}")
@@ -134,16 +132,20 @@ class JsonBody(BaseModel):
         return [self.image] if self.image is not None else list(self.images or ())
 
 
+def first_finding(error: ValidationError) -> str:
+    """What is wrong first, and where. Never the input itself: a picture, or the caller's text."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "JSON"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+
+
 def _json(data: bytes) -> list[bytes]:
     try:
         documents = JsonBody.model_validate_json(data).documents()
     except ValidationError as error:
-        # Never the input itself: it is a picture, or the caller's text.
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        index = next((part for part in first["loc"] if isinstance(part, int)), None)
-        raise BadRequest(f"{where or 'JSON'}: {message}; {_WAYS}", index=index) from None
+        where = error.errors(include_input=False, include_url=False)[0]["loc"]
+        index = next((part for part in where if isinstance(part, int)), None)
+        raise BadRequest(f"{first_finding(error)}; {_WAYS}", index=index) from None
     if not documents:
         raise BadRequest(f"images: the list is empty; {_WAYS}")
     return documents

@@ -33,13 +33,19 @@ class Detector:
         size = input_size(self.model, self.settings, height, width, options)
         logits = self.engine.run(pad(resize(padded, *size), *size_class(*size))[None])[0][0, 0]
         quads = quads_from_logits(
-            logits[: size[0], : size[1]], self.parameters(options), width=width, height=height
+            logits[: size[0], : size[1]],
+            db_parameters(self.model, self.settings, options),
+            width=width,
+            height=height,
         )
         return reading_order(np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32))
 
     def settings_in_force(self, options: Options) -> dict[str, int | float | str]:
         """The request's `text_det_params`, in PaddleX's own words."""
-        limit, parameters = size_limit(self.model, self.settings, options), self.parameters(options)
+        limit, parameters = (
+            size_limit(self.model, self.settings, options),
+            db_parameters(self.model, self.settings, options),
+        )
         return {
             "limit_side_len": limit.side,
             "limit_type": limit.kind,
@@ -48,20 +54,6 @@ class Detector:
             "box_thresh": parameters.box_thresh,
             "unclip_ratio": parameters.unclip_ratio,
         }
-
-    def parameters(self, options: Options) -> DbParameters:
-        """The request's thresholds, else the pipeline's, else the model's own."""
-        asked, settings, model = options, self.settings, self.model
-        return DbParameters(
-            thresh=first_set(asked.text_det_thresh, settings.thresh, model.thresh),
-            box_thresh=first_set(asked.text_det_box_thresh, settings.box_thresh, model.box_thresh),
-            unclip_ratio=first_set(
-                asked.text_det_unclip_ratio, settings.unclip_ratio, model.unclip_ratio
-            ),
-            max_candidates=model.max_candidates,
-            use_dilation=model.use_dilation,
-            score_mode=model.score_mode,
-        )
 
 
 def input_size(
@@ -86,6 +78,20 @@ def size_limit(model: DetectionModel, settings: TextDetection, asked: Options) -
         ),
         kind=first_set(asked.text_det_limit_type, settings.limit_type, model.limit_type),
         longest=first_set(asked.text_det_max_side_limit, settings.max_side_limit),
+    )
+
+
+def db_parameters(model: DetectionModel, settings: TextDetection, asked: Options) -> DbParameters:
+    """The request's thresholds, else the pipeline's, else the model's own."""
+    return DbParameters(
+        thresh=first_set(asked.text_det_thresh, settings.thresh, model.thresh),
+        box_thresh=first_set(asked.text_det_box_thresh, settings.box_thresh, model.box_thresh),
+        unclip_ratio=first_set(
+            asked.text_det_unclip_ratio, settings.unclip_ratio, model.unclip_ratio
+        ),
+        max_candidates=model.max_candidates,
+        use_dilation=model.use_dilation,
+        score_mode=model.score_mode,
     )
 
 

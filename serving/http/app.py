@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from importlib.metadata import version
+
 from flask.json.provider import DefaultJSONProvider
+from flask_openapi3 import Info, OpenAPI
 
 from serving.http import context, errors
 from serving.http.body import BodyGuard
@@ -20,7 +22,7 @@ class _Json(DefaultJSONProvider):
     compact = True
 
 
-class App(Flask):
+class App(OpenAPI):
     """The app, and the service to close when its worker ends."""
 
     json_provider_class = _Json
@@ -34,13 +36,20 @@ def create_app(settings: Settings, pipelines: Registry, places: Places | None = 
     places: shared by all workers, made before the fork; without it, this worker's own.
     Close `app.service` at the end.
     """
-    app = App("serving.http", static_folder=None)
+    app = App(
+        "serving.http",
+        info=Info(title="paddleocr-hpi-serving", version=version("paddleocr-hpi-serving")),
+        doc_ui=False,
+        # The library adds its own answer where this one is not described, and every route has it.
+        validation_error_status=500,
+        static_folder=None,
+    )
     app.url_map.strict_slashes = False
     app.service = Service(settings, pipelines, places or Places(settings.places))
     app.extensions["ocr"] = app.service
     context.register(app)
     errors.register(app)
     for blueprint in BLUEPRINTS:
-        app.register_blueprint(blueprint)
+        app.register_api(blueprint)
     app.wsgi_app = BodyGuard(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app

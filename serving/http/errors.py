@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NotRequired
 
 from flask import Flask, Response, current_app, g, request
+from typing_extensions import TypedDict
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from serving.errors import (
@@ -19,7 +20,7 @@ from serving.errors import (
     Undecodable,
     UnsupportedMedia,
 )
-from serving.http.context import json_response
+from serving.http.context import described, json_response
 from serving.http.logs import note
 
 _LOG = logging.getLogger("serving.http")
@@ -43,6 +44,24 @@ _CODES = dict(TABLE.values()) | {
 
 CLIENT_GONE = 499
 """As nginx logs a caller that hung up; nobody reads the answer."""
+
+
+@described
+class ErrorDetail(TypedDict):
+    """What is wrong."""
+
+    code: str
+    message: str
+    request_id: str
+    index: NotRequired[int]
+    """Which of several images is at fault."""
+
+
+@described
+class ErrorAnswer(TypedDict):
+    """The one form in which errors are told."""
+
+    error: ErrorDetail
 
 
 def register(app: Flask) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Annotated
 
+from annotated_types import Len
 from flask import Response
+from typing_extensions import TypedDict
 from werkzeug.datastructures import MIMEAccept
 
-from serving.http.context import json_response
+from serving.http.context import described, json_response
+from serving.http.paddlex import InferAnswer
 from serving.http.query import Format
 from serving.http.reading import total_timing
+from serving.http.registry import ModelAnswer
 from serving.http.service import Reading
 from serving.types import Line
 
@@ -20,15 +24,21 @@ _BY_TYPE: dict[str, Format] = {
 }
 
 
+Corner = Annotated[list[int], Len(2, 2)]
+"""[x, y]"""
+
+
+@described
 class LineAnswer(TypedDict):
     """One line of text."""
 
     data: str
     score: float
-    box: list[list[int]]
+    box: Annotated[list[Corner], Len(4, 4)]
     """Four corners, clockwise from the line's own top left, pixels of the upright image."""
 
 
+@described
 class PlacedLine(LineAnswer):
     """One line of the default answer, with where it was found."""
 
@@ -36,6 +46,7 @@ class PlacedLine(LineAnswer):
     image: int
 
 
+@described
 class PageAnswer(TypedDict):
     """One page of `format=pages`."""
 
@@ -48,6 +59,7 @@ class PageAnswer(TypedDict):
     """Milliseconds by stage."""
 
 
+@described
 class PagesAnswer(TypedDict):
     """The answer of `format=pages`."""
 
@@ -55,7 +67,16 @@ class PagesAnswer(TypedDict):
     pages: list[PageAnswer]
     timing: dict[str, float]
     """Milliseconds by stage, all pages together."""
-    engine: Any
+    engine: dict[str, ModelAnswer]
+    """What read it, by section of the pipeline's YAML."""
+
+
+ANSWERS = {
+    "application/json": list[PlacedLine] | PagesAnswer | InferAnswer,
+    "text/plain": str,
+    "image/png": bytes,
+}
+"""What the answers are, by media type."""
 
 
 def chosen(asked: Format | None, accept: MIMEAccept) -> Format:
@@ -76,7 +97,7 @@ def lines(readings: list[Reading]) -> Response:
     return json_response(answer)
 
 
-def pages(readings: list[Reading], *, request_id: str, engine: Any) -> Response:
+def pages(readings: list[Reading], *, request_id: str, engine: dict[str, ModelAnswer]) -> Response:
     """An object with every page's size, lines and timing."""
     answers = [
         PageAnswer(

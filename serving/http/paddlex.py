@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import TypedDict
 
 from serving.config.options import Options
 from serving.errors import BadRequest
+from serving.http.context import described
+from serving.http.errors import ErrorAnswer
 from serving.http.pictures import jpeg
 from serving.http.service import Reading
 from serving.http.uploads import Base64, first_finding
@@ -66,6 +69,53 @@ class InferRequest(BaseModel):
             raise BadRequest(first_finding(error)) from None
 
 
+@described
+class OcrResult(TypedDict):
+    """One page."""
+
+    prunedResult: dict[str, Any]
+    """What PaddleX's result has: dt_polys, rec_texts, rec_scores, rec_boxes, ..."""
+    ocrImage: NotRequired[str]
+    """The page with its boxes drawn, JPEG in base64."""
+    inputImage: NotRequired[str]
+
+
+@described
+class InferResult(TypedDict):
+    """All pages of a document."""
+
+    ocrResults: list[OcrResult]
+    dataInfo: dict[str, Any]
+
+
+@described
+class InferAnswer(TypedDict):
+    """What PaddleX's serving returns."""
+
+    logId: str
+    result: InferResult
+    errorCode: Literal[0]
+    errorMsg: str
+
+
+@described
+class InferError(ErrorAnswer):
+    """An error in both forms."""
+
+    logId: str
+    errorCode: int
+    errorMsg: str
+
+
+@described
+class HealthAnswer(TypedDict):
+    """PaddleX's own health check."""
+
+    logId: str
+    errorCode: Literal[0]
+    errorMsg: str
+
+
 def parse_infer(body: bytes) -> InferRequest:
     """Check the body of `POST /ocr`. Raises BadRequest."""
     try:
@@ -93,13 +143,13 @@ def _base64(image: npt.NDArray[np.uint8]) -> str:
 
 def answer(
     document: bytes, readings: Sequence[Reading], settings: Mapping[str, Any], log_id: str
-) -> dict[str, Any]:
+) -> InferAnswer:
     """The body that PaddleX's serving returns for one document."""
     results = []
     for reading in readings:
         pruned = paddlex_result(reading.page, settings, None, None)
         del pruned["input_path"], pruned["page_index"]
-        result: dict[str, Any] = {"prunedResult": pruned}
+        result: OcrResult = {"prunedResult": pruned}
         if isinstance(reading.picture, Pictures):
             result |= {"ocrImage": reading.picture.drawn, "inputImage": reading.picture.page}
         results.append(result)

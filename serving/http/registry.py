@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypedDict
 from werkzeug.exceptions import NotFound
 
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.errors import NotReady
+from serving.http.context import described
 from serving.types import Page
+
+
+@described
+class EngineAnswer(TypedDict):
+    """What a model runs on."""
+
+    backend: str
+    precision: NotRequired[str]
+    streams: NotRequired[int]
+    """Calls that run side by side."""
+    threads: NotRequired[int]
+    """Threads of all streams together."""
+    options: NotRequired[dict[str, Any]]
+    """Settings in the backend's own words."""
+
+
+@described
+class ModelAnswer(TypedDict):
+    """One model and the engine in force."""
+
+    model: str
+    engine: EngineAnswer
+
+
+@described
+class PipelineAnswer(TypedDict):
+    """One pipeline that is served."""
+
+    name: str
+    url: str
+    ready: bool
+    models: NotRequired[dict[str, ModelAnswer]]
+    """By section of the pipeline's YAML, once loaded."""
+
+
+@described
+class PipelinesAnswer(TypedDict):
+    """What is served here."""
+
+    pipelines: list[PipelineAnswer]
 
 
 class Reader(Protocol):
@@ -23,7 +65,7 @@ class Reader(Protocol):
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """What is in force for a request, in PaddleX's own words."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, ModelAnswer]:
         """Models and engines, as plain values."""
 
     def close(self) -> None:
@@ -63,17 +105,16 @@ class Registry:
         """Names of the pipelines that have not answered yet."""
         return [name for name in self.names if name not in self._readers]
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[PipelineAnswer]:
         """Every pipeline: its name, address and, once loaded, its models and engines."""
-        return [
-            {
-                "name": name,
-                "url": f"/ocr/v1/{name}",
-                "ready": name in self._readers,
-                **({"models": self._readers[name].describe()} if name in self._readers else {}),
-            }
-            for name in self.names
-        ]
+        return [self._describe(name) for name in self.names]
+
+    def _describe(self, name: str) -> PipelineAnswer:
+        reader = self._readers.get(name)
+        told = PipelineAnswer(name=name, url=f"/ocr/v1/{name}", ready=reader is not None)
+        if reader is not None:
+            told["models"] = reader.describe()
+        return told
 
     def close(self) -> None:
         """Close every pipeline that was loaded."""

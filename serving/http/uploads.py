@@ -7,7 +7,15 @@ import binascii
 import io
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from annotated_types import Len
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
@@ -18,8 +26,23 @@ from serving.http.body import Body
 
 _Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]]
 
-_FIELDS = ("image", "file")
+
+class FormBody(BaseModel):
+    """`multipart/form-data`: files in either field, in the order in which they are sent."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"anyOf": [{"required": ["image"]}, {"required": ["file"]}]},
+    )
+
+    image: list[bytes] = Field(default_factory=list)
+    file: list[bytes] = Field(default_factory=list)
+
+
+_FIELDS = tuple(FormBody.model_fields)
 _RAW = ("application/pdf", "application/octet-stream")
+_IMAGES = tuple(f"image/{kind}" for kind in ("jpeg", "png", "webp", "bmp", "tiff", "gif"))
+"""Shown to people; any other image/* is taken as well."""
 _CURLS_OWN = "application/x-www-form-urlencoded"
 _MAX_TEXT = 512 * 1024  # well above a piece of the body, which the parser counts as text too
 _WAYS = (
@@ -110,26 +133,39 @@ def _decoded(value: Any) -> bytes:
         raise ValueError("not valid base64") from None
 
 
-Base64 = Annotated[bytes, BeforeValidator(_decoded, json_schema_input_type=str)]
+_Base64Text = Annotated[str, Field(json_schema_extra={"format": "byte"})]
+Base64 = Annotated[bytes, BeforeValidator(_decoded, json_schema_input_type=_Base64Text)]
 
 
 class JsonBody(BaseModel):
     """`{"image": "<base64>"}` or `{"images": ["<base64>", ...]}`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["images"]}]},
+    )
 
-    image: Base64 | None = None
-    images: list[Base64] | None = None
+    image: Base64 = Field(default_factory=bytes)
+    images: Annotated[list[Base64], Len(1)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> JsonBody:
-        if (self.image is None) == (self.images is None):
+        if len(self.model_fields_set) != 1:
             raise ValueError('give either "image" or "images"')
         return self
 
     def documents(self) -> list[bytes]:
         """What was sent, in order."""
-        return [self.image] if self.image is not None else list(self.images or ())
+        return self.images or [self.image]
+
+
+BODIES = {
+    "multipart/form-data": FormBody,
+    **dict.fromkeys((*_IMAGES, *_RAW), bytes),
+    "application/json": JsonBody,
+}
+"""What a request may bring, by media type."""
 
 
 def first_finding(error: ValidationError) -> str:
@@ -141,11 +177,8 @@ def first_finding(error: ValidationError) -> str:
 
 def _json(data: bytes) -> list[bytes]:
     try:
-        documents = JsonBody.model_validate_json(data).documents()
+        return JsonBody.model_validate_json(data).documents()
     except ValidationError as error:
         where = error.errors(include_input=False, include_url=False)[0]["loc"]
         index = next((part for part in where if isinstance(part, int)), None)
         raise BadRequest(f"{first_finding(error)}; {_WAYS}", index=index) from None
-    if not documents:
-        raise BadRequest(f"images: the list is empty; {_WAYS}")
-    return documents

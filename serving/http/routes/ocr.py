@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import time
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Response, current_app, g, request
 
 from serving.errors import BadRequest
 from serving.http import formats, paddlex
+from serving.http.api import READING_ERRORS, Routes
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.pictures import drawn_png
-from serving.http.query import Format, parse_query
+from serving.http.query import Format, OcrQuery, PipelinePath
 from serving.http.reading import read_documents
 from serving.http.service import Reading, Service, Work
-from serving.http.uploads import read_uploads
+from serving.http.uploads import BODIES, read_uploads
 
-blueprint = Blueprint("ocr", __name__)
+blueprint = Routes("ocr", __name__, tag="Reading")
 
 
-@blueprint.post("/ocr/v1/<name>")
-def read(name: str) -> Response:
+@blueprint.post(
+    "/ocr/v1/<name>",
+    openapi_extensions=blueprint.body(BODIES),
+    responses=blueprint.answers(formats.ANSWERS, 404, *READING_ERRORS),
+)
+def read(path: PipelinePath, query: OcrQuery) -> Response:
     """Read the text of the images or documents in the body."""
     service: Service = current_app.extensions["ocr"]
-    query = parse_query(request.args)
     form = formats.chosen(query.format, request.accept_mimetypes)
-    reader = service.registry.get(name)
+    reader = service.registry.get(path.name)
     body = Body.of(request.environ)
     service.let_in(body)
     start = time.perf_counter()
@@ -41,7 +45,7 @@ def read(name: str) -> Response:
         draw=drawn_png if form == "image" else None,
         one_page=form == "image",
     )
-    readings = read_documents(service, name, work)
+    readings = read_documents(service, path.name, work)
     return _answer(form, work, readings)
 
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Response, current_app, g, request
 
+from serving.http.api import READING_ERRORS, Routes
 from serving.http.body import Body
 from serving.http.context import json_response
-from serving.http.paddlex import answer, parse_infer, pictures
+from serving.http.paddlex import (
+    HealthAnswer,
+    InferAnswer,
+    InferError,
+    InferRequest,
+    answer,
+    parse_infer,
+    pictures,
+)
 from serving.http.reading import read_documents
 from serving.http.service import Service, Work
 
-blueprint = Blueprint("paddlex", __name__)
+blueprint = Routes("paddlex", __name__, tag="PaddleX")
 
 
-@blueprint.post("/ocr")
+@blueprint.post(
+    "/ocr",
+    openapi_extensions=blueprint.body({"application/json": InferRequest}),
+    responses=blueprint.answers(
+        {"application/json": InferAnswer}, *READING_ERRORS, error=InferError
+    ),
+)
 def infer() -> Response:
     """Read one document with the first pipeline; PaddleX's request and answer."""
     service: Service = current_app.extensions["ocr"]
@@ -29,7 +44,7 @@ def infer() -> Response:
     return json_response(answer(asked.file, readings, reader.settings(options), log_id))
 
 
-@blueprint.get("/health")
+@blueprint.get("/health", responses=blueprint.answers({"application/json": HealthAnswer}))
 def health() -> Response:
     """PaddleX's own health check; see also /health/live and /health/ready."""
     return json_response({"logId": g.request_id, "errorCode": 0, "errorMsg": "Healthy"})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app
+from flask import Response, current_app
 
+from serving.http.api import Routes
 from serving.http.context import json_response
+from serving.http.registry import PipelinesAnswer
 from serving.http.service import Service
 
-blueprint = Blueprint("pipelines", __name__)
+blueprint = Routes("pipelines", __name__, tag="Health")
 
 
-@blueprint.get("/ocr/v1")
-def index() -> Response:
+@blueprint.get("/ocr/v1", responses=blueprint.answers({"application/json": PipelinesAnswer}))
+def pipelines() -> Response:
     """The pipelines, their models and the engines in force."""
     service: Service = current_app.extensions["ocr"]
     return json_response({"pipelines": service.registry.describe()})

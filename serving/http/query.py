@@ -40,6 +40,8 @@ class OcrQuery(Options):
 
     format: Format | None = None
     """The form of the answer; default: what Accept prefers, else lines."""
+    text_det_max_side_limit: Annotated[int, Field(ge=1, le=4000)] | None = None
+    """The long side never has more pixels than that. A caller cannot ask for more than 4000."""
     pdf_dpi: Annotated[int, Field(ge=36, le=1200)] = 144
     """Dots per inch at which pages of a PDF are drawn; boxes are in their pixels."""
 

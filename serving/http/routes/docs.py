@@ -1,0 +1,75 @@
+"""GET /openapi.json and GET /docs: what can be asked here, for programs and for people."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from flask import Response, current_app, send_file, url_for
+from werkzeug.exceptions import NotFound
+
+from serving.http.api import Routes
+from serving.http.context import json_response
+from serving.http.document import document
+
+blueprint = Routes("docs", __name__, tag="About")
+
+_ASSETS = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
+"""Files of Swagger UI and their folders in its package: nothing comes from a foreign host."""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>paddleocr-hpi-serving</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="{css}">
+<div id="docs" data-url="{document}"></div>
+<script src="{bundle}"></script>
+<script src="{start}"></script>
+</html>
+"""
+_START = """const docs = document.getElementById("docs");
+SwaggerUIBundle({domNode: docs, url: docs.dataset.url, deepLinking: true, validatorUrl: null});
+"""
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_DAY = 86400
+
+
+@blueprint.get("/openapi.json", responses=blueprint.answers({"application/json": dict[str, Any]}))
+def openapi() -> Response:
+    """This description, for programs."""
+    return json_response(document(current_app))
+
+
+@blueprint.get("/docs", responses=blueprint.answers({"text/html": str}))
+def docs() -> Response:
+    """This description, for people. Works offline."""
+    page = _PAGE.format(
+        css=url_for(".asset", name="swagger-ui.css"),
+        bundle=url_for(".asset", name="swagger-ui-bundle.js"),
+        start=url_for(".start"),
+        document=url_for(".openapi"),
+    )
+    response = Response(page, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = _POLICY
+    return response
+
+
+@blueprint.route("/docs/start.js")
+def start() -> Response:
+    """What opens the description in Swagger UI; a script of its own, for the policy's sake."""
+    return Response(_START, mimetype="text/javascript")
+
+
+@blueprint.route("/docs/<name>")
+def asset(name: str) -> Response:
+    """A file of Swagger UI."""
+    if name not in _ASSETS:
+        raise NotFound
+    package = Path(str(files("flask_openapi3_swagger")))
+    return send_file(package / "templates" / "swagger" / _ASSETS[name] / name, max_age=_DAY)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from flask.json.provider import DefaultJSONProvider
 from flask_openapi3 import Info, OpenAPI
 
-from serving.http import context, errors
+from serving.http import context, errors, metrics
 from serving.http.body import BodyGuard
 from serving.http.places import Places
 from serving.http.registry import Registry
@@ -39,6 +39,7 @@ def create_app(settings: Settings, pipelines: Registry, places: Places | None = 
     app = App(
         "serving.http",
         info=Info(title="paddleocr-hpi-serving", version=version("paddleocr-hpi-serving")),
+        security_schemes={},
         doc_ui=False,
         # The library adds its own answer where this one is not described, and every route has it.
         validation_error_status=500,
@@ -49,6 +50,7 @@ def create_app(settings: Settings, pipelines: Registry, places: Places | None = 
     app.extensions["ocr"] = app.service
     context.register(app)
     errors.register(app)
+    metrics.register(app)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.wsgi_app = BodyGuard(app.wsgi_app, settings)  # type: ignore[method-assign]

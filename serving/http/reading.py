@@ -12,12 +12,12 @@ from serving.http.sockets import hung_up
 from serving.http.turns import Gone
 
 
-def read_documents(service: Service, name: str, work: Work) -> list[Reading]:
+def read_documents(service: Service, work: Work) -> list[Reading]:
     """All pages of a request, timed and noted in the log; or none, and an error.
 
     Raises what `Service.read` raises; ClientDisconnected when the caller has gone.
     """
-    note(request.environ, pipeline=name, images=len(work.documents))
+    note(request.environ, pipeline=work.pipeline, images=len(work.documents))
     connection = request.environ.get("gunicorn.socket")
     try:
         readings = list(service.read(work, gone=lambda: hung_up(connection)))

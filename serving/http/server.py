@@ -18,6 +18,7 @@ from gunicorn.errors import HaltServer
 from serving.errors import ConfigError, OcrError
 from serving.http.app import App, create_app
 from serving.http.logs import GunicornLogger, configure_logs
+from serving.http.metrics_files import fresh_folder
 from serving.http.places import Places
 from serving.http.registry import Reader, Registry
 from serving.http.reports import Reports
@@ -45,7 +46,8 @@ def run(settings: Settings, load: Load | None = None) -> None:
     application = _Application(settings, load or _built(settings), listener)
     master = Master(application)
     try:
-        master.run()
+        with fresh_folder():
+            master.run()
     except SystemExit as end:
         late = (report.error for report in application.reports.receive() if report.error)
         failure = master.failure or next(late, None)

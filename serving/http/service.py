@@ -14,6 +14,7 @@ import numpy.typing as npt
 from serving.config.options import Options
 from serving.errors import BadRequest, InputError, TooLarge
 from serving.http.body import Body
+from serving.http.metrics import Metrics, Waiting
 from serving.http.places import Places
 from serving.http.registry import Reader, Registry
 from serving.http.room import Room
@@ -31,6 +32,8 @@ Draw = Callable[[Image, Sequence[Line]], Any]
 class Work:
     """What one request asks for."""
 
+    pipeline: str
+    """Its name."""
     reader: Reader
     documents: Sequence[bytes]
     options: Options
@@ -60,6 +63,7 @@ class Service:
         self.settings = settings
         self.registry = registry
         self.places = places
+        self.metrics = Metrics(registry)
         self.turns = Turns(settings.threads)
         self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
         self._room = Room(settings.bodies)
@@ -83,8 +87,32 @@ class Service:
             raise
         pages = sum(document.count for document in documents)
         seconds = self.settings.timeout + pages * self.settings.page_time
-        with self.turns.submit(_steps(work, documents), ended=give_back) as job:
+        waiting = self.metrics.in_line(work.pipeline)
+
+        def ended() -> None:
+            waiting.end()
+            give_back()
+
+        with self.turns.submit(self._steps(work, documents, waiting), ended) as job:
             yield from job.results(seconds, gone)
+
+    def _steps(
+        self, work: Work, documents: Sequence[Pages], waiting: Waiting
+    ) -> Generator[Reading, None, None]:
+        """Decode and read, a page at each step."""
+        waiting.begin()
+        for index, pages in enumerate(documents):
+            for number in range(pages.count):
+                start = time.perf_counter()
+                with _index(index, work):
+                    image = next(pages)
+                decoded = {"decode": (time.perf_counter() - start) * 1e3}
+                page = work.reader.read(image, work.options)
+                page = replace(page, timing={**decoded, **page.timing})
+                self.metrics.read(work.pipeline, page)
+                picture = None if work.draw is None else work.draw(image, page.lines)
+                del image  # not beside the next one, nor while this request waits for its turn
+                yield Reading(index, number, page, picture)
 
     def _open(self, work: Work) -> list[Pages]:
         documents = []
@@ -110,21 +138,6 @@ class Service:
         self._decoder.close()
         self.registry.close()
         self.places.close()
-
-
-def _steps(work: Work, documents: Sequence[Pages]) -> Generator[Reading, None, None]:
-    """Decode and read, a page at each step."""
-    for index, pages in enumerate(documents):
-        for number in range(pages.count):
-            start = time.perf_counter()
-            with _index(index, work):
-                image = next(pages)
-            decoded = {"decode": (time.perf_counter() - start) * 1e3}
-            page = work.reader.read(image, work.options)
-            page = replace(page, timing={**decoded, **page.timing})
-            picture = None if work.draw is None else work.draw(image, page.lines)
-            del image  # not beside the next one, nor while this request waits for its turn
-            yield Reading(index, number, page, picture)
 
 
 @contextmanager

@@ -30,10 +30,7 @@ _Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]
 class FormBody(BaseModel):
     """`multipart/form-data`: files in either field, in the order in which they are sent."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"anyOf": [{"required": ["image"]}, {"required": ["file"]}]},
-    )
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
 
     image: list[bytes] = Field(default_factory=list)
     file: list[bytes] = Field(default_factory=list)
@@ -143,7 +140,7 @@ class JsonBody(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["images"]}]},
+        json_schema_extra={"minProperties": 1, "maxProperties": 1},
     )
 
     image: Base64 = Field(default_factory=bytes)

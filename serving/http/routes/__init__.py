@@ -1,11 +1,12 @@
 """One file a group of addresses."""
 
-from serving.http.routes import docs, health, ocr, paddlex, pipelines
+from serving.http.routes import docs, health, metrics, ocr, paddlex, pipelines
 
 BLUEPRINTS = (
     ocr.blueprint,
     paddlex.blueprint,
     pipelines.blueprint,
     health.blueprint,
+    metrics.blueprint,
     docs.blueprint,
 )

@@ -38,6 +38,7 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     if form == "paddlex" and len(documents) > 1:
         raise BadRequest("format=paddlex answers for one document; send them one by one")
     work = Work(
+        path.name,
         reader,
         documents,
         query.options(),
@@ -45,7 +46,7 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
         draw=drawn_png if form == "image" else None,
         one_page=form == "image",
     )
-    readings = read_documents(service, path.name, work)
+    readings = read_documents(service, work)
     return _answer(form, work, readings)
 
 

@@ -39,7 +39,7 @@ def infer() -> Response:
     asked = parse_infer(body.read())
     options = asked.options()
     draw = None if asked.visualize is False else pictures
-    readings = read_documents(service, name, Work(reader, [asked.file], options, draw=draw))
+    readings = read_documents(service, Work(name, reader, [asked.file], options, draw=draw))
     log_id = asked.logId or g.request_id
     return json_response(answer(asked.file, readings, reader.settings(options), log_id))
 

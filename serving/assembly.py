@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from serving.config.pipeline import PipelineConfig, load_config
@@ -33,7 +34,7 @@ def open_pipeline(
     }
     pipeline = assemble(config, about.parts, engines, plan.cores)
     pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
-    return pipeline
+    return replace(pipeline, plan=plan.summary())
 
 
 def find_plan(config: PipelineConfig, models: Path, threads: int | None = None) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,8 @@ class Pipeline:
     pool: FairPool
     use_textline_orientation: bool = False
     score_thresh: float = 0.0
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured of these engines, as plain values; empty where nothing was."""
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""

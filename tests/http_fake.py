@@ -9,6 +9,7 @@ import io
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class Client(FlaskClient):
 
 class FakeReader:
     """Reads a page as one line that tells the page's size. A white one has no text."""
+
+    plan: Mapping[str, Any] = {}
 
     def __init__(self, name: str = "fake", gate: Path | None = None) -> None:
         self.name = name

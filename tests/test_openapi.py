@@ -119,7 +119,7 @@ def test_every_answer_is_as_described(case: schemathesis.Case, server: Server) -
     ask(case, server.base)
 
 
-@real.include(method="POST").parametrize()
+@real.include(path_regex="^/ocr").parametrize()
 @quick(25)
 def test_every_answer_of_real_models_is_as_described(
     case: schemathesis.Case, real_url: str
@@ -161,3 +161,16 @@ def test_docs_come_from_here_alone(server: Server) -> None:
         assert answer.status_code == 200
         assert kind in ("text/css", "text/javascript", "application/json")
     assert requests.get(server.base + "/docs/nothing.js", timeout=PATIENCE).status_code == 404
+
+
+def test_the_plan_in_force_is_shown(real_url: str) -> None:
+    [pipeline] = requests.get(real_url + "/ocr/v1", timeout=PATIENCE).json()["pipelines"]
+    plan = pipeline["plan"]
+    assert plan["pages_per_second"] > 0
+    assert plan["latency_ms"] > 0
+    assert plan["models"].keys() == pipeline["models"].keys() >= {"TextDetection"}
+    assert plan["models"]["TextDetection"]["ms"] > 0
+    for model in pipeline["models"].values():
+        assert {"backend", "precision", "streams", "threads"} <= model["engine"].keys()
+    engines = requests.get(real_url + "/metrics", timeout=PATIENCE).text.splitlines()
+    assert sum(line.startswith("ocr_engine_info{") for line in engines) == len(pipeline["models"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NotRequired, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NotRequired, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 from werkzeug.exceptions import NotFound
 
@@ -16,7 +17,7 @@ from serving.http.context import described
 from serving.types import Page
 
 
-@described
+@with_config(ConfigDict(use_attribute_docstrings=True, extra="allow"))
 class EngineAnswer(TypedDict):
     """What a model runs on."""
 
@@ -39,6 +40,29 @@ class ModelAnswer(TypedDict):
 
 
 @described
+class MeasuredAnswer(TypedDict):
+    """What was measured of one model's engine."""
+
+    ms: float | None
+    """Median time of the model's share of the calibration pages."""
+    figures: dict[str, float]
+    """What the accuracy gate found against float32 ONNX Runtime."""
+
+
+@described
+class PlanAnswer(TypedDict):
+    """The engine plan in force, as it was measured on this machine."""
+
+    key: str
+    made: str
+    cores: int
+    pages_per_second: NotRequired[float]
+    latency_ms: NotRequired[float]
+    """Of a lone page."""
+    models: dict[str, MeasuredAnswer]
+
+
+@described
 class PipelineAnswer(TypedDict):
     """One pipeline that is served."""
 
@@ -47,6 +71,7 @@ class PipelineAnswer(TypedDict):
     ready: bool
     models: NotRequired[dict[str, ModelAnswer]]
     """By section of the pipeline's YAML, once loaded."""
+    plan: NotRequired[PlanAnswer]
 
 
 @described
@@ -58,6 +83,10 @@ class PipelinesAnswer(TypedDict):
 
 class Reader(Protocol):
     """What the server needs of a pipeline. Safe under many threads."""
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """What was measured of its engines, as a PlanAnswer; empty where nothing was."""
 
     def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR."""
@@ -114,6 +143,8 @@ class Registry:
         told = PipelineAnswer(name=name, url=f"/ocr/v1/{name}", ready=reader is not None)
         if reader is not None:
             told["models"] = reader.describe()
+            if reader.plan:
+                told["plan"] = cast(PlanAnswer, reader.plan)
         return told
 
     def close(self) -> None:

@@ -73,6 +73,24 @@ class Plan:
     cold_shape_ms: dict[str, float] = field(default_factory=dict)
     """What the first input of a shape that was not warmed costs on top, by model."""
 
+    def summary(self) -> dict[str, Any]:
+        """What was measured of the engines that were chosen, for people who ask the server."""
+        end_to_end = next((item for item in self.combinations if item.chosen), None)
+        found: dict[str, Any] = {"key": self.key, "made": self.made, "cores": self.cores}
+        if end_to_end is not None:
+            found["pages_per_second"] = end_to_end.pages_per_second
+            found["latency_ms"] = end_to_end.latency_ms
+        chosen = {
+            section: next((trial for trial in model.trials if trial.spec == model.choice), None)
+            for section, model in self.models.items()
+        }
+        found["models"] = {
+            section: {"ms": trial.ms, "figures": trial.figures}
+            for section, trial in chosen.items()
+            if trial is not None
+        }
+        return found
+
     def save(self, models: Path) -> Path:
         """Write `models/engines/plans/<key>/plan.json`, all at once; returns the file."""
         path = plan_path(models, self.key)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Len
 from flask import Response
+from pydantic import Field
 from typing_extensions import TypedDict
 from werkzeug.datastructures import MIMEAccept
 
@@ -24,7 +24,7 @@ _BY_TYPE: dict[str, Format] = {
 }
 
 
-Corner = Annotated[list[int], Len(2, 2)]
+Corner = Annotated[list[int], Field(min_length=2, max_length=2)]
 """[x, y]"""
 
 
@@ -34,7 +34,7 @@ class LineAnswer(TypedDict):
 
     data: str
     score: float
-    box: Annotated[list[Corner], Len(4, 4)]
+    box: Annotated[list[Corner], Field(min_length=4, max_length=4)]
     """Four corners, clockwise from the line's own top left, pixels of the upright image."""
 
 

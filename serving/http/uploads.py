@@ -7,7 +7,6 @@ import binascii
 import io
 from typing import Annotated, Any, cast
 
-from annotated_types import Len
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -144,7 +143,7 @@ class JsonBody(BaseModel):
     )
 
     image: Base64 = Field(default_factory=bytes)
-    images: Annotated[list[Base64], Len(1)] = Field(default_factory=list)
+    images: Annotated[list[Base64], Field(min_length=1)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> JsonBody:

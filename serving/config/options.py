@@ -33,7 +33,7 @@ class Options(BaseModel):
     text_rec_score_thresh: Ratio | None = None
     """A line with this score or more is kept."""
     return_word_box: bool | None = None
-    """A box a word. Not served yet: true is an error."""
+    """A box for each word of a line as well."""
 
 
 DEFAULT_OPTIONS = Options()

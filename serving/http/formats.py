@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from flask import Response
 from pydantic import Field
@@ -15,7 +15,7 @@ from serving.http.query import Format
 from serving.http.reading import total_timing
 from serving.http.registry import ModelAnswer
 from serving.http.service import Reading
-from serving.types import Line
+from serving.types import Line, Quad
 
 _BY_TYPE: dict[str, Format] = {
     "application/json": "lines",
@@ -26,6 +26,15 @@ _BY_TYPE: dict[str, Format] = {
 
 Corner = Annotated[list[int], Field(min_length=2, max_length=2)]
 """[x, y]"""
+Box = Annotated[list[Corner], Field(min_length=4, max_length=4)]
+
+
+@described
+class WordAnswer(TypedDict):
+    """One word of a line, or what stands between two."""
+
+    data: str
+    box: Box
 
 
 @described
@@ -34,8 +43,10 @@ class LineAnswer(TypedDict):
 
     data: str
     score: float
-    box: Annotated[list[Corner], Field(min_length=4, max_length=4)]
+    box: Box
     """Four corners, clockwise from the line's own top left, pixels of the upright image."""
+    words: NotRequired[list[WordAnswer]]
+    """With `return_word_box`, from left to right."""
 
 
 @described
@@ -132,8 +143,12 @@ def image(readings: list[Reading]) -> Response:
 
 
 def _line(line: Line) -> LineAnswer:
-    return LineAnswer(
-        data=line.text,
-        score=round(float(line.score), 4),
-        box=[[int(x), int(y)] for x, y in line.box],
-    )
+    answer = LineAnswer(data=line.text, score=round(float(line.score), 4), box=_box(line.box))
+    words = [word for word in line.words if not word.text.isspace()]
+    if words:
+        answer["words"] = [WordAnswer(data=word.text, box=_box(word.box)) for word in words]
+    return answer
+
+
+def _box(quad: Quad) -> list[list[int]]:
+    return [[int(x), int(y)] for x, y in quad]

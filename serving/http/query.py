@@ -20,6 +20,8 @@ class OcrQuery(Options):
 
     format: Format | None = None
     pdf_dpi: Annotated[int, Field(ge=36, le=1200)] = 144
+    pictures: bool = False
+    """With format=pages: each page's picture too, for viewers that cannot draw the document."""
 
     def options(self) -> Options:
         """The overrides alone."""

@@ -1,5 +1,11 @@
 """One file a group of addresses."""
 
-from serving.http.routes import health, ocr, paddlex, pipelines
+from serving.http.routes import health, ocr, paddlex, page, pipelines
 
-BLUEPRINTS = (ocr.blueprint, paddlex.blueprint, pipelines.blueprint, health.blueprint)
+BLUEPRINTS = (
+    page.blueprint,
+    ocr.blueprint,
+    paddlex.blueprint,
+    pipelines.blueprint,
+    health.blueprint,
+)

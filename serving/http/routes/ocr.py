@@ -10,10 +10,10 @@ from serving.errors import BadRequest
 from serving.http import formats, paddlex
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
-from serving.http.pictures import drawn_png
+from serving.http.pictures import drawn_png, plain
 from serving.http.query import Format, parse_query
 from serving.http.reading import read_documents
-from serving.http.service import Reading, Service, Work
+from serving.http.service import Draw, Reading, Service, Work
 from serving.http.uploads import read_uploads
 
 blueprint = Blueprint("ocr", __name__)
@@ -25,6 +25,8 @@ def read(name: str) -> Response:
     service: Service = current_app.extensions["ocr"]
     query = parse_query(request.args)
     form = formats.chosen(query.format, request.accept_mimetypes)
+    if query.pictures and form != "pages":
+        raise BadRequest(f"pictures come with format=pages, not with format={form}")
     reader = service.registry.get(name)
     body = Body.of(request.environ)
     service.let_in(body)
@@ -38,11 +40,17 @@ def read(name: str) -> Response:
         documents,
         query.options(),
         pdf_dpi=query.pdf_dpi,
-        draw=drawn_png if form == "image" else None,
+        draw=_draw(form, query.pictures),
         one_page=form == "image",
     )
     readings = read_documents(service, name, work)
     return _answer(form, work, readings)
+
+
+def _draw(form: Format, pictures: bool) -> Draw | None:
+    if form == "image":
+        return drawn_png
+    return plain if pictures else None
 
 
 def _answer(form: Format, work: Work, readings: list[Reading]) -> Response:

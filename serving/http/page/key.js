@@ -1,5 +1,7 @@
 /** The key, where the server wants one: asked for once, kept for this tab alone. */
 
+import { sentence } from "./words.js";
+
 const PLACE = "ocr-key";
 
 const dialog = document.getElementById("key-dialog");
@@ -19,7 +21,7 @@ export function keptKey() {
  */
 export function askForKey(message) {
   sessionStorage.removeItem(PLACE);
-  reason.textContent = message;
+  reason.textContent = sentence(message);
   input.value = "";
   dialog.returnValue = "";
   dialog.showModal();

@@ -38,7 +38,8 @@ function pictureOf(doc, page) {
 }
 
 function showRefusal(refusal) {
-  const { title, message, hint } = explained(refusal);
+  const { title, message, hint, again } = explained(refusal);
+  byId("again").hidden = !again;
   byId("failed-title").textContent = title;
   byId("failed-message").textContent = message;
   byId("failed-hint").textContent = hint;

@@ -6,7 +6,6 @@ const SVG = "http://www.w3.org/2000/svg";
 
 const area = document.getElementById("picture");
 const pane = document.getElementById("pane");
-const sheet = document.getElementById("sheet");
 const image = document.getElementById("image");
 const boxes = document.getElementById("boxes");
 const fit = document.getElementById("fit");
@@ -41,8 +40,8 @@ export function show(picture, lines, name) {
     pane.scrollTo(0, 0);
   }
   image.alt = name;
-  sheet.style.setProperty("--width", String(picture.width));
-  sheet.style.setProperty("--height", String(picture.height));
+  area.style.setProperty("--width", String(picture.width));
+  area.style.setProperty("--height", String(picture.height));
   boxes.setAttribute("viewBox", `0 0 ${picture.width} ${picture.height}`);
   boxes.replaceChildren(...lines.map(polygon));
 }

@@ -44,11 +44,24 @@ const HINTS = {
   unreachable: "Is it still running, and are you connected to it?",
 };
 
+/** The same file gets the same answer again. */
+const FINAL = new Set(["bad_request", "too_large", "undecodable", "unsupported_media"]);
+
 /**
  * @param {import("./api.js").Refusal} refusal
- * @returns {{title: string, message: string, hint: string}}
+ * @returns {{title: string, message: string, hint: string, again: boolean}} again: may help
  */
 export function explained({ code, message, wait }) {
-  const hint = wait > 0 ? `It asks to wait ${counted(wait, "second")}.` : (HINTS[code] ?? "");
-  return { title: TITLES[code] ?? "The answer was not understood", message, hint };
+  return {
+    title: TITLES[code] ?? "The answer was not understood",
+    message: sentence(message),
+    hint: wait > 0 ? `It asks to wait ${counted(wait, "second")}.` : (HINTS[code] ?? ""),
+    again: !FINAL.has(code),
+  };
+}
+
+/** As a sentence: a capital, and a full stop. @param {string} text */
+export function sentence(text) {
+  const end = /[.!?)]$/.test(text) ? "" : ".";
+  return text && text[0].toUpperCase() + text.slice(1) + end;
 }

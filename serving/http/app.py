@@ -11,7 +11,7 @@ from serving.http import context, errors, metrics
 from serving.http.body import BodyGuard
 from serving.http.places import Places
 from serving.http.registry import Registry
-from serving.http.routes import BLUEPRINTS
+from serving.http.routes import BLUEPRINTS, page
 from serving.http.service import Service
 from serving.http.settings import Settings
 
@@ -53,5 +53,6 @@ def create_app(settings: Settings, pipelines: Registry, places: Places | None = 
     metrics.register(app)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
+    app.register_blueprint(page.blueprint)  # for people: no part of the API
     app.wsgi_app = BodyGuard(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app

@@ -1,4 +1,4 @@
-"""What every answer has: JSON of one kind, X-Request-Id and Server-Timing."""
+"""What every answer has: JSON of one kind, X-Request-Id, Server-Timing and nosniff."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def _end(response: Response) -> Response:
     total = (time.perf_counter() - g.start) * 1e3
     stages = {**g.timing, "total": total}
     response.headers["X-Request-Id"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server-Timing"] = ", ".join(
         f"{stage};dur={milliseconds:.1f}" for stage, milliseconds in stages.items()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, NotRequired
 
 from flask import Response
@@ -68,6 +69,8 @@ class PageAnswer(TypedDict):
     lines: list[LineAnswer]
     timing: dict[str, float]
     """Milliseconds by stage."""
+    picture: NotRequired[str]
+    """Where `pictures` asks for it: base64 of a JPEG, 2000 pixels a side at most."""
 
 
 @described
@@ -110,22 +113,11 @@ def lines(readings: list[Reading]) -> Response:
 
 def pages(readings: list[Reading], *, request_id: str, engine: dict[str, ModelAnswer]) -> Response:
     """An object with every page's size, lines and timing."""
-    answers = [
-        PageAnswer(
-            image=reading.image,
-            page=reading.number,
-            width=reading.page.width,
-            height=reading.page.height,
-            lines=[_line(line) for line in reading.page.lines],
-            timing={stage: round(time, 1) for stage, time in reading.page.timing.items()},
-        )
-        for reading in readings
-    ]
     return json_response(
         PagesAnswer(
             request_id=request_id,
-            pages=answers,
-            timing={stage: round(time, 1) for stage, time in total_timing(readings).items()},
+            pages=[_page(reading) for reading in readings],
+            timing=_rounded(total_timing(readings)),
             engine=engine,
         )
     )
@@ -140,6 +132,24 @@ def text(readings: list[Reading]) -> Response:
 def image(readings: list[Reading]) -> Response:
     """The one page with its boxes drawn, PNG."""
     return Response(readings[0].picture, mimetype="image/png")
+
+
+def _page(reading: Reading) -> PageAnswer:
+    answer = PageAnswer(
+        image=reading.image,
+        page=reading.number,
+        width=reading.page.width,
+        height=reading.page.height,
+        lines=[_line(line) for line in reading.page.lines],
+        timing=_rounded(reading.page.timing),
+    )
+    if reading.picture is not None:
+        answer["picture"] = reading.picture
+    return answer
+
+
+def _rounded(timing: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(milliseconds, 1) for stage, milliseconds in timing.items()}
 
 
 def _line(line: Line) -> LineAnswer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
@@ -16,16 +15,13 @@ from serving.config.options import Options
 from serving.errors import BadRequest
 from serving.http.context import described
 from serving.http.errors import ErrorAnswer
-from serving.http.pictures import jpeg
+from serving.http.pictures import jpeg_base64
 from serving.http.service import Reading
 from serving.http.uploads import Base64, first_finding
 from serving.imaging.draw import draw
 from serving.imaging.sniff import sniff
 from serving.results import paddlex_result
 from serving.types import Line
-
-MOST_SIDE = 2000
-"""Pictures in an answer are made to fit a square of so many pixels, as PaddleX does."""
 
 
 class InferRequest(BaseModel):
@@ -134,11 +130,7 @@ class Pictures:
 
 def pictures(image: npt.NDArray[np.uint8], lines: Sequence[Line]) -> Pictures:
     """What PaddleX shows of a page: with its boxes, and as it came."""
-    return Pictures(drawn=_base64(draw(image, lines)), page=_base64(image))
-
-
-def _base64(image: npt.NDArray[np.uint8]) -> str:
-    return base64.b64encode(jpeg(image, MOST_SIDE)).decode("ascii")
+    return Pictures(drawn=jpeg_base64(draw(image, lines)), page=jpeg_base64(image))
 
 
 def answer(

@@ -44,6 +44,8 @@ class OcrQuery(Options):
     """The long side never has more pixels than that. A caller cannot ask for more than 4000."""
     pdf_dpi: Annotated[int, Field(ge=36, le=1200)] = 144
     """Dots per inch at which pages of a PDF are drawn; boxes are in their pixels."""
+    pictures: bool = False
+    """With format=pages: each page's picture too, for viewers that cannot draw the document."""
 
     def options(self) -> Options:
         """The overrides alone."""

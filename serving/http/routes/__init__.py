@@ -1,6 +1,8 @@
 """One file a group of addresses."""
 
-from serving.http.routes import docs, health, metrics, ocr, paddlex, pipelines
+from serving.http.routes import docs, health, metrics, ocr, paddlex, page, pipelines
+
+__all__ = ["BLUEPRINTS", "page"]
 
 BLUEPRINTS = (
     ocr.blueprint,

@@ -11,10 +11,10 @@ from serving.http import formats, paddlex
 from serving.http.api import READING_ERRORS, Routes
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
-from serving.http.pictures import drawn_png
+from serving.http.pictures import drawn_png, plain
 from serving.http.query import Format, OcrQuery, PipelinePath
 from serving.http.reading import read_documents
-from serving.http.service import Reading, Service, Work
+from serving.http.service import Draw, Reading, Service, Work
 from serving.http.uploads import BODIES, read_uploads
 
 blueprint = Routes("ocr", __name__, tag="Reading")
@@ -29,6 +29,8 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     """Read the text of the images or documents in the body."""
     service: Service = current_app.extensions["ocr"]
     form = formats.chosen(query.format, request.accept_mimetypes)
+    if query.pictures and form != "pages":
+        raise BadRequest(f"pictures come with format=pages, not with format={form}")
     reader = service.registry.get(path.name)
     body = Body.of(request.environ)
     service.let_in(body)
@@ -43,11 +45,17 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
         documents,
         query.options(),
         pdf_dpi=query.pdf_dpi,
-        draw=drawn_png if form == "image" else None,
+        draw=_draw(form, query.pictures),
         one_page=form == "image",
     )
     readings = read_documents(service, work)
     return _answer(form, work, readings)
+
+
+def _draw(form: Format, pictures: bool) -> Draw | None:
+    if form == "image":
+        return drawn_png
+    return plain if pictures else None
 
 
 def _answer(form: Format, work: Work, readings: list[Reading]) -> Response:

@@ -1,0 +1,111 @@
+/** The documents of this visit, read one after another. */
+
+import { Refusal, read } from "./api.js";
+import { askForKey } from "./key.js";
+import { still } from "./still.js";
+
+/**
+ * @typedef {object} Doc
+ * @property {File} file
+ * @property {"waiting" | "reading" | "read" | "failed"} state
+ * @property {number} page the page that is looked at
+ * @property {object | null} answer as `format=pages`
+ * @property {number} milliseconds the server's time, all of it
+ * @property {{url: string, width: number, height: number} | null} still
+ * @property {Refusal | null} refusal
+ */
+
+/** Says "change", with the document as `detail`, whenever one has changed. */
+export class Documents extends EventTarget {
+  /** @type {Doc[]} */
+  list = [];
+  #pipeline;
+  #running = false;
+  #abort = new AbortController();
+
+  /** @param {() => Promise<string>} pipeline the name of the one chosen */
+  constructor(pipeline) {
+    super();
+    this.#pipeline = pipeline;
+  }
+
+  /** @param {File[]} files @returns {Doc} the first of them */
+  add(files) {
+    const added = files.map((file) => ({ ...UNREAD, file, still: null }));
+    this.list.push(...added);
+    queueMicrotask(() => this.#run()); // the caller gets them before anything is said of them
+    return added[0];
+  }
+
+  /** Read a document anew. @param {Doc} doc */
+  again(doc) {
+    if (doc.state === "reading") return;
+    Object.assign(doc, UNREAD);
+    this.#run();
+  }
+
+  /** Give up the one that is being read. */
+  cancel() {
+    this.#abort.abort();
+  }
+
+  clear() {
+    this.cancel();
+    for (const doc of this.list) if (doc.still) URL.revokeObjectURL(doc.still.url);
+    this.list = [];
+  }
+
+  async #run() {
+    if (this.#running) return;
+    this.#running = true;
+    for (let doc; (doc = this.list.find(({ state }) => state === "waiting")); ) {
+      this.#set(doc, { state: "reading" });
+      this.#set(doc, await this.#outcome(doc));
+    }
+    this.#running = false;
+  }
+
+  async #outcome(doc) {
+    this.#abort = new AbortController();
+    try {
+      return { state: "read", ...(await this.#read(doc, this.#abort.signal)) };
+    } catch (error) {
+      if (error.name === "AbortError") {
+        return failed(new Refusal("cancelled", "You ended the reading."));
+      }
+      if (!(error instanceof Refusal)) {
+        return failed(new Refusal("unreadable", `The browser cannot read the file: ${error.message}`));
+      }
+      const refused = error.code === "unauthorized";
+      return refused && (await askForKey(error.message)) ? { state: "waiting" } : failed(error);
+    }
+  }
+
+  async #read(doc, signal) {
+    if (!doc.still) this.#set(doc, { still: await still(doc.file) });
+    const pipeline = await this.#pipeline();
+    const pictures = doc.still === null;
+    const found = await read(pipeline, doc.file, { pictures, signal });
+    if (pictures || fits(doc.still, found.answer.pages)) return found;
+    // The browser turned the picture otherwise than the server did: take the server's.
+    URL.revokeObjectURL(doc.still.url);
+    this.#set(doc, { still: null });
+    return read(pipeline, doc.file, { pictures: true, signal });
+  }
+
+  #set(doc, values) {
+    Object.assign(doc, values);
+    if (this.list.includes(doc)) this.dispatchEvent(new CustomEvent("change", { detail: doc }));
+  }
+}
+
+const UNREAD = { state: "waiting", page: 0, answer: null, milliseconds: 0, refusal: null };
+
+function failed(refusal) {
+  return { state: "failed", refusal };
+}
+
+function fits(picture, pages) {
+  const [page] = pages;
+  return pages.length === 1 && page.width === picture.width && page.height === picture.height;
+}

@@ -1,0 +1,87 @@
+/** The lines of a page as a list: one stop for Tab, arrow keys inside. */
+
+import { isDoubtful, percent } from "./words.js";
+
+const list = document.getElementById("lines");
+
+/** @param {{light: (index: number | null) => void, choose: (index: number) => void}} tell */
+export function listen(tell) {
+  list.addEventListener("pointerover", ({ target }) => tell.light(indexOf(target)));
+  list.addEventListener("pointerleave", () => tell.light(null));
+  list.addEventListener("focusin", ({ target }) => {
+    setStop(indexOf(target));
+    tell.choose(indexOf(target));
+  });
+  list.addEventListener("keydown", (event) => {
+    const last = list.children.length - 1;
+    const here = indexOf(event.target);
+    const to = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    focus(Math.min(Math.max(to, 0), last));
+  });
+}
+
+/** @param {{data: string, score: number}[]} lines */
+export function show(lines) {
+  list.hidden = lines.length === 0;
+  list.replaceChildren(...lines.map(option));
+  list.scrollTo(0, 0);
+}
+
+/** Light one line, or none. @param {number | null} index */
+export function light(index) {
+  for (const lit of list.querySelectorAll(".lit")) {
+    lit.classList.remove("lit");
+    lit.ariaSelected = "false";
+  }
+  const line = list.children[index];
+  if (line) {
+    line.classList.add("lit");
+    line.ariaSelected = "true";
+  }
+}
+
+/** @param {number} index */
+export function reveal(index) {
+  list.children[index]?.scrollIntoView({ block: "nearest" });
+}
+
+/** @param {number} index */
+export function focus(index) {
+  list.children[index]?.focus();
+}
+
+function option({ data, score }, index) {
+  const line = document.createElement("li");
+  line.role = "option";
+  line.ariaSelected = "false";
+  line.tabIndex = index === 0 ? 0 : -1;
+  line.dataset.index = String(index);
+  const text = element("span", "data", data);
+  text.dir = "auto";
+  const sure = element("span", "score", percent(score));
+  if (isDoubtful(score)) {
+    line.classList.add("doubtful");
+    sure.append(element("span", "unseen", ", doubtful"));
+  }
+  line.append(text, sure);
+  return line;
+}
+
+function element(name, className, text) {
+  const made = document.createElement(name);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+function setStop(index) {
+  list.querySelector('[tabindex="0"]')?.setAttribute("tabindex", "-1");
+  list.children[index].tabIndex = 0;
+}
+
+function indexOf(element) {
+  const line = element.closest("[data-index]");
+  return line === null ? null : Number(line.dataset.index);
+}

@@ -1,0 +1,147 @@
+/** Puts the parts together: files in, the document that is looked at on the screen. */
+
+import { example, pipelines } from "./api.js";
+import * as bar from "./bar.js";
+import { Documents } from "./documents.js";
+import * as intake from "./intake.js";
+import { askForKey } from "./key.js";
+import * as lines from "./lines.js";
+import * as picture from "./picture.js";
+import { copy, download, textOf } from "./take.js";
+import { counted, explained } from "./words.js";
+
+const byId = (id) => document.getElementById(id);
+const pipeline = byId("pipeline");
+const documents = new Documents(chosenPipeline);
+let current = null;
+let chosen = null; // the line that has or had the focus
+
+function render() {
+  document.body.dataset.state = current ? "work" : "empty";
+  if (!current) return;
+  const { state, refusal, answer } = current;
+  const page = answer?.pages[current.page] ?? null;
+  bar.show(documents.list, current, look);
+  picture.show(pictureOf(current, page), page?.lines ?? [], `Page of ${current.file.name}`);
+  lines.show(page?.lines ?? []);
+  byId("nothing").hidden = page === null || page.lines.length > 0;
+  byId("busy").hidden = state !== "reading" && state !== "waiting";
+  byId("cancel").hidden = state !== "reading";
+  byId("failed").hidden = refusal === null;
+  if (refusal) showRefusal(refusal);
+}
+
+function pictureOf(doc, page) {
+  if (!page?.picture) return doc.still;
+  const { width, height } = page;
+  return { url: `data:image/jpeg;base64,${page.picture}`, width, height };
+}
+
+function showRefusal(refusal) {
+  const { title, message, hint, again } = explained(refusal);
+  byId("again").hidden = !again;
+  byId("failed-title").textContent = title;
+  byId("failed-message").textContent = message;
+  byId("failed-hint").textContent = hint;
+  byId("failed-id").textContent = refusal.requestId ? `Request ${refusal.requestId}` : "";
+}
+
+/** Look at a document, and a page of it. */
+function look(doc, page = doc?.page) {
+  if (doc && !current) requestAnimationFrame(() => byId("name").focus());
+  current = doc;
+  chosen = null;
+  if (doc) doc.page = page;
+  render();
+}
+
+function say(text) {
+  byId("status").textContent = text;
+}
+
+/** Light a line here and there; without one, the chosen line again. */
+function light(index) {
+  lines.light(index ?? chosen);
+  picture.light(index ?? chosen);
+}
+
+function choose(index) {
+  chosen = index;
+  light(index);
+  picture.reveal(index);
+}
+
+lines.listen({
+  choose,
+  light(index) {
+    light(index);
+    if (index !== null) picture.reveal(index);
+  },
+});
+picture.listen({
+  choose: lines.focus,
+  light(index) {
+    light(index);
+    if (index !== null) lines.reveal(index);
+  },
+});
+
+documents.addEventListener("change", ({ detail: doc }) => {
+  if (doc.state === "reading") say(`Reading ${doc.file.name}`);
+  if (doc.state === "read") say(`${doc.file.name}: ${bar.summary(doc)}`);
+  if (doc.state === "failed") say(`${doc.file.name}: ${explained(doc.refusal).title}`);
+  if (doc !== current) return bar.show(documents.list, current, look);
+  chosen = null;
+  render();
+});
+
+intake.listen((files) => look(documents.add(files)));
+byId("example").addEventListener("click", () => {
+  example().then((file) => look(documents.add([file])), showTrouble);
+});
+byId("clear").addEventListener("click", () => {
+  documents.clear();
+  look(null);
+  byId("choose").focus();
+});
+byId("cancel").addEventListener("click", () => documents.cancel());
+byId("again").addEventListener("click", () => documents.again(current));
+byId("previous").addEventListener("click", () => look(current, current.page - 1));
+byId("next").addEventListener("click", () => look(current, current.page + 1));
+byId("download").addEventListener("click", () => download(current.answer, current.file.name));
+byId("copy").addEventListener("click", async () => {
+  const done = await copy(textOf(current.answer));
+  const count = current.answer.pages.reduce((sum, page) => sum + page.lines.length, 0);
+  say(done ? `${counted(count, "line")} copied` : "The browser did not let the page copy");
+  bar.told(done);
+});
+pipeline.addEventListener("change", () => current && documents.again(current));
+
+async function loadPipelines() {
+  const found = await pipelines();
+  const named = ({ name, ready }) => new Option(ready ? name : `${name} (loading)`, name);
+  pipeline.replaceChildren(...found.map(named));
+  pipeline.disabled = false;
+  byId("trouble").textContent = "";
+}
+
+async function chosenPipeline() {
+  if (!pipeline.value) await loadPipelines();
+  return pipeline.value;
+}
+
+function showTrouble(refusal) {
+  const { title, message } = explained(refusal);
+  byId("trouble").textContent = `${title}. ${message}`;
+}
+
+async function start() {
+  try {
+    await loadPipelines();
+  } catch (refusal) {
+    showTrouble(refusal);
+    if (refusal.code === "unauthorized" && (await askForKey(refusal.message))) await start();
+  }
+}
+
+start();

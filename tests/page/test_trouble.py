@@ -1,0 +1,157 @@
+"""What the page says when something is wrong, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imaging_files
+import pytest
+from playwright.sync_api import Page, Route, expect
+from test_reading import choose, texts
+
+OCR = "**/ocr/v1/*"
+HOSTILE = "<img src=x onerror=\"document.title='mine'\"><script>document.title='mine'</script>"
+
+
+def refuse(status: int, code: str, message: str, **headers: str) -> dict[str, object]:
+    """An answer of the contract's error form, to stand in for the server's."""
+    body = {"error": {"code": code, "message": message, "request_id": "abc123"}}
+    return {"status": status, "headers": headers, "json": body}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "title", "message"),
+    [
+        ("notes.txt", b"no picture", "This is no image or PDF", "PDF"),
+        ("broken.jpg", b"\xff\xd8\xff\xe0" + b"x" * 99, "This file cannot be opened", ""),
+        ("huge.png", imaging_files.png(90_000, 90_000), "This is too large", "90000 x 90000"),
+        ("empty.png", b"", "The server cannot use this request", "No image"),
+    ],
+)
+def test_the_servers_refusals(
+    page: Page, tmp_path: Path, name: str, data: bytes, title: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    choose(page, path)
+    expect(page.get_by_role("heading", name=title)).to_be_visible()
+    expect(page.locator("#failed-message")).to_contain_text(message)
+    expect(page.locator("#failed-id")).to_contain_text("Request ")
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+    expect(page.locator("#status")).to_have_text(f"{name}: {title}")
+    expect(page.get_by_role("button", name="Copy all")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("answer", "title", "hint"),
+    [
+        (
+            refuse(429, "busy", "every place is taken", **{"Retry-After": "3"}),
+            "The server is busy",
+            "It asks to wait 3 seconds.",
+        ),
+        (refuse(504, "timeout", "not done within 60 s"), "It took too long", ""),
+        (refuse(503, "not_ready", "still loading"), "The server is still starting", ""),
+        ({"status": 502, "body": "<h1>Bad Gateway</h1>"}, "The answer was not understood", ""),
+        ({"status": 200, "body": "<h1>Hello</h1>"}, "The answer was not understood", ""),
+    ],
+)
+def test_what_a_second_try_mends(
+    page: Page, picture: Path, answer: dict[str, object], title: str, hint: str
+) -> None:
+    page.route(OCR, lambda route: route.fulfill(**answer), times=1)  # type: ignore[arg-type]
+    choose(page, picture)
+    expect(page.get_by_role("heading", name=title)).to_be_visible()
+    if hint:
+        expect(page.locator("#failed-hint")).to_have_text(hint)
+    page.get_by_role("button", name="Try again").click()
+    assert len(texts(page)) > 5
+
+
+def test_a_server_that_has_gone(page: Page, picture: Path) -> None:
+    page.context.set_offline(True)
+    choose(page, picture)
+    expect(page.get_by_role("heading", name="The server does not answer")).to_be_visible()
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    assert len(texts(page)) > 5
+
+
+def test_a_reading_can_be_cancelled(page: Page, picture: Path) -> None:
+    page.route(OCR, lambda route: None, times=1)  # no answer ever comes
+    choose(page, picture)
+    expect(page.get_by_text("Reading…", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+    assert len(texts(page)) > 5
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(page: Page, picture: Path) -> None:
+    given: list[str | None] = []
+
+    def guard(route: Route) -> None:
+        key = route.request.header_value("Authorization")
+        if "/ocr/v1/" in route.request.url:
+            given.append(key)
+        if key == "Bearer right":
+            route.continue_()
+        else:
+            word = "a key is needed" if key is None else "this key is not known"
+            route.fulfill(**refuse(401, "unauthorized", word))  # type: ignore[arg-type]
+
+    page.route("**/ocr/**", guard)
+    choose(page, picture)
+    dialog = page.get_by_role("dialog", name="This server asks for a key")
+    expect(dialog).to_contain_text("A key is needed.")
+    dialog.get_by_label("Key", exact=True).fill("wrong")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("This key is not known.")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("heading", name="A key is needed")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+    dialog.get_by_label("Key", exact=True).fill("right")
+    page.keyboard.press("Enter")
+    assert len(texts(page)) > 5
+    assert given == [None, "Bearer wrong", None, "Bearer right"]
+    page.reload()
+    expect(page.get_by_label("Pipeline")).to_be_enabled()
+    page.context.new_page().goto(page.url)
+    assert page.context.pages[1].evaluate("sessionStorage.length") == 0
+
+
+def test_a_key_is_asked_for_at_once_where_the_list_needs_one(page: Page) -> None:
+    page.route(
+        "**/ocr/v1",
+        lambda route: route.fulfill(**refuse(401, "unauthorized", "a key is needed")),  # type: ignore[arg-type]
+        times=1,
+    )
+    page.reload()
+    page.get_by_role("dialog").get_by_label("Key", exact=True).fill("right")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Pipeline")).to_have_value("accurate")
+
+
+def test_a_documents_text_is_only_ever_text(page: Page, picture: Path, tmp_path: Path) -> None:
+    line = {"data": HOSTILE, "score": 0.5, "box": [[1, 1], [9, 1], [9, 9], [1, 9]]}
+    told = {
+        "image": 0,
+        "page": 0,
+        "width": 40,
+        "height": 20,
+        "lines": [line],
+        "timing": {HOSTILE: 1},
+    }
+    body = {"request_id": "x", "pages": [told], "timing": {HOSTILE: 1}, "engine": {}}
+    page.route(OCR, lambda route: route.fulfill(body=json.dumps(body)))
+    path = tmp_path / "<img src=x onerror=alert(1)>.png"
+    path.write_bytes(imaging_files.encoded(imaging_files.picture(size=(40, 20)), "PNG"))
+    choose(page, path)
+    assert texts(page) == [HOSTILE]
+    expect(page.locator("#name")).to_have_text(path.name)
+    expect(page.locator("#timing")).to_contain_text(HOSTILE)
+    expect(page.locator("img, script")).to_have_count(2)  # the picture's, and main.js
+    assert "mine" not in page.title()
+    with pytest.raises(Exception, match="TrustedHTML"):
+        page.evaluate("document.body.innerHTML = '<b>no</b>'")

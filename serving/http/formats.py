@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from flask import Response
@@ -13,10 +14,14 @@ from serving.http.reading import total_timing
 from serving.http.service import Reading
 from serving.types import Line
 
+NDJSON = "application/x-ndjson"
+"""A JSON object a line."""
+
 _BY_TYPE: dict[str, Format] = {
     "application/json": "lines",
     "text/plain": "text",
     "image/png": "image",
+    NDJSON: "pages",
 }
 
 
@@ -66,6 +71,11 @@ def chosen(asked: Format | None, accept: MIMEAccept) -> Format:
     return _BY_TYPE[best] if accept.quality(best) > 0 else "lines"
 
 
+def streams(form: Format, accept: MIMEAccept) -> bool:
+    """Whether the pages are sent one by one: `format=pages` for who takes NDJSON before JSON."""
+    return form == "pages" and accept.best_match(["application/json", NDJSON]) == NDJSON
+
+
 def lines(readings: list[Reading]) -> Response:
     """`[{"data", "score", "box", "page", "image"}, ...]` in reading order."""
     answer = [
@@ -78,22 +88,11 @@ def lines(readings: list[Reading]) -> Response:
 
 def pages(readings: list[Reading], *, request_id: str, engine: Any) -> Response:
     """An object with every page's size, lines and timing."""
-    answers = [
-        PageAnswer(
-            image=reading.image,
-            page=reading.number,
-            width=reading.page.width,
-            height=reading.page.height,
-            lines=[_line(line) for line in reading.page.lines],
-            timing={stage: round(time, 1) for stage, time in reading.page.timing.items()},
-        )
-        for reading in readings
-    ]
     return json_response(
         PagesAnswer(
             request_id=request_id,
-            pages=answers,
-            timing={stage: round(time, 1) for stage, time in total_timing(readings).items()},
+            pages=[page_answer(reading) for reading in readings],
+            timing=rounded(total_timing(readings)),
             engine=engine,
         )
     )
@@ -108,6 +107,23 @@ def text(readings: list[Reading]) -> Response:
 def image(readings: list[Reading]) -> Response:
     """The one page with its boxes drawn, PNG."""
     return Response(readings[0].picture, mimetype="image/png")
+
+
+def page_answer(reading: Reading) -> PageAnswer:
+    """One page of `format=pages`."""
+    return PageAnswer(
+        image=reading.image,
+        page=reading.number,
+        width=reading.page.width,
+        height=reading.page.height,
+        lines=[_line(line) for line in reading.page.lines],
+        timing=rounded(reading.page.timing),
+    )
+
+
+def rounded(timing: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds by stage, to a tenth."""
+    return {stage: round(milliseconds, 1) for stage, milliseconds in timing.items()}
 
 
 def _line(line: Line) -> LineAnswer:

@@ -12,8 +12,9 @@ from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.pictures import drawn_png
 from serving.http.query import Format, parse_query
-from serving.http.reading import read_documents
+from serving.http.reading import read_documents, read_pages
 from serving.http.service import Reading, Service, Work
+from serving.http.stream import stream
 from serving.http.uploads import read_uploads
 
 blueprint = Blueprint("ocr", __name__)
@@ -41,6 +42,8 @@ def read(name: str) -> Response:
         draw=drawn_png if form == "image" else None,
         one_page=form == "image",
     )
+    if formats.streams(form, request.accept_mimetypes):
+        return stream(read_pages(service, name, work), reader.describe())
     readings = read_documents(service, name, work)
     return _answer(form, work, readings)
 

@@ -96,11 +96,12 @@ def opened(
 def pages_a_second(done: Sequence[float], seconds: float) -> float:
     """From the first page done to the last one within `seconds`.
 
-    Before the first and after the last there is less in work than meant.
+    Before the first and after the last there is less in work than meant. Where those seconds were
+    too short for two pages: all pages, over the time to the last one.
     """
     times = sorted(time for time in done if time <= seconds)
     if len(times) < 2 or times[-1] <= times[0]:
-        return len(times) / seconds
+        return len(done) / max(done) if done else 0.0
     return (len(times) - 1) / (times[-1] - times[0])
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from serving.benchmark.serve_child import Child
 from serving.benchmark.serve_phases import Closed, Open, closed, opened, pages_a_second, together
 from serving.benchmark.serve_servers import Ours, PaddleX, Server
+from serving.errors import EngineError
 
 DIRECT = "load_pipeline"
 """Its `clients` are threads."""
@@ -58,7 +59,10 @@ def run(
     paddlex: Callable[[], PaddleX] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Found:
-    """Start the servers, load them, stop them. Raises EngineError where one does not start."""
+    """Start the servers, load them, stop them.
+
+    Raises EngineError where one does not start or reads nothing within a phase.
+    """
     with contextlib.ExitStack() as stack:
         tell("starting")
         ours = stack.enter_context(
@@ -83,7 +87,11 @@ def run(
         rounds = _interleaved(phases, asked.rounds, tell)
         means = [together(found) for found in rounds.values()]
         best = max(found.pages_s for found in means if found.who == ours.name)
-        tell(f"twice the load it can bear, {asked.open_seconds:g} s")
+        if best == 0:
+            raise EngineError(
+                f"load: no page was read within {asked.seconds:g} s; give a longer --phase"
+            )
+        tell(f"{asked.overload:g} times the load it can bear, for {asked.open_seconds:g} s")
         overload = _overload(ours, load, asked.overload * best, asked.open_seconds)
     return Found(means, overload, _efficiency(rounds, ours.name))
 

@@ -19,6 +19,8 @@ from serving.benchmark.serve_child import environment
 from serving.errors import EngineError
 
 _HOST = "127.0.0.1"
+_BOUNDARY = "-" * 24 + "d74496d66958873e"
+"""As curl makes them."""
 _START = 300.0
 """Seconds in which a server has to be ready."""
 
@@ -104,10 +106,11 @@ class Ours(Server):
         super().__init__([python, "-m", "serving.cli", "serve", *served], environment())
 
     def request(self, image: bytes) -> bytes:
-        head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="page"\r\n\r\n'
-        body = head + image + b"\r\n--b--\r\n"
+        part = 'Content-Disposition: form-data; name="image"; filename="page.png"'
+        head = f"--{_BOUNDARY}\r\n{part}\r\nContent-Type: image/png\r\n\r\n"
+        body = head.encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()
         path = "/ocr/v1/accurate?use_textline_orientation=false"
-        return _post(path, "multipart/form-data; boundary=b", body)
+        return _post(path, f"multipart/form-data; boundary={_BOUNDARY}", body)
 
 
 class PaddleX(Server):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Speed and accuracy: benchmark.sh [--peers] [--data DIR] [--pipeline YAML ...] [--report DIR] ...
-# Takes all that `ocr-hpi benchmark` takes. --peers runs PaddleX and RapidOCR on the same images
+# Takes all that `ocr-hpi benchmark` takes; with --serve all that `ocr-hpi load` takes: the same over
+# HTTP, with closed and open loads. --peers runs PaddleX and RapidOCR on the same images
 # with the same models, each in an environment of its own: they pin different OpenCVs.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -27,10 +28,21 @@ ensure_peer() { # DIR REQUIREMENT...
   unlock_environments
 }
 
-peers=() arguments=() pipelines=() help=
+# What PaddleX's own serving needs beside PaddleX.
+ensure_paddlex_serving() {
+  local python="$ROOT/.venv-paddlex/bin/python"
+  "$python" -c "import fastapi, filetype, uvicorn" 2>/dev/null && return
+  lock_environments "$python"
+  say "installing paddlex[serving] into .venv-paddlex"
+  "$python" -m pip install --disable-pip-version-check --no-input --quiet "paddlex[serving]==3.7.2" >&2
+  unlock_environments
+}
+
+command=benchmark peers= arguments=() pipelines=() help=
 while [ $# -gt 0 ]; do
   case $1 in
-    --peers) peers=(--paddlex "$ROOT/.venv-paddlex/bin/python" --rapidocr "$ROOT/.venv-rapidocr/bin/python") ;;
+    --serve) command=load ;;
+    --peers) peers=yes ;;
     --pipeline) [ $# -gt 1 ] && pipelines+=("$2") && arguments+=("$1" "$2") && shift ;;
     --pipeline=*) pipelines+=("${1#*=}") && arguments+=("$1") ;;
     --data | --report) # from where the caller stands, not from the repository
@@ -46,9 +58,15 @@ cd "$ROOT"
 if [ -z "$help" ]; then
   bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
-  if [ ${#peers[@]} -gt 0 ]; then
+  if [ -n "$peers" ]; then
     ensure_paddlex
+    arguments+=(--paddlex "$ROOT/.venv-paddlex/bin/python")
+  fi
+  if [ -n "$peers" ] && [ "$command" = load ]; then
+    ensure_paddlex_serving
+  elif [ -n "$peers" ]; then
+    arguments+=(--rapidocr "$ROOT/.venv-rapidocr/bin/python")
     ensure_peer "$ROOT/.venv-rapidocr" "rapidocr==3.10.0" "onnxruntime>=1.22,<2" "openvino>=2025.3,<2027"
   fi
 fi
-exec .venv/bin/ocr-hpi benchmark ${peers[@]+"${peers[@]}"} ${arguments[@]+"${arguments[@]}"}
+exec .venv/bin/ocr-hpi "$command" ${arguments[@]+"${arguments[@]}"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from http_server import Server
 
 if TYPE_CHECKING:
     from serving.corpus import Sample
@@ -77,3 +79,32 @@ def built(model_store: Store) -> Path:
     except OcrError as error:
         pytest.fail(f"the tests need engines: {error}. Run: bash scripts/build_engines.sh")
     return model_store.root
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def begin(**settings: Any) -> Server:
+        folder = tmp_path / str(len(servers))
+        folder.mkdir()
+        servers.append(Server(folder, **settings))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.end()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One fake server for all tests that leave it as it was."""
+    server = Server(
+        tmp_path_factory.mktemp("server"),
+        threads=2,
+        queue=20,
+        max_body=100_000,
+        body_time=0.4,
+    ).wait_ready()
+    yield server
+    assert server.end() == 0

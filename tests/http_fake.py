@@ -30,6 +30,9 @@ HELD = (255, 0, 0)
 `gate.reached` says that one is in work.
 """
 
+LONG = (0, 0, 255)
+"""A page of this colour has a megabyte of text, more than a few of which no socket holds."""
+
 
 class Client(FlaskClient):
     """Flask's client, which ends each answer as a server does."""
@@ -59,8 +62,9 @@ class FakeReader:
                 time.sleep(0.01)
         if colour == (0, 0, 1):
             raise EngineError("the engine broke")
+        text = f"{self.name} {width}x{height} 字"
         line = Line(
-            text=f"{self.name} {width}x{height} 字",
+            text=text + "x" * 1_000_000 if colour == LONG else text,
             score=0.98765432,
             quad=((1, 2), (width, 2), (width, height), (1, height)),
         )
@@ -89,9 +93,14 @@ def picture(
     width: int = 40, height: int = 20, colour: Any = "black", kind: str = "PNG", pages: int = 1
 ) -> bytes:
     """An image file; more than one page for TIFF and PDF."""
+    return document(*[colour] * pages, size=(width, height), kind=kind)
+
+
+def document(*colours: Any, size: tuple[int, int] = (40, 20), kind: str = "TIFF") -> bytes:
+    """An image file with a page of each colour."""
     file = io.BytesIO()
-    images = [Image.new("RGB", (width, height), colour) for _ in range(pages)]
-    more = {"save_all": True, "append_images": images[1:]} if pages > 1 else {}
+    images = [Image.new("RGB", size, colour) for colour in colours]
+    more = {"save_all": True, "append_images": images[1:]} if len(images) > 1 else {}
     images[0].save(file, kind, **more)
     return file.getvalue()
 

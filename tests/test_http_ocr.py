@@ -132,6 +132,37 @@ def test_pages(client: FlaskClient) -> None:
     assert answer["engine"]["TextDetection"]["engine"] == {"backend": "fake"}
 
 
+@pytest.mark.parametrize("query", ["", "?format=pages"])
+def test_pages_as_ndjson(client: FlaskClient, query: str) -> None:
+    asked = {"Accept": "application/x-ndjson", "X-Request-Id": "me.2"}
+    response = client.post(URL + query, headers=asked, **form(picture(), picture(30)))
+    assert response.content_type == "application/x-ndjson"
+    *pages, last = map(json.loads, response.get_data(as_text=True).splitlines())
+    plain = client.post(URL + "?format=pages", **form(picture(), picture(30))).get_json()
+    for page in (*pages, *plain["pages"]):
+        assert page["timing"].pop("decode") > 0
+    assert pages == plain["pages"]
+    assert last["engine"] == plain["engine"]
+    assert (last["request_id"], last["timing"]["recognise"]) == ("me.2", 4.0)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "application/json"),
+        ("application/json, application/x-ndjson", "application/json"),
+        ("application/json;q=0.5, application/x-ndjson", "application/x-ndjson"),
+        ("application/x-ndjson, */*", "application/x-ndjson"),
+    ],
+)
+def test_ndjson_only_for_who_wants_it(client: FlaskClient, accept: str, kind: str) -> None:
+    asked = {"Accept": accept}
+    response = client.post(f"{URL}?format=pages", headers=asked, **form(picture()))
+    assert response.content_type == kind
+    array = client.post(f"{URL}?format=lines", headers=asked, **form(picture()))
+    assert isinstance(array.get_json(), list)
+
+
 def test_text_parts_pages_by_form_feeds(client: FlaskClient) -> None:
     for ask in ({"query_string": "format=text"}, {"headers": {"Accept": "text/plain"}}):
         response = client.post(URL, **form(picture(), picture(30)), **ask)

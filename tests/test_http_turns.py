@@ -130,6 +130,39 @@ def test_who_hangs_up_frees_its_place_after_the_page_in_work(turns: Turns) -> No
     assert held.pages == 1
 
 
+def test_a_document_far_ahead_of_its_caller_leaves_its_turns_to_others(turns: Turns) -> None:
+    read, ended = 0, Ended()
+
+    def pages() -> Generator[int, None, None]:
+        nonlocal read
+        for page in range(50):
+            read += 1
+            yield page
+
+    with turns.submit(pages(), ended) as job:
+        results = job.results(10, never)
+        assert next(results) == 0
+        for _ in range(20):
+            with turns.submit(iter_of(7), Ended()) as other:
+                assert list(other.results(10, never)) == [7]
+        assert read < 20
+        assert list(results) == list(range(1, 50))
+    assert ended.event.wait(10)
+
+    dropped = Ended()
+    with turns.submit(pages(), dropped), turns.submit(iter_of(*range(20)), Ended()) as other:
+        list(other.results(10, never))
+    assert dropped.event.wait(10)
+    assert (ended.times, dropped.times, turns.waiting) == (1, 1, 0)
+
+
+def test_who_hangs_up_while_pages_come_quickly_is_noticed(turns: Turns) -> None:
+    ended = Ended()
+    with turns.submit(iter_of(*range(1000)), ended) as job, pytest.raises(Gone):
+        list(job.results(10, lambda: True))
+    assert ended.event.wait(10)
+
+
 def test_close_refuses_what_waits_and_finishes_what_is_in_work() -> None:
     turns = Turns(1)
     held = Held()

@@ -24,6 +24,7 @@ _COMMANDS = {
     "predict": "Read images, PDFs and folders from the command line.",
     "evaluate": "Score pipelines on labelled images of yours.",
     "benchmark": "Speed and accuracy, beside PaddleX and RapidOCR.",
+    "load": "What the server bears, beside load_pipeline and PaddleX's serving.",
 }
 _DEBUG = "serving.debug"
 

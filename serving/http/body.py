@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _KEY = "ocr.body"
-_CHUNK = 64 * 1024
+_PIECE = 1024 * 1024
+"""Bytes read at once. Gunicorn takes as many from a socket, and copies at each read what it keeps
+back."""
+_RATE = 64 * 1024
+"""Bytes a second that nobody is too slow with."""
 _GRACE = 1.0
 _DRAINS = 8
 _DRAINED = 4
@@ -51,9 +55,13 @@ class Body:
         self._socket = connection
         self._start = time.monotonic()
         self._received = 0
+        self._held = memoryview(b"")
+        """Received, and not read yet."""
         self._sent_away = False
         self._at_end: list[Callable[[], None]] = []
         self.over = length == 0
+        if connection is not None:
+            connection.allow(settings.body_time, _RATE)
 
     @staticmethod
     def of(environ: WSGIEnvironment) -> Body:
@@ -64,8 +72,13 @@ class Body:
     @property
     def lag(self) -> float:
         """Seconds by which the body is behind 64 KiB a second; none in the first second."""
-        late = time.monotonic() - self._start - self._received / _CHUNK
+        late = time.monotonic() - self._start - self._came / _RATE
         return 0.0 if self.over or late < _GRACE else late
+
+    @property
+    def _came(self) -> int:
+        """Bytes so far, those of a piece that is not whole yet too."""
+        return self._received if self._socket is None else self._socket.received
 
     def send_away(self) -> None:
         """From another thread: the body ends here, for others wait."""
@@ -91,20 +104,18 @@ class Body:
     def read(self, size: int = -1, /) -> bytes:
         """Up to `size` bytes, or all. Raises TooLarge, BadRequest, ClientDisconnected."""
         self.check()
-        pieces = []
-        while size != 0 and (piece := self._piece(_CHUNK if size < 0 else min(size, _CHUNK))):
-            pieces.append(piece)
-            if size > 0:
-                break
-        return b"".join(pieces)
+        if size < 0:
+            held, self._held = self._held, memoryview(b"")
+            return b"".join([held, *iter(self._piece, b"")])
+        if not self._held:
+            self._held = memoryview(self._piece())
+        given, self._held = self._held[:size], self._held[size:]
+        return bytes(given)
 
-    def _piece(self, size: int) -> bytes:
+    def _piece(self) -> bytes:
         if self.over:
             return b""
-        if self._socket is not None:
-            allowed = self._settings.body_time + self._received / _CHUNK
-            self._socket.allow(allowed - (time.monotonic() - self._start))
-        data = self._receive(size)
+        data = self._receive()
         self._received += len(data)
         if self._received > self._settings.max_body:
             raise self._too_large()
@@ -115,9 +126,9 @@ class Body:
             raise BadRequest(f"the body ended after {self._received} of {self._length} bytes")
         return data
 
-    def _receive(self, size: int) -> bytes:
+    def _receive(self) -> bytes:
         try:
-            return self._stream.read(size)
+            return self._stream.read(_PIECE)
         except TimeoutError:
             self.over = True
             raise self._too_slow() from None
@@ -130,7 +141,7 @@ class Body:
 
     def _too_slow(self) -> BadRequest:
         seconds = time.monotonic() - self._start
-        return BadRequest(f"the body arrives too slowly: {self._received} bytes in {seconds:.0f} s")
+        return BadRequest(f"the body arrives too slowly: {self._came} bytes in {seconds:.0f} s")
 
     def _too_large(self) -> TooLarge:
         size = "more" if self._length is None else f"{self._length} bytes"
@@ -148,7 +159,7 @@ class Body:
             while not self.over and left > 0 and (seconds := end - time.monotonic()) > 0:
                 if self._socket is not None:
                     self._socket.allow(seconds)
-                data = self._stream.read(_CHUNK)
+                data = self._stream.read(_PIECE)
                 left -= len(data)
                 self.over = not data
         except (OSError, ParseException):

@@ -66,9 +66,8 @@ class ErrorAnswer(TypedDict):
 
 def register(app: Flask) -> None:
     """Answer every error of `app` in JSON."""
-    app.register_error_handler(OcrError, _on_purpose)
     app.register_error_handler(HTTPException, _of_http)
-    app.register_error_handler(Exception, _bug)
+    app.register_error_handler(Exception, _raised)
 
 
 def code_of(status: int) -> str:
@@ -81,13 +80,21 @@ def error_body(code: str, message: str, request_id: str, **more: Any) -> dict[st
     return {"error": {"code": code, "message": message, "request_id": request_id, **more}}
 
 
-def _on_purpose(error: OcrError) -> Response:
+def told(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Status and body for an error that the app raised. One that is a bug goes into the log."""
     found = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), None)
     if found is None:
-        return _bug(error)
+        _LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": request_id}})
+        message = "internal error; the server's log says more under this request_id"
+        return 500, error_body("internal", message, request_id)
     status, code = found
     index = error.index if isinstance(error, InputError) else None
-    response = _answer(status, code, str(error), **({} if index is None else {"index": index}))
+    more = {} if index is None else {"index": index}
+    return status, error_body(code, str(error), request_id, **more)
+
+
+def _raised(error: Exception) -> Response:
+    response = _answer(*told(error, g.request_id))
     if isinstance(error, Busy):
         response.headers["Retry-After"] = str(current_app.extensions["ocr"].turns.retry_after())
     return response
@@ -95,7 +102,8 @@ def _on_purpose(error: OcrError) -> Response:
 
 def _of_http(error: HTTPException) -> Response:
     if isinstance(error, ClientDisconnected):
-        return _answer(CLIENT_GONE, "client_gone", "the caller hung up")
+        gone = error_body("client_gone", "the caller hung up", g.request_id)
+        return _answer(CLIENT_GONE, gone)
     status = error.code or 500
     message = error.description or error.name
     if status == 404 and request.routing_exception is not None:
@@ -104,22 +112,16 @@ def _of_http(error: HTTPException) -> Response:
         methods = set(getattr(error, "valid_methods", None) or ()) - {"HEAD", "OPTIONS"}
         allowed = ", ".join(sorted(methods))
         message = f"{request.method} is not for {request.path}; use {allowed}"
-    response = _answer(status, code_of(status), message)
+    response = _answer(status, error_body(code_of(status), message, g.request_id))
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
     return response
 
 
-def _bug(error: Exception) -> Response:
-    _LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": g.request_id}})
-    message = "internal error; the server's log says more under this request_id"
-    return _answer(500, "internal", message)
-
-
-def _answer(status: int, code: str, message: str, **more: Any) -> Response:
-    note(request.environ, error=code)
-    body = error_body(code, message, g.request_id, **more)
+def _answer(status: int, body: dict[str, Any]) -> Response:
+    error = body["error"]
+    note(request.environ, error=error["code"])
     if request.path == "/ocr":  # PaddleX's clients look for PaddleX's fields
-        body |= {"logId": g.request_id, "errorCode": status, "errorMsg": message}
+        body |= {"logId": g.request_id, "errorCode": status, "errorMsg": error["message"]}
     return json_response(body, status)

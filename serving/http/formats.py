@@ -18,10 +18,14 @@ from serving.http.registry import ModelAnswer
 from serving.http.service import Reading
 from serving.types import Line, Quad
 
+NDJSON = "application/x-ndjson"
+"""A JSON object a line."""
+
 _BY_TYPE: dict[str, Format] = {
     "application/json": "lines",
     "text/plain": "text",
     "image/png": "image",
+    NDJSON: "pages",
 }
 
 
@@ -89,6 +93,7 @@ ANSWERS = {
     "application/json": list[PlacedLine] | PagesAnswer | InferAnswer,
     "text/plain": str,
     "image/png": bytes,
+    NDJSON: str,  # a PageAnswer a line, then the rest of a PagesAnswer; or an ErrorAnswer
 }
 """What the answers are, by media type."""
 
@@ -99,6 +104,11 @@ def chosen(asked: Format | None, accept: MIMEAccept) -> Format:
         return asked
     best = max(_BY_TYPE, key=accept.quality)  # the first of equals: JSON
     return _BY_TYPE[best] if accept.quality(best) > 0 else "lines"
+
+
+def streams(form: Format, accept: MIMEAccept) -> bool:
+    """Whether the pages are sent one by one: `format=pages` for who takes NDJSON before JSON."""
+    return form == "pages" and accept.best_match(["application/json", NDJSON]) == NDJSON
 
 
 def lines(readings: list[Reading]) -> Response:
@@ -116,8 +126,8 @@ def pages(readings: list[Reading], *, request_id: str, engine: dict[str, ModelAn
     return json_response(
         PagesAnswer(
             request_id=request_id,
-            pages=[_page(reading) for reading in readings],
-            timing=_rounded(total_timing(readings)),
+            pages=[page_answer(reading) for reading in readings],
+            timing=rounded(total_timing(readings)),
             engine=engine,
         )
     )
@@ -134,21 +144,23 @@ def image(readings: list[Reading]) -> Response:
     return Response(readings[0].picture, mimetype="image/png")
 
 
-def _page(reading: Reading) -> PageAnswer:
+def page_answer(reading: Reading) -> PageAnswer:
+    """One page of `format=pages`."""
     answer = PageAnswer(
         image=reading.image,
         page=reading.number,
         width=reading.page.width,
         height=reading.page.height,
         lines=[_line(line) for line in reading.page.lines],
-        timing=_rounded(reading.page.timing),
+        timing=rounded(reading.page.timing),
     )
     if reading.picture is not None:
         answer["picture"] = reading.picture
     return answer
 
 
-def _rounded(timing: Mapping[str, float]) -> dict[str, float]:
+def rounded(timing: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds by stage, to a tenth."""
     return {stage: round(milliseconds, 1) for stage, milliseconds in timing.items()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
@@ -17,22 +19,39 @@ def read_documents(service: Service, work: Work) -> list[Reading]:
 
     Raises what `Service.read` raises; ClientDisconnected when the caller has gone.
     """
-    note(request.environ, pipeline=work.pipeline, images=len(work.documents))
-    connection = request.environ.get("gunicorn.socket")
+    readings = list(read_pages(service, work))
+    add_timing(total_timing(readings))
+    return readings
+
+
+def read_pages(service: Service, work: Work) -> Generator[Reading, None, None]:
+    """The pages as they are read, noted in the log. Close it to give up what is left.
+
+    Only the first `next` needs the request at hand. Raises as `read_documents`.
+    """
+    environ = request.environ
+    note(environ, pipeline=work.pipeline, images=len(work.documents))
+    connection = environ.get("gunicorn.socket")
+    pages = lines = 0
     try:
-        readings = list(service.read(work, gone=lambda: hung_up(connection)))
+        for reading in service.read(work, gone=lambda: hung_up(connection)):
+            pages += 1
+            lines += len(reading.page.lines)
+            note(environ, pages=pages, lines=lines)
+            yield reading
     except Gone:
         raise ClientDisconnected from None
-    add_timing(total_timing(readings))
-    lines = sum(len(reading.page.lines) for reading in readings)
-    note(request.environ, pages=len(readings), lines=lines)
-    return readings
 
 
 def total_timing(readings: list[Reading]) -> dict[str, float]:
     """Milliseconds by stage, all pages together."""
     total: dict[str, float] = {}
     for reading in readings:
-        for stage, milliseconds in reading.page.timing.items():
-            total[stage] = total.get(stage, 0.0) + milliseconds
+        add_up(total, reading.page.timing)
     return total
+
+
+def add_up(total: dict[str, float], timing: Mapping[str, float]) -> None:
+    """Add a page's milliseconds by stage to those of others."""
+    for stage, milliseconds in timing.items():
+        total[stage] = total.get(stage, 0.0) + milliseconds

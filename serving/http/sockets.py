@@ -23,6 +23,9 @@ class TimedSocket(socket.socket):
     """A caller's socket with a deadline for everything that is read from it."""
 
     _deadline = float("inf")
+    _rate = float("inf")
+    received = 0
+    """Bytes that have come since the last `allow`."""
     _awaited = 1
     """Bytes that must be there before `select` reports the socket."""
 
@@ -51,14 +54,21 @@ class TimedSocket(socket.socket):
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._awaited)
         return come
 
-    def allow(self, seconds: float) -> None:
-        """From now on reading may take so long; 0 ends it at once."""
+    def allow(self, seconds: float, rate: float = float("inf")) -> None:
+        """From now on reading may take so long; 0 ends it at once.
+
+        rate: bytes for which it may take a second longer.
+        """
         self._deadline = time.monotonic() + seconds
+        self._rate = rate
+        self.received = 0
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         if self.gettimeout() != 0.0:
             self._wait()
-        return super().recv(bufsize, flags)
+        data = super().recv(bufsize, flags)
+        self.received += len(data)
+        return data
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         before = self.gettimeout()
@@ -98,7 +108,7 @@ class TimedSocket(socket.socket):
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self, select.POLLIN)
-        left = self._deadline - time.monotonic()
+        left = self._deadline + self.received / self._rate - time.monotonic()
         if left <= 0 or not poll.poll(min(left, 3600.0) * 1e3):
             raise _overdue("the caller sends too slowly")
 

@@ -18,6 +18,9 @@ T = TypeVar("T")
 _LOOK = 0.25
 """Seconds between two looks at whether the caller is still there."""
 
+_AHEAD = 8
+"""Pages of a request that may wait for a caller who is slow to take them; then turns pass it by."""
+
 _DONE = object()
 
 
@@ -52,6 +55,8 @@ class Job(Generic[T]):
                     f"not done within {seconds:g} s; {pages} pages were read. Send fewer pages "
                     "at a time, or start the server with a larger --timeout"
                 )
+            if gone():
+                raise Gone
             pages += 1
             yield out
 
@@ -59,11 +64,19 @@ class Job(Generic[T]):
         """The next result; None when the deadline has passed."""
         while (left := deadline - time.monotonic()) > 0:
             try:
-                return self._out.get(timeout=min(left, _LOOK))
+                out = self._out.get(timeout=min(left, _LOOK))
             except Empty:
                 if gone():
                     raise Gone from None
+            else:
+                self._turns.taken(self)
+                return out
         return None
+
+    @property
+    def ahead(self) -> bool:
+        """Whether so many pages wait to be taken that no more should be read."""
+        return self._out.qsize() >= _AHEAD
 
     def step(self) -> bool:
         """Do one page; whether there may be more."""
@@ -108,6 +121,8 @@ class Turns:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._line: deque[Job[Any]] = deque()
+        self._ahead: set[Job[Any]] = set()
+        """Out of line until their caller has taken some pages."""
         self._changed = threading.Condition()
         self._closed = False
         self._page_time = 0.2
@@ -139,11 +154,20 @@ class Turns:
         """Forget a job: at once if it waits in line, else after the page that is in work."""
         with self._changed:
             job.cancelled = True
-            waits = job in self._line
-            if waits:
+            waits = job in self._line or job in self._ahead
+            if job in self._line:
                 self._line.remove(job)
+            self._ahead.discard(job)
         if waits:
             job.end()
+
+    def taken(self, job: Job[Any]) -> None:
+        """A page of the job was taken: if it was too far ahead, it is in line again."""
+        with self._changed:
+            if job in self._ahead:
+                self._ahead.remove(job)
+                self._line.append(job)
+                self._changed.notify()
 
     @property
     def waiting(self) -> int:
@@ -160,8 +184,9 @@ class Turns:
         """Refuse what waits, finish the pages in work, end the threads."""
         with self._changed:
             self._closed = True
-            refused = list(self._line)
+            refused = [*self._line, *self._ahead]
             self._line.clear()
+            self._ahead.clear()
             self._changed.notify_all()
         for job in refused:
             job.end(NotReady("the server is stopping"))
@@ -175,7 +200,9 @@ class Turns:
             with self._changed:
                 self._page_time += 0.1 * (time.monotonic() - start - self._page_time)
                 again = more and not job.cancelled and not self._closed
-                if again:
+                if again and job.ahead:
+                    self._ahead.add(job)
+                elif again:
                     self._line.append(job)
                     self._changed.notify()
             if not again:

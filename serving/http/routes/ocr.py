@@ -13,8 +13,9 @@ from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.pictures import drawn_png, plain
 from serving.http.query import Format, OcrQuery, PipelinePath
-from serving.http.reading import read_documents
+from serving.http.reading import read_documents, read_pages
 from serving.http.service import Draw, Reading, Service, Work
+from serving.http.stream import stream
 from serving.http.uploads import BODIES, read_uploads
 
 blueprint = Routes("ocr", __name__, tag="Reading")
@@ -48,6 +49,8 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
         draw=_draw(form, query.pictures),
         one_page=form == "image",
     )
+    if formats.streams(form, request.accept_mimetypes):
+        return stream(read_pages(service, work), reader.describe())
     readings = read_documents(service, work)
     return _answer(form, work, readings)
 

@@ -11,7 +11,7 @@ import pytest
 import requests
 from http_fake import Client, FakeReader, picture
 from prometheus_client.parser import text_string_to_metric_families
-from test_serve import PATIENCE, Server, eventually
+from http_server import PATIENCE, Server, eventually
 
 from serving.http.app import create_app
 from serving.http.registry import Registry

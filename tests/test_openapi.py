@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
-from test_serve import PATIENCE, Server
+from http_server import PATIENCE, Server
 
 from serving.http.app import create_app
 from serving.http.document import document

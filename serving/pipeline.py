@@ -44,6 +44,8 @@ class Pipeline:
     pool: FairPool
     use_textline_orientation: bool = False
     score_thresh: float = 0.0
+    identity: str = ""
+    """Tells which models and engines these are."""
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
+from serving.config.pipeline import PipelineConfig
 from serving.errors import EngineError, OcrError
 from serving.http.server import run
 from serving.http.settings import Settings
@@ -30,6 +32,10 @@ HELD = (255, 0, 0)
 """
 
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "PP-OCRv4_mobile.yaml"
+"""Where no YAML is told. A `model_dir` of the recognition in one names the reader instead."""
+
+
 class Client(FlaskClient):
     """Flask's client, which ends each answer as a server does."""
 
@@ -40,8 +46,9 @@ class Client(FlaskClient):
 class FakeReader:
     """Reads a page as one line that tells the page's size. A white one has no text."""
 
-    def __init__(self, name: str = "fake", gate: Path | None = None) -> None:
+    def __init__(self, name: str = "fake", gate: Path | None = None, identity: str = "") -> None:
         self.name = name
+        self.identity = identity
         self.gate = gate
         self.seen: list[Options] = []
         self.closed = False
@@ -52,8 +59,7 @@ class FakeReader:
         colour = tuple(int(value) for value in image[0, 0, ::-1])
         if self.gate is not None and colour == HELD:
             self.gate.with_suffix(".reached").touch()
-            while not self.gate.exists():
-                time.sleep(0.01)
+            wait_for(self.gate)
         if colour == (0, 0, 1):
             raise EngineError("the engine broke")
         line = Line(
@@ -82,6 +88,11 @@ class FakeReader:
         self.closed = True
 
 
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+
+
 def picture(
     width: int = 40, height: int = 20, colour: Any = "black", kind: str = "PNG", pages: int = 1
 ) -> bytes:
@@ -95,16 +106,27 @@ def picture(
 
 def main() -> int:
     told = json.loads(sys.argv[1])
+    pipelines = told["settings"]["pipelines"]
+    if isinstance(pipelines, list):
+        pipelines = dict.fromkeys(pipelines, CONFIG)
     settings = Settings(
-        **{**told["settings"], "pipelines": dict.fromkeys(told["settings"]["pipelines"], Path())}
+        **told["settings"] | {"pipelines": {n: Path(yaml) for n, yaml in pipelines.items()}}
     )
 
-    def load(name: str) -> FakeReader:
+    def load(name: str, config: PipelineConfig) -> FakeReader:
+        folder = config.sub_modules.recognition.model_dir
+        name = name if folder is None else folder.name
+        if name == "crash":
+            os._exit(1)
+        if name == "slow":
+            wait_for(Path(told["gate"]))
         if name == "broken":
             raise EngineError("broken: there is no such model; run: bash scripts/fetch_models.sh")
         if name == "bug":
             raise ZeroDivisionError("oops")
-        return FakeReader(name, Path(told["gate"]))
+        on_disk = Path(told["gate"]).with_suffix(".models")
+        identity = on_disk.read_text() if on_disk.exists() else ""
+        return FakeReader(name, Path(told["gate"]), identity)
 
     try:
         run(settings, load)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
@@ -27,17 +30,24 @@ class App(Flask):
     service: Service
 
 
-def create_app(settings: Settings, pipelines: Registry, places: Places | None = None) -> App:
+def create_app(
+    settings: Settings,
+    pipelines: Registry,
+    places: Places | None = None,
+    state: Callable[[], Mapping[str, Any]] = dict,
+) -> App:
     """Build the app of one worker process.
 
     pipelines: may still be empty; until they are loaded, requests get 503.
     places: shared by all workers, made before the fork; without it, this worker's own.
+    state: what GET /ocr/v1 tells beside the pipelines: the generation, the last reload.
     Close `app.service` at the end.
     """
     app = App("serving.http", static_folder=None)
     app.url_map.strict_slashes = False
     app.service = Service(settings, pipelines, places or Places(settings.places))
     app.extensions["ocr"] = app.service
+    app.extensions["ocr.state"] = state
     context.register(app)
     errors.register(app)
     for blueprint in BLUEPRINTS:

@@ -17,6 +17,10 @@ from serving.types import Page
 class Reader(Protocol):
     """What the server needs of a pipeline. Safe under many threads."""
 
+    @property
+    def identity(self) -> str:
+        """Tells which models and engines were loaded."""
+
     def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR."""
 
@@ -62,6 +66,11 @@ class Registry:
     def loading(self) -> list[str]:
         """Names of the pipelines that have not answered yet."""
         return [name for name in self.names if name not in self._readers]
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """What each pipeline has loaded, as far as they are."""
+        return {name: reader.identity for name, reader in self._readers.items()}
 
     def describe(self) -> list[dict[str, Any]]:
         """Every pipeline: its name, address and, once loaded, its models and engines."""

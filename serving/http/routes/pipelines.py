@@ -12,6 +12,7 @@ blueprint = Blueprint("pipelines", __name__)
 
 @blueprint.get("/ocr/v1")
 def index() -> Response:
-    """The pipelines, their models and the engines in force."""
+    """The pipelines, their models and the engines in force; how the last reload went."""
     service: Service = current_app.extensions["ocr"]
-    return json_response({"pipelines": service.registry.describe()})
+    state = current_app.extensions["ocr.state"]()
+    return json_response({"pipelines": service.registry.describe(), **state})

@@ -14,6 +14,7 @@
     │   ├── UnsupportedMedia    not an image format this package reads
     │   ├── Undecodable         an image, but broken; an encrypted PDF
     │   └── TooLarge            bytes, pixels or pages over the limit
+    ├── Unauthorized            no key, or an unknown one
     ├── Busy                    every place is taken
     ├── TimedOut                waited or worked longer than allowed
     └── NotReady                the server has not warmed up yet
@@ -82,6 +83,10 @@ class Undecodable(InputError):
 
 class TooLarge(InputError):
     """Bytes, pixels or pages are over the limit."""
+
+
+class Unauthorized(OcrError):
+    """The request comes without a key, or with an unknown one."""
 
 
 class Busy(OcrError):

@@ -109,6 +109,8 @@ def main() -> int:
     pipelines = told["settings"]["pipelines"]
     if isinstance(pipelines, list):
         pipelines = dict.fromkeys(pipelines, CONFIG)
+    if file := told["settings"].get("api_keys_file"):
+        told["settings"]["api_keys_file"] = Path(file)
     settings = Settings(
         **told["settings"] | {"pipelines": {n: Path(yaml) for n, yaml in pipelines.items()}}
     )

@@ -20,6 +20,8 @@ import yaml
 from http_fake import CONFIG, picture
 from test_serve import PATIENCE, URL, Server, answer, eventually
 
+from serving.http.keys import new_key
+
 SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "4"))
 
 
@@ -79,14 +81,16 @@ class Load:
 
     url: str
     body: bytes
+    kind: str = "image/tiff"
+    callers: tuple[tuple[bool, float], ...] = ((True, 0), (True, 0.03), (False, 0), (True, 1))
+    """Whether each keeps its connection, and its pause after an answer in seconds."""
     wrong: list[str] = field(default_factory=list)
     seen: list[tuple[str, ...]] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Load:
         self._threads = [
-            threading.Thread(target=self._post, args=(kept, pause))
-            for kept, pause in ((True, 0.0), (True, 0.03), (False, 0.0), (True, 1.0))
+            threading.Thread(target=self._post, args=(kept, pause)) for kept, pause in self.callers
         ]
         for thread in self._threads:
             thread.start()
@@ -98,7 +102,7 @@ class Load:
             thread.join()
 
     def _post(self, kept: bool, pause: float) -> None:
-        headers = {"Content-Type": "image/tiff"}
+        headers = {"Content-Type": self.kind}
         with requests.Session() as session:
             while not self._stop.wait(pause):
                 post = session.post if kept else requests.post
@@ -249,3 +253,31 @@ def test_a_new_generation_takes_nobody_before_it_is_ready(start: Callable[..., S
     kept.sendall(b"GET /ocr/v1 HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"Connection: close" in kept.recv(65536)  # still answered, and told to come anew
     kept.close()
+
+
+def test_keys_are_read_anew_with_the_rest(start: Callable[..., Swapped], tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    (old, line), (new, other) = new_key("alice"), new_key("bob")
+    file.write_text(line + "\n")
+    server = start(api_keys_file=str(file))
+
+    def status(key: str) -> int:
+        return server.post(headers={"X-API-Key": key, "Content-Type": "image/png"}).status_code
+
+    assert server.post(data=b"x" * 90_000).status_code == 401  # drained, so no reset
+    assert (status(old), status(new)) == (200, 401)
+    file.write_text("alice\n")
+    server.hup()
+    assert eventually(lambda: "line 1: not NAME:SHA256" in server.errors())
+    assert status(old) == 200
+    file.write_text(other + "\n")
+    server.hup()
+    assert eventually(lambda: status(new) == 200)
+    assert eventually(lambda: status(old) == 401)
+    assert '"key": "alice"' in server.errors()
+    assert old not in server.errors()
+
+
+def test_listening_to_all_without_keys_is_warned_of(start: Callable[..., Swapped]) -> None:
+    assert "without keys" in start(host="0.0.0.0").errors()
+    assert "without keys" not in start(host="127.0.0.2").errors()

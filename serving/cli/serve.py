@@ -87,6 +87,12 @@ _COUNT = click.IntRange(min=1)
     help="Seconds a request may wait, beside 10 a page.",
 )
 @_setting(
+    "--api-keys-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Ask for a key: a line a key, NAME:SHA256, as `ocr-hpi key NAME` makes it. Sent as "
+    "Authorization: Bearer KEY or X-API-Key: KEY. Health, /, /docs and /openapi.json need none.",
+)
+@_setting(
     "--models",
     default=Path("models"),
     type=click.Path(file_okay=False, path_type=Path),
@@ -103,7 +109,9 @@ def command(
     """Serve pipelines over HTTP until a signal ends it.
 
     Prints `ready http://HOST:PORT` on stdout once every pipeline has read a warm-up image; logs
-    are JSON on stderr. SIGTERM finishes the requests in work. Nothing is downloaded, converted
+    are JSON on stderr. SIGTERM finishes the requests in work. SIGHUP loads changed YAML files,
+    models, plans and keys while the old ones serve; what does not load leaves the old ones serving,
+    with the reason in the log and in GET /ocr/v1. Nothing is downloaded, converted
     or built: run `ocr-hpi fetch` and `ocr-hpi build` first (scripts/serve.sh does).
     """
     from serving.config import load_config

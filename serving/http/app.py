@@ -10,6 +10,7 @@ from flask.json.provider import DefaultJSONProvider
 
 from serving.http import context, errors
 from serving.http.body import BodyGuard
+from serving.http.keys import Keys, ask_for_keys
 from serving.http.places import Places
 from serving.http.registry import Registry
 from serving.http.routes import BLUEPRINTS
@@ -35,12 +36,14 @@ def create_app(
     pipelines: Registry,
     places: Places | None = None,
     state: Callable[[], Mapping[str, Any]] = dict,
+    keys: Keys | None = None,
 ) -> App:
     """Build the app of one worker process.
 
     pipelines: may still be empty; until they are loaded, requests get 503.
     places: shared by all workers, made before the fork; without it, this worker's own.
     state: what GET /ocr/v1 tells beside the pipelines: the generation, the last reload.
+    keys: who is let in; without it, everybody.
     Close `app.service` at the end.
     """
     app = App("serving.http", static_folder=None)
@@ -50,6 +53,7 @@ def create_app(
     app.extensions["ocr.state"] = state
     context.register(app)
     errors.register(app)
+    ask_for_keys(app, keys)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     app.wsgi_app = BodyGuard(app.wsgi_app, settings)  # type: ignore[method-assign]

@@ -79,7 +79,9 @@ class Application(BaseApplication):
     def load(self) -> Any:
         """In a worker: the app, with no pipelines yet."""
         registry = Registry(tuple(self.settings.pipelines))
-        self._app = create_app(self.settings, registry, self._places, self._state)
+        self._app = create_app(
+            self.settings, registry, self._places, self._state, self.generation.keys
+        )
         return self._app
 
     @property

@@ -16,6 +16,7 @@ from serving.errors import (
     OcrError,
     TimedOut,
     TooLarge,
+    Unauthorized,
     Undecodable,
     UnsupportedMedia,
 )
@@ -26,6 +27,7 @@ _LOG = logging.getLogger("serving.http")
 
 TABLE: dict[type[OcrError], tuple[int, str]] = {
     BadRequest: (400, "bad_request"),
+    Unauthorized: (401, "unauthorized"),
     TooLarge: (413, "too_large"),
     UnsupportedMedia: (415, "unsupported_media"),
     Undecodable: (422, "undecodable"),
@@ -71,6 +73,8 @@ def _on_purpose(error: OcrError) -> Response:
     response = _answer(status, code, str(error), **({} if index is None else {"index": index}))
     if isinstance(error, Busy):
         response.headers["Retry-After"] = str(current_app.extensions["ocr"].turns.retry_after())
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="ocr-hpi"'
     return response
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from serving.config.pipeline import PipelineConfig, load_config
+from serving.http.keys import Keys, read_keys
 from serving.http.settings import Settings
 
 
@@ -22,6 +23,8 @@ class Generation:
     number: int
     configs: Mapping[str, PipelineConfig]
     """By name, the first one first."""
+    keys: Keys | None = None
+    """Who is let in; None lets everybody in."""
     loaded: str | None = None
     """Tells the models, plans and engines that its workers run; None while none is ready."""
     since: float = field(default_factory=time.monotonic)
@@ -30,7 +33,8 @@ class Generation:
 def read_generation(number: int, settings: Settings) -> Generation:
     """Read everything that a HUP reads anew. Raises ConfigError."""
     configs = {name: load_config(path) for name, path in settings.pipelines.items()}
-    return Generation(number, configs)
+    file = settings.api_keys_file
+    return Generation(number, configs, None if file is None else read_keys(file))
 
 
 def fingerprint(identities: Mapping[str, str]) -> str:

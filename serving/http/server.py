@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import socket
 
 from serving.config.pipeline import PipelineConfig
@@ -12,6 +14,8 @@ from serving.http.logs import configure_logs
 from serving.http.master import Master
 from serving.http.registry import Reader
 from serving.http.settings import Settings
+
+_LOG = logging.getLogger("serving.http")
 
 
 def run(settings: Settings, load: Load | None = None) -> None:
@@ -24,6 +28,11 @@ def run(settings: Settings, load: Load | None = None) -> None:
     first = read_generation(1, settings)
     listener = bind(settings.host, settings.port)
     configure_logs()
+    if first.keys is None and not _is_loopback(listener):
+        _LOG.warning(
+            "listening on %s without keys: whoever reaches it may use it; give --api-keys-file",
+            settings.host,
+        )
     application = Application(settings, load or _built(settings), listener)
     master = Master(application, first)
     try:
@@ -54,6 +63,10 @@ def bind(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}; choose with --host and --port"
         ) from None
     return listener
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _built(settings: Settings) -> Load:

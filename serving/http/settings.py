@@ -34,6 +34,8 @@ class Settings:
     page_time: float = 10.0
     body_time: float = 20.0
     """For a body to arrive, beside a second for every 64 KiB that did."""
+    api_keys_file: Path | None = None
+    """Keys of which every request needs one; None asks for none."""
     drain_time: float = 2.0
     """For reading what is left of a refused body, so that the answer is not lost to a reset."""
 

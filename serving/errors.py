@@ -12,6 +12,7 @@
     ├── InputError              the caller's image or parameters; `index`: which of several images
     │   ├── BadRequest          no image, bad base64, bad parameter
     │   ├── UnsupportedMedia    not an image format this package reads
+    │   ├── Unfetchable         a URL behind which no image is to be had
     │   ├── Undecodable         an image, but broken; an encrypted PDF
     │   └── TooLarge            bytes, pixels or pages over the limit
     ├── Unauthorized            no key, or an unknown one
@@ -75,6 +76,10 @@ class BadRequest(InputError):
 
 class UnsupportedMedia(InputError):
     """The bytes are not an image format this package reads."""
+
+
+class Unfetchable(InputError):
+    """The image is not to be had from its URL."""
 
 
 class Undecodable(InputError):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from serving.http.urls import HostPattern
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,6 +44,22 @@ class Device(click.ParamType):  # type: ignore[type-arg]
         if value != "cpu":
             self.fail(f"{value!r}: this version runs on the CPU only; use cpu", param, ctx)
         return "cpu"
+
+
+class UrlHosts(click.ParamType):  # type: ignore[type-arg]
+    """Patterns of hosts, parted by commas."""
+
+    name = "HOST,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[HostPattern, ...]:
+        if isinstance(value, tuple):
+            return value
+        from serving.http.urls import HostPattern
+
+        try:
+            return tuple(HostPattern.parse(part) for part in str(value).split(",") if part.strip())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
@@ -91,6 +110,14 @@ _COUNT = click.IntRange(min=1)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Ask for a key: a line a key, NAME:SHA256, as `ocr-hpi key NAME` makes it. Sent as "
     "Authorization: Bearer KEY or X-API-Key: KEY. Health, /, /docs and /openapi.json need none.",
+)
+@_setting(
+    "--allow-url-hosts",
+    default=(),
+    type=UrlHosts(),
+    help="Hosts from which pictures are fetched where a request names an http(s) URL instead of "
+    "base64: example.org,*.example.com,files.example.net:8443. Private and loopback addresses are "
+    "refused, redirects are checked again.  [default: no URL is fetched]",
 )
 @_setting(
     "--models",

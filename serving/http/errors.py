@@ -18,6 +18,7 @@ from serving.errors import (
     TooLarge,
     Unauthorized,
     Undecodable,
+    Unfetchable,
     UnsupportedMedia,
 )
 from serving.http.context import json_response
@@ -30,6 +31,7 @@ TABLE: dict[type[OcrError], tuple[int, str]] = {
     Unauthorized: (401, "unauthorized"),
     TooLarge: (413, "too_large"),
     UnsupportedMedia: (415, "unsupported_media"),
+    Unfetchable: (422, "unfetchable"),
     Undecodable: (422, "undecodable"),
     Busy: (429, "busy"),
     NotReady: (503, "not_ready"),

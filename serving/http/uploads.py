@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
@@ -15,6 +16,7 @@ from werkzeug.http import parse_options_header
 
 from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.http.body import Body
+from serving.http.urls import Url
 
 _Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]]
 
@@ -22,22 +24,24 @@ _FIELDS = ("image", "file")
 _RAW = ("application/pdf", "application/octet-stream")
 _CURLS_OWN = "application/x-www-form-urlencoded"
 _MAX_TEXT = 512 * 1024  # well above a piece of the body, which the parser counts as text too
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WAYS = (
     'send it as curl -F "image=@page.jpg", as raw bytes with Content-Type image/jpeg (or another '
     'image type, or application/pdf), or as JSON {"image": "<base64>"}'
 )
 
 
-def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes]:
-    """The images or documents of a request, in order; at least one.
+def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes | Url]:
+    """The images or documents of a request, or where they are, in order; at least one.
 
     Raises BadRequest, UnsupportedMedia, TooLarge and what reading the body raises.
     """
     body.check()
     kind, options = parse_options_header(content_type)
     kind = kind.lower()
+    documents: list[bytes | Url]
     if kind == "multipart/form-data":
-        documents = _multipart(body, options.get("boundary", ""), max_images)
+        documents = [*_multipart(body, options.get("boundary", ""), max_images)]
     elif kind == "application/json":
         documents = _json(body.read())
     elif not kind or kind.startswith("image/") or kind in _RAW:
@@ -94,32 +98,32 @@ def _in_memory(
     return io.BytesIO()
 
 
-def _decoded(value: Any) -> bytes:
-    """Standard base64; white space and a data: URL's head are passed over."""
+def _decoded(value: Any) -> bytes | Url:
+    """Standard base64; white space and a data: URL's head are passed over. Or another URL."""
     if not isinstance(value, str):
         raise ValueError("a string of base64 is wanted")
     if value.startswith("data:"):
         head, _, value = value.partition(",")
         if not head.endswith(";base64"):
             raise ValueError("a data: URL has to be base64")
-    elif value.startswith(("http://", "https://")):
-        raise ValueError("this server fetches no URLs; send the bytes as base64")
+    elif _URL.match(value):
+        return Url(value)
     try:
         return base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("not valid base64") from None
 
 
-Base64 = Annotated[bytes, BeforeValidator(_decoded, json_schema_input_type=str)]
+Base64OrUrl = Annotated[bytes | Url, PlainValidator(_decoded, json_schema_input_type=str)]
 
 
 class JsonBody(BaseModel):
-    """`{"image": "<base64>"}` or `{"images": ["<base64>", ...]}`."""
+    """`{"image": "<base64>"}` or `{"images": ["<base64>", ...]}`, or URLs in their place."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: Base64 | None = None
-    images: list[Base64] | None = None
+    image: Base64OrUrl | None = None
+    images: list[Base64OrUrl] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> JsonBody:
@@ -127,7 +131,7 @@ class JsonBody(BaseModel):
             raise ValueError('give either "image" or "images"')
         return self
 
-    def documents(self) -> list[bytes]:
+    def documents(self) -> list[bytes | Url]:
         """What was sent, in order."""
         return [self.image] if self.image is not None else list(self.images or ())
 
@@ -139,7 +143,7 @@ def first_finding(error: ValidationError) -> str:
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def _json(data: bytes) -> list[bytes]:
+def _json(data: bytes) -> list[bytes | Url]:
     try:
         documents = JsonBody.model_validate_json(data).documents()
     except ValidationError as error:

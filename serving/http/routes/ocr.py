@@ -12,7 +12,7 @@ from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.pictures import drawn_png
 from serving.http.query import Format, parse_query
-from serving.http.reading import read_documents
+from serving.http.reading import fetch_documents, read_documents
 from serving.http.service import Reading, Service, Work
 from serving.http.uploads import read_uploads
 
@@ -29,8 +29,9 @@ def read(name: str) -> Response:
     body = Body.of(request.environ)
     service.let_in(body)
     start = time.perf_counter()
-    documents = read_uploads(request.content_type or "", body, service.settings.max_pages)
+    sent = read_uploads(request.content_type or "", body, service.settings.max_pages)
     add_timing({"receive": (time.perf_counter() - start) * 1e3})
+    documents = fetch_documents(service, sent)
     if form == "paddlex" and len(documents) > 1:
         raise BadRequest("format=paddlex answers for one document; send them one by one")
     work = Work(

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, current_app, g, request
 from serving.http.body import Body
 from serving.http.context import json_response
 from serving.http.paddlex import answer, parse_infer, pictures
-from serving.http.reading import read_documents
+from serving.http.reading import fetch_documents, read_documents
 from serving.http.service import Service, Work
 
 blueprint = Blueprint("paddlex", __name__)
@@ -24,9 +24,10 @@ def infer() -> Response:
     asked = parse_infer(body.read())
     options = asked.options()
     draw = None if asked.visualize is False else pictures
-    readings = read_documents(service, name, Work(reader, [asked.file], options, draw=draw))
+    [document] = fetch_documents(service, [asked.file])
+    readings = read_documents(service, name, Work(reader, [document], options, draw=draw))
     log_id = asked.logId or g.request_id
-    return json_response(answer(asked.file, readings, reader.settings(options), log_id))
+    return json_response(answer(document, readings, reader.settings(options), log_id))
 
 
 @blueprint.get("/health")

@@ -17,14 +17,18 @@ from serving.plan.subject import Subject, subject
 
 
 def open_pipeline(
-    yaml: str | Path, *, models: Path = Path("models"), threads: int | None = None
+    yaml: str | Path | PipelineConfig,
+    *,
+    models: Path = Path("models"),
+    threads: int | None = None,
 ) -> Pipeline:
     """Load the pipeline of a YAML file on the engines that its plan chose, hot shapes warmed.
 
+    yaml: the file, or what was read from it.
     threads: processor cores to use; default: all that this process may.
     Raises ConfigError, ModelError, PlanError (not built for this) and EngineError.
     """
-    config = load_config(yaml)
+    config = yaml if isinstance(yaml, PipelineConfig) else load_config(yaml)
     about = _subject(config, models, threads)
     plan = load_plan(models, about.key, pipeline=config.source)
     graphs = Graphs(models)
@@ -32,9 +36,14 @@ def open_pipeline(
         section: open_engine(graphs.find(part.folder, part.model), plan.models[section].choice)
         for section, part in about.parts.items()
     }
-    pipeline = assemble(config, about.parts, engines, plan.cores)
+    choices = " ".join(str(plan.models[section].choice) for section in about.parts)
+    pipeline = replace(
+        assemble(config, about.parts, engines, plan.cores),
+        identity=f"{about.key} {choices}",
+        plan=plan.summary(),
+    )
     pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
-    return replace(pipeline, plan=plan.summary())
+    return pipeline
 
 
 def find_plan(config: PipelineConfig, models: Path, threads: int | None = None) -> Plan:

@@ -12,8 +12,10 @@
     ├── InputError              the caller's image or parameters; `index`: which of several images
     │   ├── BadRequest          no image, bad base64, bad parameter
     │   ├── UnsupportedMedia    not an image format this package reads
+    │   ├── Unfetchable         a URL behind which no image is to be had
     │   ├── Undecodable         an image, but broken; an encrypted PDF
     │   └── TooLarge            bytes, pixels or pages over the limit
+    ├── Unauthorized            no key, or an unknown one
     ├── Busy                    every place is taken
     ├── TimedOut                waited or worked longer than allowed
     └── NotReady                the server has not warmed up yet
@@ -76,12 +78,20 @@ class UnsupportedMedia(InputError):
     """The bytes are not an image format this package reads."""
 
 
+class Unfetchable(InputError):
+    """The image is not to be had from its URL."""
+
+
 class Undecodable(InputError):
     """The bytes are an image, but a broken or an encrypted one."""
 
 
 class TooLarge(InputError):
     """Bytes, pixels or pages are over the limit."""
+
+
+class Unauthorized(OcrError):
+    """The request comes without a key, or with an unknown one."""
 
 
 class Busy(OcrError):

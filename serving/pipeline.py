@@ -48,6 +48,8 @@ class Pipeline:
     return_word_box: bool = False
     plan: Mapping[str, Any] = field(default_factory=dict)
     """What was measured of these engines, as plain values; empty where nothing was."""
+    identity: str = ""
+    """Tells which models and engines these are."""
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
+from serving.config.pipeline import PipelineConfig
 from serving.errors import EngineError, OcrError
 from serving.http.server import run
 from serving.http.settings import Settings
@@ -34,6 +36,10 @@ LONG = (0, 0, 255)
 """A page of this colour has a megabyte of text, more than a few of which no socket holds."""
 
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "PP-OCRv4_mobile.yaml"
+"""Where no YAML is told. A `model_dir` of the recognition in one names the reader instead."""
+
+
 class Client(FlaskClient):
     """Flask's client, which ends each answer as a server does."""
 
@@ -46,8 +52,9 @@ class FakeReader:
 
     plan: Mapping[str, Any] = {}
 
-    def __init__(self, name: str = "fake", gate: Path | None = None) -> None:
+    def __init__(self, name: str = "fake", gate: Path | None = None, identity: str = "") -> None:
         self.name = name
+        self.identity = identity
         self.gate = gate
         self.seen: list[Options] = []
         self.closed = False
@@ -58,8 +65,7 @@ class FakeReader:
         colour = tuple(int(value) for value in image[0, 0, ::-1])
         if self.gate is not None and colour == HELD:
             self.gate.with_suffix(".reached").touch()
-            while not self.gate.exists():
-                time.sleep(0.01)
+            wait_for(self.gate)
         if colour == (0, 0, 1):
             raise EngineError("the engine broke")
         text = f"{self.name} {width}x{height} 字"
@@ -89,6 +95,11 @@ class FakeReader:
         self.closed = True
 
 
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+
+
 def picture(
     width: int = 40, height: int = 20, colour: Any = "black", kind: str = "PNG", pages: int = 1
 ) -> bytes:
@@ -107,16 +118,29 @@ def document(*colours: Any, size: tuple[int, int] = (40, 20), kind: str = "TIFF"
 
 def main() -> int:
     told = json.loads(sys.argv[1])
+    pipelines = told["settings"]["pipelines"]
+    if isinstance(pipelines, list):
+        pipelines = dict.fromkeys(pipelines, CONFIG)
+    if file := told["settings"].get("api_keys_file"):
+        told["settings"]["api_keys_file"] = Path(file)
     settings = Settings(
-        **{**told["settings"], "pipelines": dict.fromkeys(told["settings"]["pipelines"], Path())}
+        **told["settings"] | {"pipelines": {n: Path(yaml) for n, yaml in pipelines.items()}}
     )
 
-    def load(name: str) -> FakeReader:
+    def load(name: str, config: PipelineConfig) -> FakeReader:
+        folder = config.sub_modules.recognition.model_dir
+        name = name if folder is None else folder.name
+        if name == "crash":
+            os._exit(1)
+        if name == "slow":
+            wait_for(Path(told["gate"]))
         if name == "broken":
             raise EngineError("broken: there is no such model; run: bash scripts/fetch_models.sh")
         if name == "bug":
             raise ZeroDivisionError("oops")
-        return FakeReader(name, Path(told["gate"]))
+        on_disk = Path(told["gate"]).with_suffix(".models")
+        identity = on_disk.read_text() if on_disk.exists() else ""
+        return FakeReader(name, Path(told["gate"]), identity)
 
     try:
         run(settings, load)

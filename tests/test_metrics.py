@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 from http_fake import Client, FakeReader, picture
-from prometheus_client.parser import text_string_to_metric_families
 from http_server import PATIENCE, Server, eventually
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving.http.app import create_app
 from serving.http.registry import Registry

@@ -15,11 +15,11 @@ import pytest
 import requests
 import schemathesis
 from http_fake import picture
+from http_server import PATIENCE, Server
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
-from http_server import PATIENCE, Server
 
 from serving.http.app import create_app
 from serving.http.document import document

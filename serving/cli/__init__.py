@@ -21,6 +21,7 @@ _COMMANDS = {
     "doctor": "Say what this machine can run engines on, and how to mend what is missing.",
     "convert": "Convert Paddle models to ONNX, checked against Paddle.",
     "serve": "Serve pipelines over HTTP.",
+    "key": "Make a key for a caller of the server.",
     "predict": "Read images, PDFs and folders from the command line.",
     "evaluate": "Score pipelines on labelled images of yours.",
     "benchmark": "Speed and accuracy, beside PaddleX and RapidOCR.",

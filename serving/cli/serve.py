@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from serving.http.urls import HostPattern
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,6 +44,22 @@ class Device(click.ParamType):  # type: ignore[type-arg]
         if value != "cpu":
             self.fail(f"{value!r}: this version runs on the CPU only; use cpu", param, ctx)
         return "cpu"
+
+
+class UrlHosts(click.ParamType):  # type: ignore[type-arg]
+    """Patterns of hosts, parted by commas."""
+
+    name = "HOST,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[HostPattern, ...]:
+        if isinstance(value, tuple):
+            return value
+        from serving.http.urls import HostPattern
+
+        try:
+            return tuple(HostPattern.parse(part) for part in str(value).split(",") if part.strip())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
@@ -87,6 +106,20 @@ _COUNT = click.IntRange(min=1)
     help="Seconds a request may wait, beside 10 a page.",
 )
 @_setting(
+    "--api-keys-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Ask for a key: a line a key, NAME:SHA256, as `ocr-hpi key NAME` makes it. Sent as "
+    "Authorization: Bearer KEY or X-API-Key: KEY. Health, /, /docs and /openapi.json need none.",
+)
+@_setting(
+    "--allow-url-hosts",
+    default=(),
+    type=UrlHosts(),
+    help="Hosts from which pictures are fetched where a request names an http(s) URL instead of "
+    "base64: example.org,*.example.com,files.example.net:8443. Private and loopback addresses are "
+    "refused, redirects are checked again.  [default: no URL is fetched]",
+)
+@_setting(
     "--models",
     default=Path("models"),
     type=click.Path(file_okay=False, path_type=Path),
@@ -103,7 +136,9 @@ def command(
     """Serve pipelines over HTTP until a signal ends it.
 
     Prints `ready http://HOST:PORT` on stdout once every pipeline has read a warm-up image; logs
-    are JSON on stderr. SIGTERM finishes the requests in work. Nothing is downloaded, converted
+    are JSON on stderr. SIGTERM finishes the requests in work. SIGHUP loads changed YAML files,
+    models, plans and keys while the old ones serve; what does not load leaves the old ones serving,
+    with the reason in the log and in GET /ocr/v1. Nothing is downloaded, converted
     or built: run `ocr-hpi fetch` and `ocr-hpi build` first (scripts/serve.sh does).
     """
     from serving.config import load_config

@@ -30,7 +30,7 @@ _HEADERS = {
 _RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
 
-READING_ERRORS = (400, 413, 415, 422, 429, 503, 504)
+READING_ERRORS = (400, 401, 413, 415, 422, 429, 503, 504)
 """Statuses of a request that has a body to read."""
 
 

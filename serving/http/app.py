@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from typing import Any
 
 from flask.json.provider import DefaultJSONProvider
 from flask_openapi3 import Info, OpenAPI
 
 from serving.http import context, errors, metrics
 from serving.http.body import BodyGuard
+from serving.http.keys import Keys, ask_for_keys
 from serving.http.places import Places
 from serving.http.registry import Registry
 from serving.http.routes import BLUEPRINTS, page
@@ -29,11 +32,19 @@ class App(OpenAPI):
     service: Service
 
 
-def create_app(settings: Settings, pipelines: Registry, places: Places | None = None) -> App:
+def create_app(
+    settings: Settings,
+    pipelines: Registry,
+    places: Places | None = None,
+    state: Callable[[], Mapping[str, Any]] = dict,
+    keys: Keys | None = None,
+) -> App:
     """Build the app of one worker process.
 
     pipelines: may still be empty; until they are loaded, requests get 503.
     places: shared by all workers, made before the fork; without it, this worker's own.
+    state: what GET /ocr/v1 tells beside the pipelines: the generation, the last reload.
+    keys: who is let in; without it, everybody.
     Close `app.service` at the end.
     """
     app = App(
@@ -48,9 +59,11 @@ def create_app(settings: Settings, pipelines: Registry, places: Places | None = 
     app.url_map.strict_slashes = False
     app.service = Service(settings, pipelines, places or Places(settings.places))
     app.extensions["ocr"] = app.service
+    app.extensions["ocr.state"] = state
     context.register(app)
     errors.register(app)
     metrics.register(app)
+    ask_for_keys(app, keys)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.register_blueprint(page.blueprint)  # for people: no part of the API

@@ -17,7 +17,9 @@ from serving.errors import (
     OcrError,
     TimedOut,
     TooLarge,
+    Unauthorized,
     Undecodable,
+    Unfetchable,
     UnsupportedMedia,
 )
 from serving.http.context import described, json_response
@@ -27,8 +29,10 @@ _LOG = logging.getLogger("serving.http")
 
 TABLE: dict[type[OcrError], tuple[int, str]] = {
     BadRequest: (400, "bad_request"),
+    Unauthorized: (401, "unauthorized"),
     TooLarge: (413, "too_large"),
     UnsupportedMedia: (415, "unsupported_media"),
+    Unfetchable: (422, "unfetchable"),
     Undecodable: (422, "undecodable"),
     Busy: (429, "busy"),
     NotReady: (503, "not_ready"),
@@ -97,6 +101,8 @@ def _raised(error: Exception) -> Response:
     response = _answer(*told(error, g.request_id))
     if isinstance(error, Busy):
         response.headers["Retry-After"] = str(current_app.extensions["ocr"].turns.retry_after())
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="ocr-hpi"'
     return response
 
 

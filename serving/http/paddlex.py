@@ -17,7 +17,7 @@ from serving.http.context import described
 from serving.http.errors import ErrorAnswer
 from serving.http.pictures import jpeg_base64
 from serving.http.service import Reading
-from serving.http.uploads import Base64, first_finding
+from serving.http.uploads import Base64OrUrl, first_finding
 from serving.imaging.draw import draw
 from serving.imaging.sniff import sniff
 from serving.results import paddlex_result
@@ -29,7 +29,7 @@ class InferRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)  # unknown fields are passed over, as PaddleX does
 
-    file: Base64
+    file: Base64OrUrl
     fileType: Literal[0, 1] | None = None
     """0: PDF, 1: image. Not needed: the bytes tell."""
     useDocOrientationClassify: bool | None = None

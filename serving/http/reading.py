@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Generator, Mapping, Sequence
 
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
@@ -12,6 +13,24 @@ from serving.http.logs import note
 from serving.http.service import Reading, Service, Work
 from serving.http.sockets import hung_up
 from serving.http.turns import Gone
+from serving.http.urls import Url
+
+
+def fetch_documents(service: Service, sent: Sequence[bytes | Url]) -> list[bytes]:
+    """What was sent, and what its URLs lead to. Holds no place meanwhile.
+
+    Raises what `Fetcher.fetch` raises; ClientDisconnected when the caller has gone.
+    """
+    if not any(isinstance(document, Url) for document in sent):
+        return [document for document in sent if isinstance(document, bytes)]
+    connection = request.environ.get("gunicorn.socket")
+    start = time.perf_counter()
+    try:
+        documents = service.fetcher.fetch(sent, gone=lambda: hung_up(connection))
+    except Gone:
+        raise ClientDisconnected from None
+    add_timing({"fetch": (time.perf_counter() - start) * 1e3})
+    return documents
 
 
 def read_documents(service: Service, work: Work) -> list[Reading]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NotRequired, Protocol, cast
+from typing import Any, Literal, NotRequired, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -75,10 +75,30 @@ class PipelineAnswer(TypedDict):
 
 
 @described
+class Mishap(TypedDict):
+    """Why the last reload, or the last replacement of a worker, failed."""
+
+    time: str
+    message: str
+
+
+@described
+class ReloadAnswer(TypedDict):
+    """How it stands with loading files anew."""
+
+    state: Literal["idle", "loading", "finishing"]
+    """`finishing`: the new ones serve, the old ones finish what they have in work."""
+    error: Mishap | None
+
+
+@described
 class PipelinesAnswer(TypedDict):
     """What is served here."""
 
     pipelines: list[PipelineAnswer]
+    generation: NotRequired[int]
+    """Grows by one with every reload that succeeds."""
+    reload: NotRequired[ReloadAnswer]
 
 
 class Reader(Protocol):
@@ -87,6 +107,10 @@ class Reader(Protocol):
     @property
     def plan(self) -> Mapping[str, Any]:
         """What was measured of its engines, as a PlanAnswer; empty where nothing was."""
+
+    @property
+    def identity(self) -> str:
+        """Tells which models and engines were loaded."""
 
     def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR."""
@@ -133,6 +157,11 @@ class Registry:
     def loading(self) -> list[str]:
         """Names of the pipelines that have not answered yet."""
         return [name for name in self.names if name not in self._readers]
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """What each pipeline has loaded, as far as they are."""
+        return {name: reader.identity for name, reader in self._readers.items()}
 
     def describe(self) -> list[PipelineAnswer]:
         """Every pipeline: its name, address and, once loaded, its models and engines."""

@@ -17,6 +17,8 @@ class Report:
     pid: int
     error: str | None = None
     """Why it cannot load; None when it is ready."""
+    loaded: str = ""
+    """Tells the models, plans and engines that it runs."""
 
 
 class Reports:
@@ -27,10 +29,18 @@ class Reports:
         os.set_blocking(self._read, False)
         self._rest = b""
 
-    def send(self, error: str | None = None) -> None:
-        """In a worker: report that it is ready, or the error."""
-        told = None if error is None else error[:1000]
-        os.write(self._write, json.dumps([os.getpid(), told]).encode()[:_MOST] + b"\n")
+    def ready(self, loaded: str) -> None:
+        """In a worker: every pipeline has answered."""
+        self._send(None, loaded)
+
+    def failed(self, error: str) -> None:
+        """In a worker: it cannot load, and why."""
+        self._send(error[:600], "")
+
+    def _send(self, error: str | None, loaded: str) -> None:
+        told = json.dumps([os.getpid(), error, loaded], ensure_ascii=False).encode()
+        assert len(told) < _MOST
+        os.write(self._write, told + b"\n")
 
     def receive(self) -> list[Report]:
         """In the master: the reports that have come since; never waits."""

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-import os
-import resource
 import socket
-import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from gunicorn.app.base import BaseApplication
-from gunicorn.arbiter import Arbiter
-from gunicorn.errors import HaltServer
-
+from serving.config.pipeline import PipelineConfig
 from serving.errors import ConfigError, OcrError
-from serving.http.app import App, create_app
-from serving.http.logs import GunicornLogger, configure_logs
+from serving.http.application import Application, Load
+from serving.http.generation import read_generation
+from serving.http.logs import configure_logs
+from serving.http.master import Master
 from serving.http.metrics_files import fresh_folder
-from serving.http.places import Places
-from serving.http.registry import Reader, Registry
-from serving.http.reports import Reports
+from serving.http.registry import Reader
 from serving.http.settings import Settings
-from serving.http.worker import Worker, load_in_background
 
 _LOG = logging.getLogger("serving.http")
-
-_CONNECTIONS = 4096
-_OTHER_FILES = 256
-
-Load = Callable[[str], Reader]
-"""Loads the pipeline of a name. Called in each worker."""
 
 
 def run(settings: Settings, load: Load | None = None) -> None:
     """Serve until a signal ends it. Prints `ready http://HOST:PORT` once all workers can read.
 
     load: loads a pipeline by its name; default: the settings' YAML on the engines built for it.
-    SIGTERM finishes what is in work; SIGINT and SIGQUIT do not.
+    SIGTERM finishes what is in work; SIGINT and SIGQUIT do not. SIGHUP loads all files anew.
     Raises OcrError where the address is taken or a pipeline does not load.
     """
+    first = read_generation(1, settings)
     listener = bind(settings.host, settings.port)
     configure_logs()
-    application = _Application(settings, load or _built(settings), listener)
-    master = Master(application)
+    if first.keys is None and not _is_loopback(listener):
+        _LOG.warning(
+            "listening on %s without keys: whoever reaches it may use it; give --api-keys-file",
+            settings.host,
+        )
+    application = Application(settings, load or _built(settings), listener)
+    master = Master(application, first)
     try:
         with fresh_folder():
             master.run()
@@ -76,131 +67,15 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
 def _built(settings: Settings) -> Load:
-    def load(name: str) -> Reader:
+    def load(name: str, config: PipelineConfig) -> Reader:
         # Vendors' libraries start threads, which do not survive a fork: imported after it.
         from serving.assembly import open_pipeline
 
-        yaml = settings.pipelines[name]
-        return open_pipeline(yaml, models=settings.models, threads=settings.threads)
+        return open_pipeline(config, models=settings.models, threads=settings.threads)
 
     return load
-
-
-class _Application(BaseApplication):
-    """Gunicorn's view of the app: its settings, its hooks and how a worker gets it."""
-
-    def __init__(self, settings: Settings, load: Load, listener: socket.socket) -> None:
-        self.settings = settings
-        self._load = load
-        self.reports = Reports()
-        self._places = Places(settings.places)
-        host, port = listener.getsockname()[:2]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._listener = listener.detach()
-        self._app: App | None = None
-        self._loader: threading.Thread | None = None
-        super().__init__()
-
-    def load_config(self) -> None:
-        settings = self.settings
-        options: dict[str, Any] = {
-            "bind": f"fd://{self._listener}",
-            "worker_class": Worker,
-            "workers": settings.workers,
-            "threads": settings.http_threads,
-            "worker_connections": _connections(),
-            # Seconds without a sign of life of the worker's main loop, not of a request.
-            "timeout": 120,
-            "graceful_timeout": int(settings.timeout + settings.page_time),
-            "keepalive": 15,
-            "control_socket_disable": True,
-            "logger_class": GunicornLogger,
-            "loglevel": "warning",
-            "post_worker_init": self._worker_started,
-            "worker_exit": self._worker_ended,
-        }
-        if Path("/dev/shm").is_dir():  # noqa: S108  (signs of life must not wait for a disk)
-            options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
-        for name, value in options.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> Any:
-        """In a worker: the app, with no pipelines yet."""
-        registry = Registry(tuple(self.settings.pipelines))
-        try:
-            self._app = create_app(self.settings, registry, self._places)
-        except OcrError as error:
-            self.reports.send(str(error))
-            raise
-        return self._app
-
-    def _worker_started(self, worker: Worker) -> None:
-        assert self._app is not None
-        self._loader = load_in_background(self._app.service.registry, self._load, self.reports)
-
-    def _worker_ended(self, master: Arbiter, worker: Any) -> None:
-        if worker.pid != os.getpid() or self._app is None:
-            return
-        if self._loader is not None and self._loader.is_alive():
-            os._exit(0)  # a library that is loading does not bear the interpreter's end
-        self._app.service.close()
-
-
-def _connections() -> int:
-    """Connections that a worker may hold: Gunicorn's worker ends where files run out.
-
-    Raises this process's limit of open files, within what it is allowed.
-    """
-    wanted = _CONNECTIONS + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        _CONNECTIONS if soft == resource.RLIM_INFINITY else min(_CONNECTIONS, soft - _OTHER_FILES)
-    )
-
-
-class Master(Arbiter):
-    """Gunicorn's master, which hears its workers' reports. Written against gunicorn 27."""
-
-    def __init__(self, app: _Application) -> None:
-        super().__init__(app)
-        self.failure: str | None = None
-        """Why the server had to end."""
-        self._application = app
-        self._ready: set[int] = set()
-        self._told = False
-        self._stopping = False
-        self.cfg.set("child_exit", self._worker_gone)
-
-    def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
-        # Until all are ready, look often: people wait for the line.
-        signals: list[int] = super().wait_for_signals(timeout if self._told else 0.1)
-        for report in self._application.reports.receive():
-            if report.error is not None:
-                self._fail(report.error)
-            self._ready.add(report.pid)
-        if not self._told and self.WORKERS and self._ready.issuperset(self.WORKERS):
-            self._told = True
-            print(f"ready {self._application.url}", flush=True)
-            _LOG.info("ready", extra={"fields": {"url": self._application.url}})
-        return signals
-
-    def stop(self, graceful: bool = True) -> None:
-        self._stopping = True
-        super().stop(graceful)
-
-    def handle_hup(self) -> None:
-        _LOG.warning("HUP is not served yet: restart to load changed files")
-
-    def _worker_gone(self, master: Arbiter, worker: Any) -> None:
-        if worker.pid not in self._ready and not self._stopping:
-            self._fail(f"a worker ended before it was ready (process {worker.pid}); see the log")
-        self._ready.discard(worker.pid)
-
-    def _fail(self, reason: str) -> None:
-        """End the server: a worker that cannot load now will not load the next time either."""
-        self.failure = self.failure or reason
-        raise HaltServer(reason, 0)

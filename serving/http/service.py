@@ -14,6 +14,7 @@ import numpy.typing as npt
 from serving.config.options import Options
 from serving.errors import BadRequest, InputError, TooLarge
 from serving.http.body import Body
+from serving.http.fetch import Fetcher
 from serving.http.metrics import Metrics, Waiting
 from serving.http.places import Places
 from serving.http.registry import Reader, Registry
@@ -65,6 +66,9 @@ class Service:
         self.places = places
         self.metrics = Metrics(registry)
         self.turns = Turns(settings.threads)
+        self.fetcher = Fetcher(
+            settings.allow_url_hosts, most=settings.max_body, seconds=settings.timeout
+        )
         self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
         self._room = Room(settings.bodies)
 

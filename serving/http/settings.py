@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.http.urls import HostPattern
+
 _MIB = 1024 * 1024
 
 _SPARE_BODIES = 8
@@ -34,6 +36,10 @@ class Settings:
     page_time: float = 10.0
     body_time: float = 20.0
     """For a body to arrive, beside a second for every 64 KiB that did."""
+    api_keys_file: Path | None = None
+    """Keys of which every request needs one; None asks for none."""
+    allow_url_hosts: tuple[HostPattern, ...] = ()
+    """From where pictures are fetched by URL; from nowhere when empty."""
     drain_time: float = 2.0
     """For reading what is left of a refused body, so that the answer is not lost to a reset."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 from typing import Annotated, Any, cast
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
     model_validator,
 )
@@ -22,6 +23,7 @@ from werkzeug.http import parse_options_header
 
 from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.http.body import Body
+from serving.http.urls import Url
 
 _Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]]
 
@@ -42,22 +44,24 @@ _IMAGES = tuple(f"image/{kind}" for kind in ("jpeg", "png", "webp", "bmp", "tiff
 _CURLS_OWN = "application/x-www-form-urlencoded"
 _PIECE = 128 * 1024  # the parser is quickest with what the processor's cache holds
 _MAX_TEXT = 512 * 1024  # well above a piece of the body, which the parser counts as text too
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WAYS = (
     'send it as curl -F "image=@page.jpg", as raw bytes with Content-Type image/jpeg (or another '
     'image type, or application/pdf), or as JSON {"image": "<base64>"}'
 )
 
 
-def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes]:
-    """The images or documents of a request, in order; at least one.
+def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes | Url]:
+    """The images or documents of a request, or where they are, in order; at least one.
 
     Raises BadRequest, UnsupportedMedia, TooLarge and what reading the body raises.
     """
     body.check()
     kind, options = parse_options_header(content_type)
     kind = kind.lower()
+    documents: list[bytes | Url]
     if kind == "multipart/form-data":
-        documents = _multipart(body, options.get("boundary", ""), max_images)
+        documents = [*_multipart(body, options.get("boundary", ""), max_images)]
     elif kind == "application/json":
         documents = _json(body.read())
     elif not kind or kind.startswith("image/") or kind in _RAW:
@@ -115,16 +119,16 @@ def _in_memory(
     return io.BytesIO()
 
 
-def _decoded(value: Any) -> bytes:
-    """Standard base64; white space and a data: URL's head are passed over."""
+def _decoded(value: Any) -> bytes | Url:
+    """Standard base64; white space and a data: URL's head are passed over. Or another URL."""
     if not isinstance(value, str):
         raise ValueError("a string of base64 is wanted")
     if value.startswith("data:"):
         head, _, value = value.partition(",")
         if not head.endswith(";base64"):
             raise ValueError("a data: URL has to be base64")
-    elif value.startswith(("http://", "https://")):
-        raise ValueError("this server fetches no URLs; send the bytes as base64")
+    elif _URL.match(value):
+        return Url(value)
     try:
         return base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):
@@ -132,11 +136,11 @@ def _decoded(value: Any) -> bytes:
 
 
 _Base64Text = Annotated[str, Field(json_schema_extra={"format": "byte"})]
-Base64 = Annotated[bytes, BeforeValidator(_decoded, json_schema_input_type=_Base64Text)]
+Base64OrUrl = Annotated[bytes | Url, PlainValidator(_decoded, json_schema_input_type=_Base64Text)]
 
 
 class JsonBody(BaseModel):
-    """`{"image": "<base64>"}` or `{"images": ["<base64>", ...]}`."""
+    """`{"image": "<base64>"}` or `{"images": ["<base64>", ...]}`, or URLs in their place."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -144,8 +148,8 @@ class JsonBody(BaseModel):
         json_schema_extra={"minProperties": 1, "maxProperties": 1},
     )
 
-    image: Base64 = Field(default_factory=bytes)
-    images: Annotated[list[Base64], Field(min_length=1)] = Field(default_factory=list)
+    image: Base64OrUrl = Field(default_factory=bytes)
+    images: Annotated[list[Base64OrUrl], Field(min_length=1)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> JsonBody:
@@ -153,7 +157,7 @@ class JsonBody(BaseModel):
             raise ValueError('give either "image" or "images"')
         return self
 
-    def documents(self) -> list[bytes]:
+    def documents(self) -> list[bytes | Url]:
         """What was sent, in order."""
         return self.images or [self.image]
 
@@ -173,7 +177,7 @@ def first_finding(error: ValidationError) -> str:
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def _json(data: bytes) -> list[bytes]:
+def _json(data: bytes) -> list[bytes | Url]:
     try:
         return JsonBody.model_validate_json(data).documents()
     except ValidationError as error:

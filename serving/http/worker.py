@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import select
 import selectors
+import signal
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from serving.errors import OcrError
 from serving.http.context import new_request_id
 from serving.http.errors import code_of, error_body
+from serving.http.generation import Generation, fingerprint
 from serving.http.registry import Reader, Registry
 from serving.http.reports import Reports
 from serving.http.sockets import HEADER_TIME, TimedListener, TimedSocket
@@ -31,6 +34,9 @@ _SWITCH = 0.0005
 
 Each read, write and wait of a request takes its turn anew: at Python's own 5 ms a turn, a refusal
 took some 100 ms beside pages in work."""
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
+"""What a master sends its workers to end them."""
+
 _LINGERERS = 8
 _LINGER_TIME = 2.0
 
@@ -38,12 +44,51 @@ _LINGER_TIME = 2.0
 class Worker(ThreadWorker):
     """A ThreadWorker that no slow caller stops. Written against gunicorn 27."""
 
+    app: Any
+    pid: Any
+    generation: Generation
+    ready = False
+    """For the master: it has reported that its pipelines answer."""
+    _door: int | None = None
+    """While there is one, nobody is let in."""
+
+    def close_door(self) -> None:
+        """In the master, before the fork: let nobody in until the door is opened."""
+        self._door = os.eventfd(0)
+
+    def open_door(self) -> None:
+        """In the master: let callers in."""
+        if self._door is not None:
+            os.eventfd_write(self._door, 1)
+            os.close(self._door)
+            self._door = None
+
     def init_process(self) -> None:
         listeners: list[Any] = [TimedListener(listener) for listener in self.sockets]
         self.sockets = listeners
         sys.setswitchinterval(_SWITCH)
         self._lingerers = threading.BoundedSemaphore(_LINGERERS)
-        super().init_process()
+        try:
+            super().init_process()
+        except Exception as error:
+            # Gunicorn would end with a status that makes its master end as well.
+            _LOG.error("a worker broke", exc_info=True)
+            self.app.reports.failed(f"a worker broke: {type(error).__name__}: {error}")
+            sys.exit(1)
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)  # the master blocked them for the fork
+
+    def run(self) -> None:
+        if self._door is not None:
+            self.poller.register(self._door, selectors.EVENT_READ, self._opened)
+        super().run()
+
+    def _opened(self, door: int) -> None:
+        self.poller.unregister(door)
+        os.close(door)
+        self._door = None
 
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection to a thread, but only once its header has come.
@@ -65,16 +110,20 @@ class Worker(ThreadWorker):
         self.poller.register(conn.sock, selectors.EVENT_READ, readable)
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
-        """When stopping, take who has already connected, then close the door.
+        """When stopping, take who has already connected, then close the listeners.
 
-        Gunicorn leaves it open to the end, and resets who came in between.
+        Gunicorn leaves them open to the end, and resets who came in between. Where another
+        generation serves, who has connected is for that one.
         """
-        super().set_accept_enabled(enabled and self.alive)
+        super().set_accept_enabled(bool(enabled and self.alive and self._door is None))
         if self.alive:
             return
+        superseded = self.app.superseded
+        if superseded:  # nothing else waits for this worker's end
+            self.cfg.set("graceful_timeout", int(self.app.patience))
         listeners, self.sockets = self.sockets, []
         for listener in listeners:
-            while select.select([listener], [], [], 0)[0]:
+            while not superseded and self._door is None and _waits(listener):
                 self.accept(listener)
             listener.close()
         for conn in self.pending_conns:
@@ -112,6 +161,10 @@ class Worker(ThreadWorker):
             client.sendall(head.encode() + body)
 
 
+def _waits(listener: Any) -> bool:
+    return bool(select.select([listener], [], [], 0)[0])
+
+
 class _Catcher:
     """A socket that keeps what is sent: Gunicorn's own answer, to read its status from."""
 
@@ -139,12 +192,12 @@ def load_in_background(
         try:
             registry.open(load, warmup_image())
         except OcrError as error:
-            reports.send(str(error))
+            reports.failed(str(error))
         except BaseException as error:
             _LOG.error("a pipeline does not load", exc_info=True)
-            reports.send(f"a pipeline does not load: {type(error).__name__}: {error}")
+            reports.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
         else:
-            reports.send()
+            reports.ready(fingerprint(registry.identities))
 
     thread = threading.Thread(target=work, name="loader", daemon=True)
     thread.start()

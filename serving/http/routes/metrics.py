@@ -10,7 +10,7 @@ from serving.http.service import Service
 blueprint = Routes("metrics", __name__, tag="Health")
 
 
-@blueprint.get("/metrics", responses=blueprint.answers({"text/plain": str}))
+@blueprint.get("/metrics", responses=blueprint.answers({"text/plain": str}, 401))
 def metrics() -> Response:
     """Figures of all workers, for Prometheus."""
     service: Service = current_app.extensions["ocr"]

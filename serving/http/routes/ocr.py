@@ -13,7 +13,7 @@ from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.pictures import drawn_png, plain
 from serving.http.query import Format, OcrQuery, PipelinePath
-from serving.http.reading import read_documents, read_pages
+from serving.http.reading import fetch_documents, read_documents, read_pages
 from serving.http.service import Draw, Reading, Service, Work
 from serving.http.stream import stream
 from serving.http.uploads import BODIES, read_uploads
@@ -36,8 +36,9 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     body = Body.of(request.environ)
     service.let_in(body)
     start = time.perf_counter()
-    documents = read_uploads(request.content_type or "", body, service.settings.max_pages)
+    sent = read_uploads(request.content_type or "", body, service.settings.max_pages)
     add_timing({"receive": (time.perf_counter() - start) * 1e3})
+    documents = fetch_documents(service, sent)
     if form == "paddlex" and len(documents) > 1:
         raise BadRequest("format=paddlex answers for one document; send them one by one")
     work = Work(

@@ -16,7 +16,7 @@ from serving.http.paddlex import (
     parse_infer,
     pictures,
 )
-from serving.http.reading import read_documents
+from serving.http.reading import fetch_documents, read_documents
 from serving.http.service import Service, Work
 
 blueprint = Routes("paddlex", __name__, tag="PaddleX")
@@ -39,9 +39,10 @@ def infer() -> Response:
     asked = parse_infer(body.read())
     options = asked.options()
     draw = None if asked.visualize is False else pictures
-    readings = read_documents(service, Work(name, reader, [asked.file], options, draw=draw))
+    [document] = fetch_documents(service, [asked.file])
+    readings = read_documents(service, Work(name, reader, [document], options, draw=draw))
     log_id = asked.logId or g.request_id
-    return json_response(answer(asked.file, readings, reader.settings(options), log_id))
+    return json_response(answer(document, readings, reader.settings(options), log_id))
 
 
 @blueprint.get("/health", responses=blueprint.answers({"application/json": HealthAnswer}))

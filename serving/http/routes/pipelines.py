@@ -12,8 +12,9 @@ from serving.http.service import Service
 blueprint = Routes("pipelines", __name__, tag="Health")
 
 
-@blueprint.get("/ocr/v1", responses=blueprint.answers({"application/json": PipelinesAnswer}))
+@blueprint.get("/ocr/v1", responses=blueprint.answers({"application/json": PipelinesAnswer}, 401))
 def pipelines() -> Response:
-    """The pipelines, their models and the engines in force."""
+    """The pipelines, their models and the engines in force; how the last reload went."""
     service: Service = current_app.extensions["ocr"]
-    return json_response({"pipelines": service.registry.describe()})
+    state = current_app.extensions["ocr.state"]()
+    return json_response({"pipelines": service.registry.describe(), **state})

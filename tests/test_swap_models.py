@@ -1,0 +1,141 @@
+"""`kill -HUP` with real models: every answer is wholly that of one YAML or of the other.
+
+OCR_HPI_SWAP_SECONDS=60 makes the test under load as long, with a HUP every five seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import requests
+import yaml
+from test_swap import Load
+
+from serving.config import load_config
+from serving.machine import usable_cores
+from serving.plan.plan import load_plan
+from serving.plan.subject import subject
+
+SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "0"))
+EVERY = 5.0 if SECONDS > 30 else 1.0
+PATIENCE = 240.0
+"""Models load slowly on a busy machine."""
+SIZES = (960, 320)
+"""Of the detection's longest side; the smaller one finds other boxes."""
+
+
+@pytest.fixture(scope="module")
+def yamls(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("yamls")
+    told = yaml.safe_load((repo / "configs/PP-OCRv4_mobile.yaml").read_text())
+    paths = []
+    for size in SIZES:
+        told["SubModules"]["TextDetection"] |= {"limit_side_len": size, "limit_type": "max"}
+        paths.append(folder / f"{size}.yaml")
+        paths[-1].write_text(yaml.safe_dump(told))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def models(
+    repo: Path, built: Path, yamls: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The models, and for each YAML the measured plan of the default one, under its own key."""
+    cores = usable_cores()
+    default = subject(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), built, cores)
+    plan = load_plan(built, default.key, pipeline="the default")
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "engines").mkdir()
+    for source in (*built.iterdir(), *(built / "engines").iterdir()):
+        if source.name not in ("engines", "plans"):
+            (folder / source.relative_to(built)).symlink_to(source)
+    for path in yamls:
+        key = subject(load_config(path), folder, cores).key
+        replace(plan, key=key).save(folder)
+    return folder
+
+
+class Server:
+    """`ocr-hpi serve` as a child."""
+
+    def __init__(self, folder: Path, models: Path, text: str) -> None:
+        self.yaml = folder / "pipeline.yaml"
+        self.yaml.write_text(text)
+        command = [sys.executable, "-m", "serving.cli", "serve", "--port", "0"]
+        command += ["--models", str(models), "--pipeline", f"accurate={self.yaml}"]
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("ready "), self.log.read_text()
+        self.base = line.split()[1]
+        self.url = self.base + "/ocr/v1/accurate"
+
+    def swap(self, text: str) -> None:
+        self.yaml.write_text(text)
+        self.process.send_signal(signal.SIGHUP)
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = requests.get(self.base + "/ocr/v1", timeout=PATIENCE).json()
+        return state
+
+    def becomes(self, condition: Callable[[dict[str, Any]], bool]) -> bool:
+        end = time.monotonic() + PATIENCE
+        while not condition(self.state()) and time.monotonic() < end:
+            time.sleep(0.2)
+        return condition(self.state())
+
+    def lines(self, picture: bytes) -> tuple[str, ...]:
+        response = requests.post(
+            self.url, data=picture, headers={"Content-Type": "image/jpeg"}, timeout=PATIENCE
+        )
+        return tuple(str(line) for line in response.json())
+
+
+@pytest.fixture
+def server(tmp_path: Path, models: Path, yamls: list[Path]) -> Iterator[Server]:
+    server = Server(tmp_path, models, yamls[0].read_text())
+    yield server
+    server.process.terminate()
+    assert server.process.wait(PATIENCE) == 0
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+
+
+def test_every_answer_is_wholly_of_one_yaml(server: Server, yamls: list[Path], repo: Path) -> None:
+    page = cv2.imread(str(repo / "docs/page.jpg"))
+    picture = cv2.imencode(".jpg", page[:200])[1].tobytes()  # a few lines are enough
+    generation, expected = 1, [server.lines(picture)]
+    end = time.monotonic() + SECONDS
+    with Load(server.url, picture, "image/jpeg", ((True, 0), (False, 0.1))) as load:
+        while time.monotonic() < end or (len(set(load.seen)) < 2 and generation < 10):
+            due = time.monotonic() + EVERY
+            generation += 1
+            server.swap(yamls[(generation - 1) % 2].read_text())
+            assert server.becomes(lambda state: state["generation"] == generation)  # noqa: B023
+            if len(expected) < 2:
+                expected.append(server.lines(picture))
+            time.sleep(max(0.0, due - time.monotonic()))
+    assert not load.wrong
+    assert expected[0] != expected[1]
+    assert set(load.seen) == set(expected)
+
+
+def test_a_yaml_without_a_plan_leaves_the_old_one(server: Server, yamls: list[Path]) -> None:
+    told = yaml.safe_load(yamls[0].read_text())
+    told["SubModules"]["TextDetection"]["limit_side_len"] = 321
+    server.swap(yaml.safe_dump(told))
+    assert server.becomes(lambda state: state["reload"]["error"] is not None)
+    assert "no engine plan" in server.state()["reload"]["error"]["message"]
+    assert server.state()["generation"] == 1

@@ -18,7 +18,7 @@ import pytest
 import requests
 import yaml
 from http_fake import CONFIG, picture
-from test_serve import PATIENCE, URL, Server, answer, eventually
+from http_server import PATIENCE, URL, Server, answer, eventually
 
 from serving.http.keys import new_key
 

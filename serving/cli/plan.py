@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.models import DEFAULT_PIPELINES, models_option
+from serving.cli.models import DEFAULT_PIPELINES, Device, models_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
 )
+@click.option("--device", type=Device(), help="Of the plan.  [default: what `build` chose]")
 @models_option
-def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> None:
+def command(
+    pipelines: tuple[Path, ...], threads: int | None, device: str | None, models: Path
+) -> None:
     """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
     from rich.console import Console
 
@@ -34,7 +37,7 @@ def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> N
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for path in pipelines or DEFAULT_PIPELINES:
-        plan = find_plan(load_config(path), models, threads)
+        plan = find_plan(load_config(path), models, threads, device)
         _print_head(console, path, plan)
         for section, model in plan.models.items():
             console.print(_model_table(section, model))
@@ -45,7 +48,10 @@ def _print_head(console: Console, path: Path, plan: Plan) -> None:
     say = console.print
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     gate = ", ".join(f"{name} {value}" for name, value in plan.gate.items())
-    say(f"{path}: made {plan.made} for {plan.cores} cores of {plan.machine['cpu']}; {versions}")
+    where = f"{plan.cores} cores of {plan.machine['cpu']}"
+    if "gpu" in plan.machine:
+        where = "{gpu} (compute capability {capability}, driver {driver})".format(**plan.machine)
+    say(f"{path}: made {plan.made} for {where}; {versions}")
     say(f"gate: {gate}")
     say("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
     for section, cost in plan.cold_shape_ms.items():

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from serving.cli.models import Device
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -32,17 +34,6 @@ class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only s
         return name, Path(path)
 
 
-class Device(click.ParamType):  # type: ignore[type-arg]
-    """Where to run. Only the CPU for now."""
-
-    name = "DEVICE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        if value != "cpu":
-            self.fail(f"{value!r}: this version runs on the CPU only; use cpu", param, ctx)
-        return "cpu"
-
-
 def _setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
     """An option that is also the environment variable OCR_HPI_<FLAG>."""
     envvar = "OCR_HPI_" + flag.removeprefix("--").replace("-", "_").upper()
@@ -63,7 +54,12 @@ _COUNT = click.IntRange(min=1)
     default=(_DEFAULT,),
     help="A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.",
 )
-@_setting("--device", default="cpu", type=Device(), help="cpu.")
+@_setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
+@_setting(
+    "--allow-cpu-fallback",
+    is_flag=True,
+    help="Read on the CPU, by its plan, where the plan's GPU cannot be used. Otherwise stop.",
+)
 @_setting("--workers", default=1, type=_COUNT, help="Processes, each with its own engines.")
 @_setting(
     "--threads",
@@ -97,7 +93,6 @@ def command(
     workers: int,
     threads: int | None,
     max_body_mb: float,
-    device: str,
     **settings: Any,
 ) -> None:
     """Serve pipelines over HTTP until a signal ends it.

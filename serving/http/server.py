@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import resource
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def run(settings: Settings, load: Load | None = None) -> None:
     """
     listener = bind(settings.host, settings.port)
     configure_logs()
-    application = _Application(settings, load or _built(settings), listener)
+    application = _Application(settings, load, listener)
     master = Master(application)
     try:
         master.run()
@@ -74,13 +75,20 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _built(settings: Settings) -> Load:
+def _built(settings: Settings, slot: int) -> Load:
     def load(name: str) -> Reader:
         # Vendors' libraries start threads, which do not survive a fork: imported after it.
         from serving.assembly import open_pipeline
 
         yaml = settings.pipelines[name]
-        return open_pipeline(yaml, models=settings.models, threads=settings.threads)
+        return open_pipeline(
+            yaml,
+            models=settings.models,
+            threads=settings.threads,
+            device=settings.device,
+            slot=slot,
+            allow_cpu_fallback=settings.allow_cpu_fallback,
+        )
 
     return load
 
@@ -88,7 +96,7 @@ def _built(settings: Settings) -> Load:
 class _Application(BaseApplication):
     """Gunicorn's view of the app: its settings, its hooks and how a worker gets it."""
 
-    def __init__(self, settings: Settings, load: Load, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, load: Load | None, listener: socket.socket) -> None:
         self.settings = settings
         self._load = load
         self.reports = Reports()
@@ -115,6 +123,7 @@ class _Application(BaseApplication):
             "control_socket_disable": True,
             "logger_class": GunicornLogger,
             "loglevel": "warning",
+            "pre_fork": _give_slot,
             "post_worker_init": self._worker_started,
             "worker_exit": self._worker_ended,
         }
@@ -135,7 +144,8 @@ class _Application(BaseApplication):
 
     def _worker_started(self, worker: Worker) -> None:
         assert self._app is not None
-        self._loader = load_in_background(self._app.service.registry, self._load, self.reports)
+        load = self._load or _built(self.settings, worker.slot)
+        self._loader = load_in_background(self._app.service.registry, load, self.reports)
 
     def _worker_ended(self, master: Arbiter, worker: Any) -> None:
         if worker.pid != os.getpid() or self._app is None:
@@ -143,6 +153,13 @@ class _Application(BaseApplication):
         if self._loader is not None and self._loader.is_alive():
             os._exit(0)  # a library that is loading does not bear the interpreter's end
         self._app.service.close()
+
+
+def _give_slot(master: Arbiter, worker: Any) -> None:
+    """Number the worker with the least that is free: by it workers share several GPUs out."""
+    others: Iterable[Any] = master.WORKERS.values()
+    taken = {other.slot for other in others}
+    worker.slot = next(slot for slot in itertools.count() if slot not in taken)
 
 
 def _connections() -> int:

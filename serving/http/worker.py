@@ -32,6 +32,9 @@ _LINGER_TIME = 2.0
 class Worker(ThreadWorker):
     """A ThreadWorker that no slow caller stops. Written against gunicorn 27."""
 
+    slot: int
+    """Its number among the workers alive, from 0."""
+
     def init_process(self) -> None:
         listeners: list[Any] = [TimedListener(listener) for listener in self.sockets]
         self.sockets = listeners

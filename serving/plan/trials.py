@@ -105,7 +105,7 @@ class _Judge:
 
     def __call__(self, bench: Bench) -> Verdict:
         spec = bench.engine.spec
-        arithmetic = (spec.backend, spec.precision, str(dict(spec.options)))
+        arithmetic = (spec.backend, spec.precision, str(dict(spec.options)), str(spec.batch))
         if arithmetic not in self._verdicts:
             self._verdicts[arithmetic] = self._judge(bench)
         return self._verdicts[arithmetic]

@@ -67,9 +67,19 @@ def _model_table(section: str, model: ModelPlan) -> Table:
     for trial in model.trials:
         ms = "" if trial.ms is None else f"{trial.ms:.1f}"
         style = "bold" if trial.verdict == "chosen" else None
-        row = (str(trial.spec), ms, _agreement(trial), trial.verdict, trial.reason)
+        row = (str(trial.spec), ms, _agreement(trial), trial.verdict, trial.reason or _nodes(trial))
         table.add_row(*row, style=style)
     return table
+
+
+def _nodes(trial: Trial) -> str:
+    """Nodes of the graph by provider, where the backend tells."""
+    counts = {
+        name.removeprefix("nodes_"): f"{count:.0f}"
+        for name, count in trial.figures.items()
+        if name.startswith("nodes_")
+    }
+    return "nodes: " + ", ".join(f"{by} {n}" for by, n in counts.items()) if counts else ""
 
 
 def _agreement(trial: Trial) -> str:

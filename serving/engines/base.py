@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,8 @@ class Engine(ABC):
     """Names of the graph's inputs, in its order."""
     largest: tuple[int, int] | None = None
     """(height, width) of the largest image that it takes; None: any."""
+    nodes: Mapping[str, int] = MappingProxyType({})
+    """Nodes of the graph by what runs them, where the backend tells: cuda, tensorrt, cpu."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec

@@ -32,7 +32,7 @@ class BatchedEngine(Engine):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.spec)
-        self.inputs, self.largest = engine.inputs, engine.largest
+        self.inputs, self.largest, self.nodes = engine.inputs, engine.largest, engine.nodes
         self._engine = engine
         self._waiting: list[_Ticket] = []
         self._changed = threading.Condition()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 
 import onnxruntime as ort
@@ -22,9 +23,13 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, graph: Path, spec: EngineSpec) -> None:
         super().__init__(spec)
-        self._profile = tensorrt.read_profile(graph) if spec.backend == "tensorrt" else None
-        self.largest = self._profile.most[1:3] if self._profile is not None else None
         self._session = _open(graph, spec, *_provider(spec))
+        self._profile = None
+        if spec.backend == "tensorrt":
+            self._profile, self.nodes = tensorrt.read_about(graph)
+            self.largest = self._profile.most[1:3]
+        elif spec.device != "cpu":
+            self.nodes = _nodes(self._session)
         self.inputs = tuple(port.name for port in self._session.get_inputs())
         self._places = threading.BoundedSemaphore(spec.streams)
 
@@ -43,14 +48,16 @@ class OnnxRuntimeEngine(Engine):
 
 def build_context(
     graph: Path, spec: EngineSpec, profile: tensorrt.Profile, folder: Path, timing: Path
-) -> None:
+) -> dict[str, int]:
     """Let TensorRT make an engine of the whole graph: CONTEXT in `folder`. Takes minutes.
 
+    Returns the nodes by what runs them: all by TensorRT.
     Raises EngineError where it does not take the graph whole, DeviceError where it does not load.
     """
     options = tensorrt.build_options(spec, profile, folder, timing)
-    _open(graph, spec, tensorrt.PROVIDER, options)
-    tensorrt.check_whole(folder / tensorrt.CONTEXT)
+    nodes = _nodes(_open(graph, spec, tensorrt.PROVIDER, options))
+    tensorrt.check_whole(folder / tensorrt.CONTEXT, nodes)
+    return nodes
 
 
 def _provider(spec: EngineSpec) -> tuple[str, dict[str, str]]:
@@ -81,6 +88,8 @@ def _open(
         missing = [f"{name} ({why})" for name, why in cuda.load(cuda.TENSORRT_LIBRARIES) if why]
         if missing:
             raise DeviceError(f"TensorRT does not load: {'; '.join(missing)}; see: ocr-hpi doctor")
+    if provider != _CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         session = ort.InferenceSession(
             str(graph), options, providers=[(provider, told)], enable_fallback=0
@@ -94,3 +103,11 @@ def _open(
             "with the CPU; its reason is in the log above; see: ocr-hpi doctor"
         )
     return session
+
+
+def _nodes(session: ort.InferenceSession) -> dict[str, int]:
+    """Nodes of the session's graph by provider: cuda, tensorrt, cpu."""
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name.removesuffix("ExecutionProvider").lower()] += len(part.get_nodes())
+    return dict(counts)

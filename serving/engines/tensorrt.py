@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,12 @@ def run_options(spec: EngineSpec) -> dict[str, str]:
     return {"device_id": str(number(spec.device))}
 
 
-def read_profile(context: Path) -> Profile:
-    """The profile of the engine, from its sidecar. Raises EngineError."""
+def read_about(context: Path) -> tuple[Profile, dict[str, int]]:
+    """The engine's profile, and the nodes that it was made of. Raises EngineError."""
     path = context.with_name(ABOUT)
     try:
-        return Profile.from_words(json.loads(path.read_text(encoding="utf-8"))["profile"])
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return Profile.from_words(about["profile"]), about["nodes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"{path}: cannot be read ({error}); delete its folder and run: "
@@ -98,21 +100,22 @@ def read_profile(context: Path) -> Profile:
         ) from error
 
 
-def check_whole(context: Path) -> None:
-    """Raise EngineError where TensorRT did not take the whole graph: then it is no candidate."""
+def check_whole(context: Path, nodes: Mapping[str, int]) -> None:
+    """Raise EngineError where TensorRT did not take the whole graph: then it is no candidate.
+
+    nodes: of the graph, by what runs them.
+    """
     import onnx
 
+    if set(nodes) - {"tensorrt"}:
+        shares = ", ".join(f"{name} {count}" for name, count in sorted(nodes.items()))
+        raise EngineError(f"TensorRT does not take the graph whole; nodes by provider: {shares}")
     if not context.is_file():
         raise EngineError("TensorRT made no engine of the whole graph")
-    graph = onnx.load(context).graph
-    nodes = Counter(node.op_type for node in graph.node)
-    engines = nodes.pop("EPContext", 0)
-    if engines != 1 or nodes:
-        left = ", ".join(f"{count} {kind}" for kind, count in sorted(nodes.items())) or "none"
-        raise EngineError(
-            f"TensorRT does not take the graph whole: {engines} engines, and nodes left to the "
-            f"CPU: {left}"
-        )
+    kinds = Counter(node.op_type for node in onnx.load(context).graph.node)
+    if kinds != {"EPContext": 1}:
+        made = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        raise EngineError(f"TensorRT does not take the graph whole; its engine's file holds {made}")
 
 
 def _shape(shape: Shape) -> str:

@@ -63,18 +63,19 @@ class Contexts:
                 half = target.with_suffix(".part")
                 shutil.rmtree(half, ignore_errors=True)  # of a build that was killed
                 half.mkdir()
-                self._make(graph, spec, profile(part, MOST_LINES), half)
-                write_whole(half / ABOUT, json.dumps(words, indent=2) + "\n")
+                nodes = self._make(graph, spec, profile(part, MOST_LINES), half)
+                about = {**words, "nodes": nodes}
+                write_whole(half / ABOUT, json.dumps(about, indent=2) + "\n")
                 half.replace(target)
         return target / CONTEXT
 
-    def _make(self, graph: Path, spec: EngineSpec, shapes: Profile, folder: Path) -> None:
+    def _make(self, graph: Path, spec: EngineSpec, shapes: Profile, folder: Path) -> dict[str, int]:
         from serving.engines.onnxruntime import build_context
 
         about = {"tensorrt": version("tensorrt"), **gpu_words(spec.device)}
         timing = folder.parent / f"timing-{key(about)}"
         timing.mkdir(exist_ok=True)
-        build_context(graph, spec, shapes, folder, timing)
+        return build_context(graph, spec, shapes, folder, timing)
 
     def _folder(self, part: Part, words: dict[str, Any]) -> Path:
         return self.models / "engines" / "tensorrt" / f"{part.model.name}-{key(words)}"

@@ -88,7 +88,8 @@ def _tried(bench: Bench, judge: _Judge, quickest: Trial | None) -> Trial:
     except EngineError as error:
         return Trial(spec, "failed", reason=str(error))
     word = "accepted" if verdict.accepted else "rejected"
-    return Trial(spec, word, spent, verdict.figures, verdict.reason)
+    figures = {**verdict.figures, **{f"nodes_{by}": n for by, n in bench.engine.nodes.items()}}
+    return Trial(spec, word, spent, figures, verdict.reason)
 
 
 def _ms(trial: Trial) -> float:

@@ -8,10 +8,11 @@ read_options() {
   local pipelines=() value
   IFS=, read -ra pipelines <<<"${OCR_HPI_PIPELINE:-}"
   models=${OCR_HPI_MODELS:-models} threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-1}
+  device=${OCR_HPI_DEVICE:-} fallback=${OCR_HPI_ALLOW_CPU_FALLBACK:-}
   local given=()
   while [ $# -gt 0 ]; do
     case $1 in
-      --pipeline | --models | --threads | --workers) value=${2:-} ;;
+      --pipeline | --models | --threads | --workers | --device) value=${2:-} ;;
       *) value=${1#*=} ;;
     esac
     case $1 in
@@ -19,6 +20,8 @@ read_options() {
       --models | --models=*) models=$value ;;
       --threads | --threads=*) threads=$value ;;
       --workers | --workers=*) workers=$value ;;
+      --device | --device=*) device=$value ;;
+      --allow-cpu-fallback) fallback=yes ;;
       --help | -h) help=yes ;;
     esac
     shift
@@ -31,8 +34,9 @@ read_options() {
 # What the models and engines were made from and for, as far as it is quickly told. Where this
 # is unchanged, asking Python again would only take time; the server checks its plan anyway.
 state() {
-  printf '%s\n' "$models" "$threads" "$workers" "${yamls[@]}"
+  printf '%s\n' "$models" "$threads" "$workers" "$device" "${yamls[@]}"
   nproc
+  cat /proc/driver/nvidia/version /proc/driver/nvidia/gpus/*/information 2>/dev/null || true
   cat /sys/fs/cgroup/cpu.max 2>/dev/null || true
   cat .venv/"$STAMP"
   sha256sum configs/*.yaml ${yamls[@]+"${yamls[@]}"}
@@ -55,9 +59,13 @@ if [ -z "$help" ]; then
 print(max(1, usable_cores() // int('$workers')))")")
     fi
     bash scripts/fetch_models.sh --models "$models" ${yamls[@]+"${yamls[@]}"} >&2
-    bash scripts/build_engines.sh --models "$models" ${cores[@]+"${cores[@]}"} \
-      ${yamls[@]+"${yamls[@]}"} >&2
-    state 2>/dev/null | sha256sum >"$stamp" || rm -f "$stamp"
+    [ -z "$device" ] || cores+=(--device "$device")
+    if bash scripts/build_engines.sh --models "$models" ${cores[@]+"${cores[@]}"} \
+      ${yamls[@]+"${yamls[@]}"} >&2; then
+      state 2>/dev/null | sha256sum >"$stamp" || rm -f "$stamp"
+    elif [ -z "$fallback" ]; then # else the server says what is missing, and takes the CPU's plan
+      exit 1
+    fi
   fi
 fi
 exec .venv/bin/ocr-hpi serve "$@"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.config.supported import check_supported
+from serving.devices import parse_devices
+from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine
+from serving.errors import DeviceError
 from serving.machine import usable_cores
-from serving.parts import assemble
+from serving.parts import Part, assemble
 from serving.pipeline import Pipeline
+from serving.plan.chosen import chosen_device
+from serving.plan.contexts import Contexts
 from serving.plan.graphs import Graphs
 from serving.plan.plan import Plan, load_plan
 from serving.plan.subject import Subject, subject
+
+_LOG = logging.getLogger("serving.assembly")
 
 
 def open_pipeline(
@@ -21,24 +29,60 @@ def open_pipeline(
     *,
     models: Path = Path("models"),
     threads: int | None = None,
+    device: str | None = None,
+    slot: int = 0,
+    allow_cpu_fallback: bool = False,
 ) -> Pipeline:
     """Load the pipeline of a YAML file on the engines that its plan chose, hot shapes warmed.
 
     yaml: the file, or what was read from it.
     threads: processor cores to use; default: all that this process may.
-    Raises ConfigError, ModelError, PlanError (not built for this) and EngineError.
+    device: cpu, gpu or gpu:0,1; default: what was built. slot: which of several GPUs, in turn.
+    Raises ConfigError, ModelError, PlanError (not built for this), EngineError, and DeviceError
+    where the plan's GPU cannot be used, unless `allow_cpu_fallback`: then it is the CPU's plan.
     """
     config = yaml if isinstance(yaml, PipelineConfig) else load_config(yaml)
-    about = _subject(config, models, threads)
-    plan = load_plan(models, about.key, pipeline=config.source)
-    graphs = Graphs(models)
-    engines = {
-        section: open_engine(graphs.find(part.folder, part.model), plan.models[section].choice)
-        for section, part in about.parts.items()
-    }
-    choices = " ".join(str(plan.models[section].choice) for section in about.parts)
+    devices = _devices(config, models, threads, device)
+    place = devices[slot % len(devices)]
+    try:
+        return _open(_subject(config, models, threads, place), models)
+    except DeviceError as error:
+        if not allow_cpu_fallback:
+            raise DeviceError(
+                f"{config.source} was built for {place}, which cannot be used: {error} (or serve "
+                "on the CPU with --allow-cpu-fallback)"
+            ) from error
+        _LOG.warning(
+            "%s: reading on the CPU, because %s cannot be used: %s", config.source, place, error
+        )
+        return _open(_subject(config, models, threads, "cpu"), models)
+
+
+def find_plan(
+    config: PipelineConfig, models: Path, threads: int | None = None, device: str | None = None
+) -> Plan:
+    """The plan that was made for these models, this machine and so many cores.
+
+    device: cpu, gpu or gpu:0,1; default: what was built.
+    Raises ConfigError, ModelError, DeviceError and PlanError, which names the command that makes
+    one.
+    """
+    place = _devices(config, models, threads, device)[0]
+    about = _subject(config, models, threads, place)
+    return load_plan(models, about.key, pipeline=config.source)
+
+
+def _open(about: Subject, models: Path) -> Pipeline:
+    plan = load_plan(models, about.key, pipeline=about.config.source)
+    engines = {}
+    for section, part in about.parts.items():
+        spec = plan.models[section].choice
+        if spec.kind == "gpu":  # the plan was measured on one of several equal cards
+            spec = replace(spec, device=about.device)
+        engines[section] = open_engine(_graph(models, part, spec), spec)
+    choices = " ".join(str(engine.spec) for engine in engines.values())
     pipeline = replace(
-        assemble(config, about.parts, engines, plan.cores),
+        assemble(about.config, about.parts, engines, plan.cores),
         identity=f"{about.key} {choices}",
         plan=plan.summary(),
     )
@@ -46,15 +90,19 @@ def open_pipeline(
     return pipeline
 
 
-def find_plan(config: PipelineConfig, models: Path, threads: int | None = None) -> Plan:
-    """The plan that was made for these models, this machine and so many cores.
-
-    Raises ConfigError, ModelError and PlanError, which names the command that makes one.
-    """
-    about = _subject(config, models, threads)
-    return load_plan(models, about.key, pipeline=config.source)
+def _graph(models: Path, part: Part, spec: EngineSpec) -> Path:
+    if spec.backend == "tensorrt":
+        return Contexts(models).find(part, spec)
+    return Graphs(models).find(part.folder, part.model)
 
 
-def _subject(config: PipelineConfig, models: Path, threads: int | None) -> Subject:
+def _devices(
+    config: PipelineConfig, models: Path, threads: int | None, asked: str | None
+) -> tuple[str, ...]:
+    built = chosen_device(models, config, threads or usable_cores()) if asked is None else asked
+    return parse_devices(built or "cpu")
+
+
+def _subject(config: PipelineConfig, models: Path, threads: int | None, device: str) -> Subject:
     check_supported(config)
-    return subject(config, models, threads or usable_cores())
+    return subject(config, models, threads or usable_cores(), device)

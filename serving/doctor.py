@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
 from serving.config.pipeline import HpiConfig
+from serving.devices import INSTALL, Gpu, gpus
+from serving.engines import cuda, tensorrt
+from serving.errors import DeviceError
 from serving.machine import cpu_flags, cpu_name, usable_cores
-from serving.plan.candidates import candidates
+from serving.plan.candidates import DISTRIBUTIONS, candidates
 
 State = Literal["ok", "absent", "error"]
 
@@ -25,18 +25,11 @@ _OPENCV = (
     "opencv-contrib-python-headless",
 )
 _CPU_MEND = "bash scripts/install_hpi_deps.sh cpu"
-_GPU_MEND = "bash scripts/install_hpi_deps.sh gpu"
 _PADDLE_GPU = (
     "pip install paddlepaddle-gpu==3.2.2 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 )
 """The line to type: no package index has paddlepaddle-gpu 3."""
-# Libraries that onnxruntime-gpu 1.31 loads: CUDA 13, cuDNN 9, TensorRT 10.
-_GPU_LIBRARIES = {
-    "libcudart.so.13": "nvidia-cuda-runtime",
-    "libcublas.so.13": "nvidia-cublas",
-    "libcudnn.so.9": "nvidia-cudnn-cu13",
-    "libnvinfer.so.10": "tensorrt-cu13<11",
-}
+_TENSORRT_MEND = f"{INSTALL} --tensorrt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ def examine() -> Iterator[Finding]:
     yield _backend("paddle", "paddlepaddle", "pip install paddlepaddle==3.2.2", optional=True)
     yield _opencv()
     yield from _gpu()
-    yield _choice()
+    yield from _choice()
 
 
 def _backend(module: str, distribution: str, mend: str, *, optional: bool = False) -> Finding:
@@ -78,7 +71,7 @@ def _backend(module: str, distribution: str, mend: str, *, optional: bool = Fals
 
 
 def _onnxruntime() -> Finding:
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    both = [name for name in DISTRIBUTIONS["onnxruntime"] if _installed(name)]
     if len(both) == 2:
         return Finding(
             "onnxruntime",
@@ -107,43 +100,65 @@ def _opencv() -> Finding:
 
 
 def _gpu() -> Iterator[Finding]:
-    driver = shutil.which("nvidia-smi")
-    if driver is None:
-        yield Finding("GPU", "absent", "no NVIDIA driver (nvidia-smi) on this machine")
+    try:
+        cards = gpus()
+    except DeviceError as error:
+        yield Finding("GPU", "absent", str(error))
         return
-    query = ["--query-gpu=name,compute_cap,driver_version,memory.total", "--format=csv,noheader"]
-    told = subprocess.run([driver, *query], capture_output=True, text=True, timeout=20, check=False)
-    if told.returncode:
-        reason = (told.stdout + told.stderr).strip().splitlines()[0]
-        yield Finding("GPU", "error", f"nvidia-smi fails: {reason}", "install the NVIDIA driver")
+    if not cards:
+        yield Finding("GPU", "absent", "none that this process may see (CUDA_VISIBLE_DEVICES)")
         return
-    for line in told.stdout.strip().splitlines():
-        name, capability, version, memory = (part.strip() for part in line.split(","))
-        yield Finding("GPU", "ok", f"{name}, {memory}, driver {version}; {_precisions(capability)}")
-    for library, package in _GPU_LIBRARIES.items():
-        try:
-            ctypes.CDLL(library)
-            yield Finding(library, "ok", "loads")
-        except OSError as error:
-            yield Finding(library, "error", str(error), f"pip install '{package}' or {_GPU_MEND}")
+    for card in cards:
+        yield Finding(f"gpu:{card.index}", "ok", _card(card))
+    if cuda.PROVIDER not in cuda.providers():
+        yield Finding("GPU", "absent", "ONNX Runtime is here without its CUDA provider", INSTALL)
+        return
+    if cards[0].cuda < cuda.CUDA:
+        needs = "{}.{}".format(*cuda.CUDA)
+        mend = "install NVIDIA's driver 580 or newer"
+        yield Finding("driver", "error", f"too old for CUDA {needs}", mend)
+    yield from _libraries(cuda.LIBRARIES, "error", INSTALL)
+    if tensorrt.PROVIDER in cuda.providers():
+        yield from _libraries(cuda.TENSORRT_LIBRARIES, "absent", _TENSORRT_MEND)
     yield Finding("paddlepaddle-gpu", "absent", "on no package index; by hand", _PADDLE_GPU)
 
 
-def _precisions(capability: str) -> str:
-    """What arithmetic a compute capability has beyond float32."""
-    value = float(capability)
-    known = ["float16"] if value >= 5.3 else []
-    known += ["bfloat16"] if value >= 8.0 else []
-    return f"compute capability {capability} ({', '.join(known) or 'float32 only'})"
+def _libraries(libraries: dict[str, str], missing: State, mend: str) -> Iterator[Finding]:
+    for name, reason in cuda.load(libraries):
+        if reason:
+            yield Finding(name, missing, f"of {libraries[name]}: {reason}", mend)
+        else:
+            yield Finding(name, "ok", "loads")
 
 
-def _choice() -> Finding:
+def _card(card: Gpu) -> str:
+    return (
+        f"{card.name}, {card.memory / 2**30:.0f} GiB, driver {card.driver} (CUDA {card.cuda[0]}."
+        f"{card.cuda[1]}), compute capability {card.capability[0]}.{card.capability[1]} "
+        f"({', '.join(card.precisions)})"
+    )
+
+
+def _choice() -> Iterator[Finding]:
+    """What `build` would measure, by device, and why not on a GPU."""
     try:
-        specs = candidates(HpiConfig(), cores=usable_cores())
+        yield _measured("engines on the processor", "cpu")
     except Exception as error:  # the report must end whatever is broken
-        return Finding("engines", "error", str(error), _CPU_MEND)
+        yield Finding("engines on the processor", "error", str(error), _CPU_MEND)
+    try:
+        cuda.check_gpu("gpu:0")
+        yield _measured("engines on the GPU", "gpu:0")
+        yield Finding("device", "ok", "build takes gpu:0 unless --device says otherwise")
+    except DeviceError as error:
+        yield Finding("device", "ok", f"build takes the processor: {error}")
+    except Exception as error:
+        yield Finding("engines on the GPU", "error", str(error), INSTALL)
+
+
+def _measured(topic: str, device: str) -> Finding:
+    specs = candidates(HpiConfig(), cores=usable_cores(), device=device)
     names = sorted({f"{spec.backend} {spec.precision}" for spec in specs})
-    return Finding("engines", "ok", f"will be measured: {', '.join(names)}")
+    return Finding(topic, "ok", f"will be measured: {', '.join(names)}")
 
 
 def _installed(distribution: str) -> bool:

@@ -8,6 +8,7 @@
     │   ├── ModelInvalid        a model folder without the files it needs
     │   └── ConversionError     Paddle to ONNX failed, or the result differs
     ├── EngineError             a backend is missing, does not load or fails
+    │   └── DeviceError         the GPU that was asked for cannot be used
     ├── PlanError               no engine plan, or one that does not fit this machine
     ├── InputError              the caller's image or parameters; `index`: which of several images
     │   ├── BadRequest          no image, bad base64, bad parameter
@@ -56,6 +57,10 @@ class ConversionError(ModelError):
 
 class EngineError(OcrError):
     """A backend is missing, does not load the model or fails while running it."""
+
+
+class DeviceError(EngineError):
+    """The GPU that was asked for is not there, or its driver or libraries do not load."""
 
 
 class PlanError(OcrError):

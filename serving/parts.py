@@ -16,6 +16,7 @@ from serving.config.model import (
 )
 from serving.config.pipeline import Module, PipelineConfig
 from serving.engines.base import Engine
+from serving.engines.batched import callers
 from serving.pipeline import Pipeline
 from serving.stages.detect import Detector
 from serving.stages.orient import Orienter
@@ -62,7 +63,10 @@ def parts(config: PipelineConfig, models: Path) -> Iterator[Part]:
 def assemble(
     config: PipelineConfig, found: Mapping[str, Part], engines: Mapping[str, Engine], threads: int
 ) -> Pipeline:
-    """A pipeline from parts and engines by section; `threads` lines are read side by side."""
+    """A pipeline from parts and engines by section; `threads` lines are read side by side.
+
+    Or more, where an engine takes many in one call: as many as fill the next one meanwhile.
+    """
     detection, recognition = found["TextDetection"].model, found["TextRecognition"].model
     assert isinstance(detection, DetectionModel)
     assert isinstance(recognition, RecognitionModel)
@@ -76,7 +80,7 @@ def assemble(
         detector=Detector(engines["TextDetection"], detection, sections.detection),
         orienter=orienter,
         recogniser=Recogniser(engines["TextRecognition"], recognition),
-        pool=FairPool(threads),
+        pool=FairPool(max(threads, *(callers(engine.spec) for engine in engines.values()))),
         use_textline_orientation=config.use_textline_orientation,
         score_thresh=sections.recognition.score_thresh,
         return_word_box=sections.recognition.return_word_box,

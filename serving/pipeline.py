@@ -76,9 +76,10 @@ class Pipeline:
         """
         stages = self.stages
         for section, sizes in shapes.items():
-            run = partial(_run_blank, stages[section].engine, sizes)
-            if section == "TextDetection":
-                run()  # always called by the request's own thread
+            engine = stages[section].engine
+            run = partial(_run_blank, engine, sizes)
+            if section == "TextDetection" or engine.spec.batch > 1:
+                run()  # called by the request's own thread, or by the batches' own
             else:
                 self.pool.everywhere(run)
 
@@ -163,4 +164,4 @@ class Pipeline:
 
 def _run_blank(engine: Engine, sizes: Sequence[tuple[int, int]]) -> None:
     for height, width in sizes:
-        engine.run(np.full((1, height, width, 3), 255, np.uint8))
+        engine.warm(height, width)

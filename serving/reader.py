@@ -19,8 +19,10 @@ from serving.results import PageResult
 class Reader:
     """A pipeline that takes paths, URLs, bytes, folders, PDFs, arrays or lists of these."""
 
-    def __init__(self, yaml: str | Path, *, models: str | Path, threads: int | None) -> None:
-        self.pipeline = open_pipeline(yaml, models=Path(models), threads=threads)
+    def __init__(
+        self, yaml: str | Path, *, models: str | Path, threads: int | None, device: str | None
+    ) -> None:
+        self.pipeline = open_pipeline(yaml, models=Path(models), threads=threads, device=device)
 
     def predict(self, source: Source, **options: Any) -> Iterator[PageResult]:
         """Yield a result a page, in order, as each is done.
@@ -54,11 +56,16 @@ class Reader:
 
 
 def load_pipeline(
-    yaml: str | Path, *, models: str | Path = "models", threads: int | None = None
+    yaml: str | Path,
+    *,
+    models: str | Path = "models",
+    threads: int | None = None,
+    device: str | None = None,
 ) -> Reader:
     """Load a pipeline YAML on the engines that `scripts/build_engines.sh` made.
 
-    models: the store's folder. threads: cores to use, default all usable.
+    models: the store's folder. threads: cores to use, default all usable. device: cpu, gpu or
+    gpu:0, default what was built.
     Raises ConfigError, ModelError, PlanError and EngineError, each naming the way out.
     """
-    return Reader(yaml, models=models, threads=threads)
+    return Reader(yaml, models=models, threads=threads, device=device)

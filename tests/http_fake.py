@@ -127,7 +127,7 @@ def main() -> int:
         **told["settings"] | {"pipelines": {n: Path(yaml) for n, yaml in pipelines.items()}}
     )
 
-    def load(name: str, config: PipelineConfig) -> FakeReader:
+    def load(name: str, config: PipelineConfig, slot: int) -> FakeReader:
         folder = config.sub_modules.recognition.model_dir
         name = name if folder is None else folder.name
         if name == "crash":

@@ -43,7 +43,8 @@ def test_flags(told: list[Settings]) -> None:
     done = serve(
         *("--pipeline", f"fast={a}", "--pipeline", f"best-1.2={b}", "--host", "::1"),
         *("--port", "0", "--threads", "3", "--workers", "2", "--max-body-mb", "0.5"),
-        *("--queue", "0", "--timeout", "0.5", "--device", "cpu", "--models", "/m"),
+        *("--queue", "0", "--timeout", "0.5", "--device", "gpu:1,0", "--models", "/m"),
+        "--allow-cpu-fallback",
     )
     assert done.exit_code == 0, done.output
     assert told == [
@@ -51,6 +52,8 @@ def test_flags(told: list[Settings]) -> None:
             pipelines={"fast": Path(a), "best-1.2": Path(b)},
             host="::1",
             port=0,
+            device="gpu:1,0",
+            allow_cpu_fallback=True,
             threads=3,
             workers=2,
             max_body=512 * 1024,
@@ -68,10 +71,13 @@ def test_environment(told: list[Settings]) -> None:
         OCR_HPI_PORT="1234",
         OCR_HPI_MAX_BODY_MB="1",
         OCR_HPI_MAX_PAGES="7",
+        OCR_HPI_DEVICE="gpu",
+        OCR_HPI_ALLOW_CPU_FALLBACK="1",
     )
     assert done.exit_code == 0, done.output
     [settings] = told
     assert list(settings.pipelines) == ["a", "b"]
+    assert (settings.device, settings.allow_cpu_fallback) == ("gpu:0", True)
     assert (settings.port, settings.max_body, settings.max_pages) == (1234, 1024 * 1024, 7)
 
 
@@ -87,7 +93,8 @@ def test_the_first_pipeline_stays_the_first(told: list[Settings]) -> None:
         (("--pipeline", "configs/PP-OCRv4_mobile.yaml"), "NAME=YAML"),
         (("--pipeline", "a/b=x.yaml"), "letters, digits"),
         (("--pipeline", "a=x.yaml", "--pipeline", "a=y.yaml"), "given twice"),
-        (("--device", "gpu"), "CPU only"),
+        (("--device", "npu"), "gpu:0,1"),
+        (("--device", "gpu:"), "gpu:0,1"),
         (("--port", "70000"), "65535"),
         (("--queue", "-1"), "queue"),
         (("--timeout", "0"), "timeout"),

@@ -9,7 +9,7 @@ import pytest
 
 LAYERS = [
     {"errors", "types", "machine"},
-    {"config", "data", "scores"},
+    {"config", "data", "devices", "scores"},
     {"store", "imaging"},
     {"probe", "convert_child"},
     {"corpus", "graph", "convert"},

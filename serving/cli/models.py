@@ -14,6 +14,22 @@ DEFAULT_PIPELINES = (Path("configs/PP-OCRv4_mobile.yaml"),)
 """What the server serves when nothing else is said."""
 
 
+class Device(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """Where to run: cpu, gpu, gpu:0 or gpu:0,1."""
+
+    name = "DEVICE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """The device in its full form."""
+        from serving.devices import format_devices, parse_devices
+        from serving.errors import ConfigError
+
+        try:
+            return format_devices(parse_devices(str(value)))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
 def models_option(command: Command) -> Command:
     """`--models DIR`."""
     return click.option(

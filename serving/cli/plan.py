@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.models import DEFAULT_PIPELINES, models_option
+from serving.cli.models import DEFAULT_PIPELINES, Device, models_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
 )
+@click.option("--device", type=Device(), help="Of the plan.  [default: what `build` chose]")
 @models_option
-def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> None:
+def command(
+    pipelines: tuple[Path, ...], threads: int | None, device: str | None, models: Path
+) -> None:
     """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
     from rich.console import Console
 
@@ -34,7 +37,7 @@ def command(pipelines: tuple[Path, ...], threads: int | None, models: Path) -> N
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for path in pipelines or DEFAULT_PIPELINES:
-        plan = find_plan(load_config(path), models, threads)
+        plan = find_plan(load_config(path), models, threads, device)
         _print_head(console, path, plan)
         for section, model in plan.models.items():
             console.print(_model_table(section, model))
@@ -45,7 +48,10 @@ def _print_head(console: Console, path: Path, plan: Plan) -> None:
     say = console.print
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     gate = ", ".join(f"{name} {value}" for name, value in plan.gate.items())
-    say(f"{path}: made {plan.made} for {plan.cores} cores of {plan.machine['cpu']}; {versions}")
+    where = f"{plan.cores} cores of {plan.machine['cpu']}"
+    if "gpu" in plan.machine:
+        where = "{gpu} (compute capability {capability}, driver {driver})".format(**plan.machine)
+    say(f"{path}: made {plan.made} for {where}; {versions}")
     say(f"gate: {gate}")
     say("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
     for section, cost in plan.cold_shape_ms.items():
@@ -61,9 +67,19 @@ def _model_table(section: str, model: ModelPlan) -> Table:
     for trial in model.trials:
         ms = "" if trial.ms is None else f"{trial.ms:.1f}"
         style = "bold" if trial.verdict == "chosen" else None
-        row = (str(trial.spec), ms, _agreement(trial), trial.verdict, trial.reason)
+        row = (str(trial.spec), ms, _agreement(trial), trial.verdict, trial.reason or _nodes(trial))
         table.add_row(*row, style=style)
     return table
+
+
+def _nodes(trial: Trial) -> str:
+    """Nodes of the graph by provider, where the backend tells."""
+    counts = {
+        name.removeprefix("nodes_"): f"{count:.0f}"
+        for name, count in trial.figures.items()
+        if name.startswith("nodes_")
+    }
+    return "nodes: " + ", ".join(f"{by} {n}" for by, n in counts.items()) if counts else ""
 
 
 def _agreement(trial: Trial) -> str:

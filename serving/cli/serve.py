@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from serving.cli.models import Device
+
 if TYPE_CHECKING:
     from serving.http.urls import HostPattern
 
@@ -33,17 +35,6 @@ class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only s
         if not _NAME.fullmatch(name):
             self.fail(f"{name!r} becomes part of an address: letters, digits and . _ -", param, ctx)
         return name, Path(path)
-
-
-class Device(click.ParamType):  # type: ignore[type-arg]
-    """Where to run. Only the CPU for now."""
-
-    name = "DEVICE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        if value != "cpu":
-            self.fail(f"{value!r}: this version runs on the CPU only; use cpu", param, ctx)
-        return "cpu"
 
 
 class UrlHosts(click.ParamType):  # type: ignore[type-arg]
@@ -82,7 +73,12 @@ _COUNT = click.IntRange(min=1)
     default=(_DEFAULT,),
     help="A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.",
 )
-@_setting("--device", default="cpu", type=Device(), help="cpu.")
+@_setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
+@_setting(
+    "--allow-cpu-fallback",
+    is_flag=True,
+    help="Read on the CPU, by its plan, where the plan's GPU cannot be used. Otherwise stop.",
+)
 @_setting("--workers", default=1, type=_COUNT, help="Processes, each with its own engines.")
 @_setting(
     "--threads",
@@ -130,7 +126,6 @@ def command(
     workers: int,
     threads: int | None,
     max_body_mb: float,
-    device: str,
     **settings: Any,
 ) -> None:
     """Serve pipelines over HTTP until a signal ends it.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -17,7 +19,7 @@ class EngineSpec:
     """Which backend runs a model, and how. What a plan chooses among."""
 
     backend: str
-    """openvino, onnxruntime, paddle or fake: a file beside this one."""
+    """openvino, onnxruntime, tensorrt, paddle or fake, as the factory knows them."""
     precision: str = "float32"
     streams: int = 1
     """Calls that run side by side."""
@@ -25,6 +27,15 @@ class EngineSpec:
     """Threads of all streams together."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings in the backend's own words."""
+    device: str = "cpu"
+    """cpu or gpu:N."""
+    batch: int = 1
+    """Most images of one shape that go into one call."""
+
+    @property
+    def kind(self) -> str:
+        """cpu or gpu: what an engine depends on, where the cards are equal."""
+        return self.device.partition(":")[0]
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for a plan file or an answer."""
@@ -32,9 +43,12 @@ class EngineSpec:
 
     def __str__(self) -> str:
         extra = "".join(f" {key}={value}" for key, value in sorted(self.options.items()))
-        return (
-            f"{self.backend} {self.precision} {self.streams}x{self.threads // self.streams}{extra}"
-        )
+        if self.device == "cpu":
+            shared = f"{self.streams}x{self.threads // self.streams}"
+        else:
+            shared = self.device + (f" {self.streams} streams" if self.streams > 1 else "")
+        many = f" batch {self.batch}" if self.batch > 1 else ""
+        return f"{self.backend} {self.precision} {shared}{many}{extra}"
 
 
 class Engine(ABC):
@@ -42,6 +56,10 @@ class Engine(ABC):
 
     inputs: tuple[str, ...]
     """Names of the graph's inputs, in its order."""
+    largest: tuple[int, int] | None = None
+    """(height, width) of the largest image that it takes; None: any."""
+    nodes: Mapping[str, int] = MappingProxyType({})
+    """Nodes of the graph by what runs them, where the backend tells: cuda, tensorrt, cpu."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
@@ -55,6 +73,10 @@ class Engine(ABC):
         Returns the graph's outputs in its order; the arrays are the caller's own.
         Raises EngineError.
         """
+
+    def warm(self, height: int, width: int) -> None:
+        """Run a blank input of that size, in every way that `run` may."""
+        self.run(np.full((1, height, width, 3), 255, np.uint8))
 
     def close(self) -> None:  # noqa: B027  (most backends free with the object)
         """Free what the backend holds. The engine cannot run afterwards."""

@@ -30,8 +30,8 @@ _LOG = logging.getLogger("serving.http")
 _CONNECTIONS = 4096
 _OTHER_FILES = 256
 
-Load = Callable[[str, PipelineConfig], Reader]
-"""Loads the pipeline of a name. Called in each worker."""
+Load = Callable[[str, PipelineConfig, int], Reader]
+"""Loads the pipeline of a name, in the worker of that number."""
 
 
 class Application(BaseApplication):
@@ -107,7 +107,9 @@ class Application(BaseApplication):
         assert self._app is not None
         configs = self.generation.configs
         self._loader = load_in_background(
-            self._app.service.registry, lambda name: self._load(name, configs[name]), self.reports
+            self._app.service.registry,
+            lambda name: self._load(name, configs[name], worker.slot),
+            self.reports,
         )
 
     def _worker_ended(self, master: Arbiter, worker: Any) -> None:

@@ -7,6 +7,7 @@ reports; then its doors open, and only then are the old workers told to finish a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import time
@@ -96,6 +97,8 @@ class Master(Arbiter):
 
     def _before_fork(self, master: Arbiter, worker: Worker) -> None:
         worker.generation = self._spawning
+        taken = {self._workers()[pid].slot for pid in self._of(self._spawning)}
+        worker.slot = next(slot for slot in itertools.count() if slot not in taken)
         if any(other.ready for other in self._workers().values()):
             worker.close_door()
 

@@ -72,10 +72,17 @@ def _is_loopback(listener: socket.socket) -> bool:
 
 
 def _built(settings: Settings) -> Load:
-    def load(name: str, config: PipelineConfig) -> Reader:
+    def load(name: str, config: PipelineConfig, slot: int) -> Reader:
         # Vendors' libraries start threads, which do not survive a fork: imported after it.
         from serving.assembly import open_pipeline
 
-        return open_pipeline(config, models=settings.models, threads=settings.threads)
+        return open_pipeline(
+            config,
+            models=settings.models,
+            threads=settings.threads,
+            device=settings.device,
+            slot=slot,
+            allow_cpu_fallback=settings.allow_cpu_fallback,
+        )
 
     return load

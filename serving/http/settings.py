@@ -23,6 +23,10 @@ class Settings:
     models: Path = Path("models")
     host: str = "127.0.0.1"
     port: int = 8868
+    device: str | None = None
+    """cpu, gpu or gpu:0,1; None: what `build` chose."""
+    allow_cpu_fallback: bool = False
+    """Read on the CPU where the GPU that the plan is for cannot be used."""
     workers: int = 1
     threads: int = 1
     """Pages that one worker reads side by side: its permits."""

@@ -47,6 +47,8 @@ class Worker(ThreadWorker):
     app: Any
     pid: Any
     generation: Generation
+    slot: int
+    """Its number among the workers of its generation, from 0."""
     ready = False
     """For the master: it has reported that its pipelines answer."""
     _door: int | None = None

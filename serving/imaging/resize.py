@@ -51,6 +51,18 @@ def size_class(height: int, width: int) -> tuple[int, int]:
     return ceil(height / _CLASS) * _CLASS, ceil(width / _CLASS) * _CLASS
 
 
+def shrink(height: int, width: int, most: tuple[int, int]) -> tuple[int, int]:
+    """The size, made smaller in proportion where an engine takes no more than `most`.
+
+    Multiples of 32, as the sides of `most` are.
+    """
+    ratio = min(1.0, most[0] / height, most[1] / width)
+    if ratio == 1.0:
+        return height, width
+    down, across = (max(int(side * ratio / _STEP) * _STEP, _STEP) for side in (height, width))
+    return down, across
+
+
 def pad(image: Image, height: int, width: int) -> Image:
     """Repeat the last row and column up to that size."""
     down, right = height - image.shape[0], width - image.shape[1]

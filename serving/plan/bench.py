@@ -12,6 +12,7 @@ from serving.config.model import DetectionModel, OrientationModel, RecognitionMo
 from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection
 from serving.engines.base import Engine
+from serving.engines.batched import callers
 from serving.parts import Part
 from serving.plan.accuracy import Verdict, judge_detection, judge_orientation, judge_recognition
 from serving.plan.calibration import Calibration, Image
@@ -31,7 +32,7 @@ class Bench(ABC):
     def __init__(self, engine: Engine, calibration: Calibration) -> None:
         self.engine = engine
         self.calibration = calibration
-        self.pool = FairPool(engine.spec.streams, name="bench")
+        self.pool = FairPool(callers(engine.spec), name="bench")
 
     @abstractmethod
     def warm(self) -> None:

@@ -6,6 +6,7 @@ import datetime
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -17,12 +18,13 @@ from serving.parts import Part
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import version
 from serving.plan.combine import measure_combinations
+from serving.plan.contexts import Contexts
 from serving.plan.graphs import Graphs
 from serving.plan.keys import OBJECTIVE, key, machine, model_words
 from serving.plan.plan import ModelPlan, Plan, Trial, load_plan
 from serving.plan.shapes import cold_shape_ms, hot_shapes
 from serving.plan.subject import Subject, subject
-from serving.plan.trials import run_trials
+from serving.plan.trials import OpenGraph, run_trials
 from serving.store import Progress
 from serving.store.disk import write_whole
 from serving.store.files import digest
@@ -42,13 +44,15 @@ class Builder:
     progress: Progress
     own_images: Path | None = None
     """The user's calibration images, beside the rendered ones."""
+    device: str = "cpu"
+    """cpu or gpu:N."""
 
     def build(self, config: PipelineConfig) -> tuple[Plan, bool]:
         """The pipeline's plan, and whether it had to be made.
 
         Raises ConfigError, ModelError, EngineError and PlanError.
         """
-        about = subject(config, self.models, self.cores)
+        about = subject(config, self.models, self.cores, self.device)
         wanted = calibration_hash(self.own_images)
         engines = self.models / "engines"
         engines.mkdir(parents=True, exist_ok=True)
@@ -64,14 +68,22 @@ class Builder:
             plan.save(self.models)
         return plan, True
 
-    def _graphs(self, found: Mapping[str, Part]) -> dict[str, Path]:
+    def _graphs(self, found: Mapping[str, Part]) -> dict[str, OpenGraph]:
         graphs = Graphs(self.models)
         return {
-            section: graphs.build(part.folder, part.model, self.progress)
+            section: partial(
+                self._graph, part, graphs.build(part.folder, part.model, self.progress)
+            )
             for section, part in found.items()
         }
 
-    def _make(self, about: Subject, graphs: Mapping[str, Path]) -> Plan:
+    def _graph(self, part: Part, graph: Path, spec: EngineSpec) -> Path:
+        """What an engine of that spec loads; TensorRT's engines are built here."""
+        if spec.backend == "tensorrt":
+            return Contexts(self.models).build(part, spec, graph, self.progress)
+        return graph
+
+    def _make(self, about: Subject, graphs: Mapping[str, OpenGraph]) -> Plan:
         config, found, specs = about.config, about.parts, about.specs
         self.progress.say("rendering the calibration set")
         calibration = calibration_set(self.own_images)
@@ -80,7 +92,7 @@ class Builder:
             for section, part in found.items()
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
-        shapes = hot_shapes(found, calibration)
+        shapes = hot_shapes(found, calibration, self.device.partition(":")[0])
         self.progress.say("measuring whole pages")
         combinations, choice = measure_combinations(
             config, found, graphs, shortlist, shapes, calibration, self.cores
@@ -92,7 +104,7 @@ class Builder:
             pipeline=config.source,
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             cores=self.cores,
-            machine=machine(),
+            machine=machine(self.device),
             versions={backend: version(backend) for backend in sorted(backends)},
             gate=config.gate.model_dump(),
             calibration=calibration.describe(),
@@ -119,7 +131,7 @@ class Builder:
         config: PipelineConfig,
         part: Part,
         specs: list[EngineSpec],
-        graph: Path,
+        graph: OpenGraph,
         calibration: Calibration,
     ) -> list[Trial]:
         """The model's trials, kept on disk: where one model changes, only that is measured."""
@@ -132,7 +144,7 @@ class Builder:
             specs,
             gate=config.gate,
             calibration=calibration,
-            graph=lambda _: graph,
+            graph=graph,
             cores=self.cores,
             say=self.progress.say,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -11,25 +12,37 @@ from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError
 from serving.machine import cpu_flags
+from serving.plan import gpus
 
-_OWN_KEYS = {"precision", "streams", "cpu_num_threads"}
+_OWN_KEYS = {"precision", "streams", "batch", "cpu_num_threads"}
 """Keys of `backend_config` that every backend here has; `cpu_num_threads` is PaddleX's."""
 
 # What the processor must have for a precision to be arithmetic rather than emulation.
 _FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}
 
-DISTRIBUTIONS = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
-"""Backend -> the distribution whose version is part of an engine's key."""
+_CPU_BACKENDS = ("openvino", "onnxruntime")
+
+DISTRIBUTIONS = {
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("onnxruntime-gpu",),
+}
+"""Backend -> the distributions, of which one is there, whose version is part of an engine's key."""
 
 
-def candidates(hpi: HpiConfig, *, cores: int) -> list[EngineSpec]:
+def candidates(
+    hpi: HpiConfig, *, cores: int, device: str = "cpu", lines: bool = False
+) -> list[EngineSpec]:
     """Specs to try for one model, as `hpi_config` narrows them.
 
+    lines: the model reads lines, which a GPU takes many at a time.
     With `auto_config: False` the one spec that `backend` and `backend_config` say.
-    Raises ConfigError where `hpi_config` asks for what this machine does not have.
+    Raises ConfigError where `hpi_config` asks for what this machine does not have, and DeviceError.
     """
     settings = _settings(hpi)
     cores = int(settings.pop("cpu_num_threads", cores))
+    if device != "cpu" and hpi.backend in gpus.BACKENDS:
+        return gpus.candidates(hpi, settings, cores=cores, device=device, lines=lines)
     if not hpi.auto_config:
         if hpi.backend is None:
             raise ConfigError("hpi_config.auto_config: False needs hpi_config.backend")
@@ -65,12 +78,13 @@ def _fixed(backend: str, settings: Mapping[str, Any], cores: int) -> EngineSpec:
         precision=str(settings.get("precision", "float32")),
         streams=int(settings.get("streams", 1)),
         threads=cores,
+        batch=int(settings.get("batch", 1)),
     )
 
 
 def _all(cores: int) -> Iterator[EngineSpec]:
     flags = cpu_flags()
-    backends = [name for name in DISTRIBUTIONS if importlib.util.find_spec(name) is not None]
+    backends = [name for name in _CPU_BACKENDS if importlib.util.find_spec(name) is not None]
     for backend in backends:
         for streams in _streams(cores):
             yield EngineSpec(backend, "float32", streams, cores)
@@ -87,5 +101,8 @@ def _streams(cores: int) -> list[int]:
 
 
 def version(backend: str) -> str:
-    """Version of a backend's distribution."""
-    return metadata.version(DISTRIBUTIONS[backend])
+    """Version of a backend's distribution. Raises PackageNotFoundError where there is none."""
+    for name in DISTRIBUTIONS[backend][:-1]:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return metadata.version(DISTRIBUTIONS[backend][-1])

@@ -7,7 +7,7 @@ latency for a lone page is at most 1.2 times the best.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -31,7 +31,7 @@ _PAGES = 2
 def measure_combinations(
     config: PipelineConfig,
     found: Mapping[str, Part],
-    graphs: Mapping[str, Path],
+    graphs: Mapping[str, Callable[[EngineSpec], Path]],
     shortlist: Mapping[str, list[EngineSpec]],
     shapes: Mapping[str, Shapes],
     calibration: Calibration,
@@ -46,7 +46,8 @@ def measure_combinations(
         pipelines = []
         for choice in choices:
             engines = {
-                section: open_engine(graphs[section], spec) for section, spec in choice.items()
+                section: open_engine(graphs[section](spec), spec)
+                for section, spec in choice.items()
             }
             pipeline = assemble(config, found, engines, cores)
             stack.callback(pipeline.close)

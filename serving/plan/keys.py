@@ -14,6 +14,7 @@ from serving.graph import VARIANT
 from serving.machine import cpu_flags, cpu_name
 from serving.parts import Part
 from serving.plan.candidates import version
+from serving.plan.gpus import gpu_words
 from serving.store.files import digest
 
 OBJECTIVE = "pages a second with a caller a core, lone latency within 1.2 of the best; 1"
@@ -23,10 +24,14 @@ _TELLING = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
 """Prefixes and parts of the CPU flags that engines look at."""
 
 
-def machine() -> dict[str, Any]:
-    """The processor, as engines see it."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """The processor and, where the device is a GPU, that: as engines see them.
+
+    Raises DeviceError where that GPU is not there.
+    """
     flags = sorted(flag for flag in cpu_flags() if any(part in flag for part in _TELLING))
-    return {"cpu": cpu_name(), "architecture": platform.machine(), "flags": flags}
+    words = {"cpu": cpu_name(), "architecture": platform.machine(), "flags": flags}
+    return words if device == "cpu" else {**words, **gpu_words(device)}
 
 
 def model_words(part: Part, specs: Sequence[EngineSpec], config: PipelineConfig) -> dict[str, Any]:
@@ -35,8 +40,11 @@ def model_words(part: Part, specs: Sequence[EngineSpec], config: PipelineConfig)
         "model": part.model.name,
         "files": digest(part.folder),
         "graph": VARIANT,
-        "device": machine(),
-        "engines": [{"version": version(spec.backend), **spec.describe()} for spec in specs],
+        "device": machine(next((spec.device for spec in specs if spec.kind == "gpu"), "cpu")),
+        "engines": [
+            {"version": version(spec.backend), **spec.describe(), "device": spec.kind}
+            for spec in specs
+        ],
         "gate": config.gate.model_dump(),
         "module": part.module.model_dump(mode="json", exclude={"model_dir", "hpi_config"}),
         "objective": OBJECTIVE,

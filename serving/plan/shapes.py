@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,9 @@ _HOT_WIDTH = 640
 """Recognition widths up to this are warmed: 9 of 10 lines of forms and receipts."""
 
 
-def hot_shapes(found: Mapping[str, Part], calibration: Calibration) -> dict[str, Shapes]:
+def hot_shapes(
+    found: Mapping[str, Part], calibration: Calibration, kind: str = "cpu"
+) -> dict[str, Shapes]:
     """(height, width) of model inputs that most pages will have, by section."""
     shapes: dict[str, Shapes] = {}
     for section, part in found.items():
@@ -37,15 +39,15 @@ def hot_shapes(found: Mapping[str, Part], calibration: Calibration) -> dict[str,
         elif isinstance(model, OrientationModel):
             shapes[section] = ((model.height, model.width),)
         else:
-            widths = [width for width in width_classes() if width <= _HOT_WIDTH]
+            widths = [width for width in width_classes(kind) if width <= _HOT_WIDTH]
             shapes[section] = tuple((model.height, width) for width in widths)
     return shapes
 
 
-def cold_shape_ms(part: Part, graph: Path, spec: EngineSpec) -> float:
+def cold_shape_ms(part: Part, graph: Callable[[EngineSpec], Path], spec: EngineSpec) -> float:
     """What the first input of a shape costs over the second, in ms: the median of three shapes."""
     extra = []
-    engine = open_engine(graph, spec)
+    engine = open_engine(graph(spec), spec)
     for step in range(3):
         if isinstance(part.model, OrientationModel):
             return 0.0  # one shape, always warmed

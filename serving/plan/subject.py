@@ -22,12 +22,20 @@ class Subject:
     specs: Mapping[str, list[EngineSpec]]
     cores: int
     key: str
+    device: str = "cpu"
+    """cpu or gpu:N."""
 
 
-def subject(config: PipelineConfig, models: Path, cores: int) -> Subject:
-    """Read the models' folders, once. Raises ConfigError, ModelMissing and ModelInvalid."""
+def subject(config: PipelineConfig, models: Path, cores: int, device: str = "cpu") -> Subject:
+    """Read the models' folders, once.
+
+    Raises ConfigError, ModelMissing, ModelInvalid, and DeviceError where the GPU is not there.
+    """
     found = {part.section: part for part in parts(config, models)}
     specs = {
-        section: candidates(config.hpi(part.module), cores=cores) for section, part in found.items()
+        section: candidates(
+            config.hpi(part.module), cores=cores, device=device, lines=section != "TextDetection"
+        )
+        for section, part in found.items()
     }
-    return Subject(config, found, specs, cores, plan_key(config, found, specs, cores))
+    return Subject(config, found, specs, cores, plan_key(config, found, specs, cores), device)

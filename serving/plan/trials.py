@@ -88,7 +88,8 @@ def _tried(bench: Bench, judge: _Judge, quickest: Trial | None) -> Trial:
     except EngineError as error:
         return Trial(spec, "failed", reason=str(error))
     word = "accepted" if verdict.accepted else "rejected"
-    return Trial(spec, word, spent, verdict.figures, verdict.reason)
+    figures = {**verdict.figures, **{f"nodes_{by}": n for by, n in bench.engine.nodes.items()}}
+    return Trial(spec, word, spent, figures, verdict.reason)
 
 
 def _ms(trial: Trial) -> float:
@@ -105,7 +106,7 @@ class _Judge:
 
     def __call__(self, bench: Bench) -> Verdict:
         spec = bench.engine.spec
-        arithmetic = (spec.backend, spec.precision, str(dict(spec.options)))
+        arithmetic = (spec.backend, spec.precision, str(dict(spec.options)), str(spec.batch))
         if arithmetic not in self._verdicts:
             self._verdicts[arithmetic] = self._judge(bench)
         return self._verdicts[arithmetic]

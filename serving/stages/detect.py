@@ -8,10 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.config.model import DetectionModel
-from serving.config.options import Options, first_set
+from serving.config.options import DEFAULT_OPTIONS, Options, first_set
 from serving.config.pipeline import TextDetection
 from serving.engines.base import Engine
-from serving.imaging.resize import SizeLimit, detection_size, pad, pad_tiny, resize, size_class
+from serving.imaging.resize import (
+    SizeLimit,
+    detection_size,
+    pad,
+    pad_tiny,
+    resize,
+    shrink,
+    size_class,
+)
 from serving.stages.db import DbParameters, Quads, quads_from_logits, reading_order
 from serving.types import Quad
 
@@ -31,6 +39,7 @@ class Detector:
         padded = pad_tiny(page)
         height, width = padded.shape[:2]
         size = input_size(self.model, self.settings, height, width, options)
+        size = shrink(*size, self.engine.largest) if self.engine.largest else size
         logits = self.engine.run(pad(resize(padded, *size), *size_class(*size))[None])[0][0, 0]
         quads = quads_from_logits(
             logits[: size[0], : size[1]],
@@ -68,6 +77,12 @@ def input_size(
             fixed_width = -(-(width * fixed_height) // (height * 32)) * 32
         return fixed_height, fixed_width
     return detection_size(height, width, size_limit(model, settings, options))
+
+
+def longest_side(model: DetectionModel, settings: TextDetection) -> int:
+    """The longest side at which the pipeline's own settings search a page, in pixels."""
+    limit = size_limit(model, settings, DEFAULT_OPTIONS)
+    return limit.longest if limit.kind == "min" else min(limit.side, limit.longest)
 
 
 def size_limit(model: DetectionModel, settings: TextDetection, asked: Options) -> SizeLimit:

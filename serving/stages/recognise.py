@@ -23,6 +23,9 @@ _LONGEST = 3200
 _STEPS = ((320, 16), (640, 32), (1280, 64), (_LONGEST, 128))
 """Up to that width, in steps of so many pixels: 2.5 % of padding in the mean. These 55 shapes bound
 what an engine keeps: each costs OpenVINO some 4 MB and, at first sight, tens of milliseconds."""
+_GPU_STEPS = ((640, 160), (1280, 320), (_LONGEST, 640))
+"""On a GPU padding costs little, lines of one width share a call, and every shape may be searched
+for anew: 9 shapes."""
 _GREY = 128
 """The byte nearest to the zero of the normalised image, with which the reference pads."""
 
@@ -61,7 +64,8 @@ class Recogniser:
         well as or better than stretching to it, and than the reference's padding to 320.
         """
         height, width = self.model.height, self._width(crop)
-        fitted = np.full((height, width_class(width), 3), _GREY, np.uint8)
+        padded = width_class(width, self.engine.spec.kind)
+        fitted = np.full((height, padded, 3), _GREY, np.uint8)
         fitted[:, :width] = resize(crop, height, width)
         return fitted
 
@@ -72,12 +76,13 @@ class Recogniser:
         return min(_LONGEST, own)
 
 
-def width_class(width: int) -> int:
-    """The width at which a line of `width` pixels is read: the next step."""
-    step = next(step for longest, step in _STEPS if width <= longest)
+def width_class(width: int, kind: str = "cpu") -> int:
+    """The width at which a line of `width` pixels is read on that kind of device: the next step."""
+    steps = _STEPS if kind == "cpu" else _GPU_STEPS
+    step = next(step for longest, step in steps if width <= longest)
     return ceil(width / step) * step
 
 
-def width_classes() -> list[int]:
+def width_classes(kind: str = "cpu") -> list[int]:
     """Every width that a recogniser meets, narrow to wide."""
-    return sorted({width_class(width) for width in range(1, _LONGEST + 1)})
+    return sorted({width_class(width, kind) for width in range(1, _LONGEST + 1)})

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# For whoever has an NVIDIA GPU: check_gpu.sh [PIPELINE.yaml] [--device gpu:0] [--images DIR]
+# Installs the GPU's packages, fetches the models, builds the processor's plan and the GPU's, holds
+# what they read against each other and measures both. Ends with a verdict; exit code 0 if it holds.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
+yaml=configs/PP-OCRv4_mobile.yaml device=gpu:0 rest=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    *.yaml | *.yml) yaml=$(realpath -m "$1") ;;
+    --device) device=${2:-} && shift ;;
+    --images) rest+=("$1" "$(realpath -m "${2:-}")") && shift ;;
+    *) say "unknown: $1; see --help" && exit 2 ;;
+  esac
+  shift
+done
+bash "$ROOT/scripts/install_hpi_deps.sh" gpu >&2
+cd "$ROOT"
+bash scripts/fetch_models.sh "$yaml" >&2
+bash scripts/build_engines.sh "$yaml" --device cpu >&2
+bash scripts/build_engines.sh "$yaml" --device "$device" >&2
+.venv/bin/ocr-hpi plan "$yaml" --device "$device"
+exec .venv/bin/python -m serving.benchmark.devices "$yaml" --device "$device" ${rest[@]+"${rest[@]}"}

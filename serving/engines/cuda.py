@@ -1,0 +1,100 @@
+"""ONNX Runtime's CUDA provider: what it is told, and whether this process can load it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from serving.devices import INSTALL, gpu, number
+from serving.engines.base import EngineSpec
+from serving.errors import DeviceError, EngineError
+
+PROVIDER = "CUDAExecutionProvider"
+ALGORITHMS = ("HEURISTIC", "EXHAUSTIVE", "DEFAULT")
+"""Ways to choose a convolution: ask cuDNN, try all of them anew for every shape, or take one."""
+
+# What onnxruntime-gpu 1.31 needs, and the wheels that bring it.
+CUDA = (13, 0)
+LIBRARIES = {
+    "libcuda.so.1": "NVIDIA's driver",
+    "libcudart.so.13": "nvidia-cuda-runtime",
+    "libcublasLt.so.13": "nvidia-cublas",
+    "libcublas.so.13": "nvidia-cublas",
+    "libcurand.so.10": "nvidia-curand",
+    "libcufft.so.12": "nvidia-cufft",
+    "libcudnn.so.9": "nvidia-cudnn-cu13",
+}
+TENSORRT_LIBRARIES = {
+    "libcuda.so.1": "NVIDIA's driver",
+    "libnvinfer.so.10": "tensorrt-cu13-libs<11",
+    "libnvonnxparser.so.10": "tensorrt-cu13-libs<11",
+}
+
+
+def cuda_options(spec: EngineSpec) -> dict[str, str]:
+    """The provider's options. Raises EngineError for a precision that it does not have."""
+    if spec.precision not in ("float32", "tf32"):
+        raise EngineError(
+            f"ONNX Runtime's CUDA provider runs float32 or tf32, not {spec.precision}"
+        )
+    return {
+        "device_id": str(number(spec.device)),
+        # Its own default is on: 10 bits of mantissa in the products of "float32" convolutions.
+        "use_tf32": str(int(spec.precision == "tf32")),
+        "cudnn_conv_algo_search": ALGORITHMS[0],
+        # By default it doubles what it holds each time, and never gives back.
+        "arena_extend_strategy": "kSameAsRequested",
+        **{key: str(value) for key, value in spec.options.items()},
+    }
+
+
+def check_gpu(device: str) -> None:
+    """Raise DeviceError, with the mend, where ONNX Runtime cannot run on that GPU."""
+    card = gpu(device)
+    if card.cuda < CUDA:
+        raise DeviceError(
+            f"{device}: driver {card.driver} runs CUDA {card.cuda[0]}.{card.cuda[1]}, and the "
+            f"engines need {CUDA[0]}.{CUDA[1]}: install NVIDIA's driver 580 or newer"
+        )
+    if PROVIDER not in providers():
+        raise DeviceError(f"onnxruntime is here without its CUDA provider; run: {INSTALL}")
+    missing = [f"{name} ({reason})" for name, reason in load(LIBRARIES) if reason]
+    if missing:
+        raise DeviceError(
+            f"libraries for the GPU do not load: {'; '.join(missing)}; run: {INSTALL}"
+        )
+
+
+def providers() -> list[str]:
+    """Providers that the installed ONNX Runtime was built with; whether they load is not said."""
+    try:
+        return list(importlib.import_module("onnxruntime").get_available_providers())
+    except ImportError:
+        return []
+
+
+def load(libraries: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Load libraries from NVIDIA's wheels or the system: (name, why not, or "") of each."""
+    ort = importlib.import_module("onnxruntime")
+    with contextlib.redirect_stdout(io.StringIO()):  # what fails, it prints
+        ort.preload_dlls()
+    for name in libraries:
+        # preload_dlls knows CUDA's and cuDNN's wheels, but not TensorRT's.
+        beside = next((path for path in _tensorrt() if path.name == name), name)
+        try:
+            ctypes.CDLL(str(beside), mode=ctypes.RTLD_GLOBAL)
+            yield name, ""
+        except OSError as error:
+            yield name, str(error)
+
+
+def _tensorrt() -> list[Path]:
+    """The libraries of TensorRT's wheel."""
+    found = importlib.util.find_spec("tensorrt_libs")
+    folders = (found.submodule_search_locations if found else None) or []
+    return [path for folder in folders for path in Path(folder).glob("*.so.*")]

@@ -1,0 +1,122 @@
+"""ONNX Runtime's TensorRT provider: what it is told to build an engine, and to run a built one.
+
+An engine is an EP-context model: an ONNX file whose one node holds what TensorRT made of the whole
+graph for one profile of shapes. Nothing is left in it to build from, so serving cannot rebuild.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.devices import number
+from serving.engines.base import EngineSpec
+from serving.errors import EngineError
+
+PROVIDER = "TensorrtExecutionProvider"
+CONTEXT = "context.onnx"
+ABOUT = "about.json"
+_FLAGS = {"float32": {}, "tf32": {}, "float16": {"trt_fp16_enable": "1"}}
+_FLAGS["bfloat16"] = {"trt_bf16_enable": "1"}
+
+Shape = tuple[int, int, int, int]
+"""(N, H, W, C)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The shapes of inputs that an engine takes, and the one it is tuned for."""
+
+    least: Shape
+    best: Shape
+    most: Shape
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise EngineError for an input outside the profile."""
+        bounds = zip(self.least, shape, self.most, strict=True)
+        if not all(low <= size <= high for low, size, high in bounds):
+            raise EngineError(
+                f"an input of shape {shape} is outside the TensorRT engine's profile, "
+                f"{self.least} to {self.most}"
+            )
+
+    def words(self) -> dict[str, Any]:
+        """As plain values, for a key and a sidecar."""
+        return {name: list(shape) for name, shape in asdict(self).items()}
+
+    @classmethod
+    def from_words(cls, words: dict[str, list[int]]) -> Profile:
+        """The reverse of `words`."""
+        least, best, most = ((n, h, w, c) for n, h, w, c in (words[k] for k in cls.__slots__))
+        return cls(least, best, most)
+
+
+def build_options(spec: EngineSpec, profile: Profile, folder: Path, timing: Path) -> dict[str, str]:
+    """Options to build an engine into `folder`, which then holds CONTEXT.
+
+    timing: the folder of the timing cache, which shortens later builds on the same GPU.
+    Raises EngineError for a precision that TensorRT does not have.
+    """
+    if spec.precision not in _FLAGS:
+        raise EngineError(f"TensorRT runs {', '.join(_FLAGS)}, not {spec.precision}")
+    return {
+        "device_id": str(number(spec.device)),
+        **_FLAGS[spec.precision],
+        # Sums of squares overflow float16.
+        "trt_layer_norm_fp32_fallback": "1",
+        "trt_profile_min_shapes": _shape(profile.least),
+        "trt_profile_opt_shapes": _shape(profile.best),
+        "trt_profile_max_shapes": _shape(profile.most),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(timing),
+        "trt_dump_ep_context_model": "1",
+        "trt_ep_context_file_path": str(folder / CONTEXT),
+        "trt_ep_context_embed_mode": "1",
+        **{key: str(value) for key, value in spec.options.items()},
+    }
+
+
+def run_options(spec: EngineSpec) -> dict[str, str]:
+    """Options to run an EP-context model."""
+    return {"device_id": str(number(spec.device))}
+
+
+def read_about(context: Path) -> tuple[Profile, dict[str, int]]:
+    """The engine's profile, and the nodes that it was made of. Raises EngineError."""
+    path = context.with_name(ABOUT)
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return Profile.from_words(about["profile"]), about["nodes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(
+            f"{path}: cannot be read ({error}); delete its folder and run: "
+            "bash scripts/build_engines.sh"
+        ) from error
+
+
+def check_whole(context: Path, nodes: Mapping[str, int]) -> None:
+    """Raise EngineError where TensorRT did not take the whole graph: then it is no candidate.
+
+    nodes: of the graph, by what runs them.
+    """
+    import onnx
+
+    if set(nodes) - {"tensorrt"}:
+        shares = ", ".join(f"{name} {count}" for name, count in sorted(nodes.items()))
+        raise EngineError(f"TensorRT does not take the graph whole; nodes by provider: {shares}")
+    if not context.is_file():
+        raise EngineError("TensorRT made no engine of the whole graph")
+    kinds = Counter(node.op_type for node in onnx.load(context).graph.node)
+    if kinds != {"EPContext": 1}:
+        made = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        raise EngineError(f"TensorRT does not take the graph whole; its engine's file holds {made}")
+
+
+def _shape(shape: Shape) -> str:
+    return "image:" + "x".join(map(str, shape))

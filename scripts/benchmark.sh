@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Speed and accuracy: benchmark.sh [--peers] [--data DIR] [--pipeline YAML ...] [--report DIR] ...
-# Takes all that `ocr-hpi benchmark` takes. --peers runs PaddleX and RapidOCR on the same images
-# with the same models, each in an environment of its own: they pin different OpenCVs.
+# Speed and accuracy: benchmark.sh [--data DIR] [--peers] [--pipeline YAML ...] [--concurrency 1,4]
+# [--soak MINUTES] [--report DIR]. Takes all that `ocr-hpi benchmark` takes. --peers runs PaddleX
+# and RapidOCR on the same images, each in an environment of its own: they pin different OpenCVs.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # A virtual environment with exactly these requirements. Made anew when they change.
@@ -27,10 +27,18 @@ ensure_peer() { # DIR REQUIREMENT...
   unlock_environments
 }
 
+# The charts' library, beside what serving needs: .venv stays what serve.sh takes it for.
+ensure_charts() {
+  "$ROOT/.venv/bin/python" -c "import matplotlib" 2>/dev/null && return
+  say "installing what draws the charts into .venv"
+  (cd "$ROOT" && .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet \
+    --editable ".[benchmark]" >&2)
+}
+
 peers=() arguments=() pipelines=() help=
 while [ $# -gt 0 ]; do
   case $1 in
-    --peers) peers=(--paddlex "$ROOT/.venv-paddlex/bin/python" --rapidocr "$ROOT/.venv-rapidocr/bin/python") ;;
+    --peers) peers=(--paddlex "$ROOT/.venv-peer-paddlex/bin/python" --rapidocr "$ROOT/.venv-rapidocr/bin/python") ;;
     --pipeline) [ $# -gt 1 ] && pipelines+=("$2") && arguments+=("$1" "$2") && shift ;;
     --pipeline=*) pipelines+=("${1#*=}") && arguments+=("$1") ;;
     --data | --report) # from where the caller stands, not from the repository
@@ -44,10 +52,11 @@ done
 ensure_serving
 cd "$ROOT"
 if [ -z "$help" ]; then
+  ensure_charts
   bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   if [ ${#peers[@]} -gt 0 ]; then
-    ensure_paddlex
+    ensure_peer "$ROOT/.venv-peer-paddlex" "paddlex[ocr]==3.7.2" "paddlepaddle==3.2.2" "onnxruntime>=1.22,<2"
     ensure_peer "$ROOT/.venv-rapidocr" "rapidocr==3.10.0" "onnxruntime>=1.22,<2" "openvino>=2025.3,<2027"
   fi
 fi

@@ -42,11 +42,14 @@ class Recogniser:
         Measured on forms, receipts and web images: padding to the next multiple of 16 reads as
         well as or better than stretching to it, and than the reference's padding to 320.
         """
-        height = self.model.height
-        width = min(_LONGEST, ceil(height * crop.shape[1] / crop.shape[0]))
+        height, width = self.model.height, self.own_width(crop)
         fitted = np.full((height, width_class(width), 3), _GREY, np.uint8)
         fitted[:, :width] = resize(crop, height, width)
         return fitted
+
+    def own_width(self, crop: Image) -> int:
+        """The width of a line at the model's height, before it is padded."""
+        return min(_LONGEST, ceil(self.model.height * int(crop.shape[1]) / int(crop.shape[0])))
 
 
 def width_class(width: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -15,17 +15,21 @@ from serving import corpus
 
 Image = npt.NDArray[np.uint8]
 
-LARGE = (6000, 4000)
-_SMALLEST, _LARGEST = 200, 6000
-_SAMPLES = 12
+_SMALLEST, _LARGEST, _WIDEST = 200, 6000, 4000
+_SAMPLES = 6
 _QUALITY = 85
 
 
-class Mixed:
-    """Endless JPEG files, no two of one size; the same seed gives the same."""
+def originals() -> list[Image]:
+    """The rendered pages that the mixed ones are made of."""
+    return [sample.image for sample in corpus.pages(count=_SAMPLES)]
 
-    def __init__(self, seed: int = 0) -> None:
-        self.pages = [sample.image for sample in corpus.pages(seed=seed, count=_SAMPLES)]
+
+class Mixed:
+    """Endless JPEG files of all sizes made of `pages`; the same seed gives the same."""
+
+    def __init__(self, pages: Sequence[Image], seed: int = 0) -> None:
+        self.pages = pages
         self._random = random.Random(seed)  # noqa: S311  repeatable, not secret
 
     def __iter__(self) -> Iterator[bytes]:
@@ -36,7 +40,7 @@ class Mixed:
         """A page, a sheet of pages or a cutting of one, at a size drawn evenly by its logarithm."""
         draw = self._random
         longer = round(_SMALLEST * (_LARGEST / _SMALLEST) ** draw.random())
-        shorter = max(_SMALLEST, round(longer * draw.uniform(0.4, 1.0)))
+        shorter = min(_WIDEST, max(_SMALLEST, round(longer * draw.uniform(0.4, 1.0))))
         upright = draw.random() < 0.7
         height, width = (longer, shorter) if upright else (shorter, longer)
         page = draw.choice(self.pages)
@@ -46,7 +50,7 @@ class Mixed:
             page = page[top : top + height, left : left + width]
         elif draw.random() < 0.3:
             page = sheet(page, draw.choice((2, 3, 4)))
-        return scaled(page, min(height, LARGE[0]), min(width, LARGE[0]))
+        return scaled(page, height, width)
 
 
 def sheet(page: Image, side: int) -> Image:

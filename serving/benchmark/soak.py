@@ -7,7 +7,7 @@ import http.client
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from serving.benchmark.chart import figure
-from serving.benchmark.mixed import LARGE, Mixed, jpeg, pdf, scaled, sheet
+from serving.benchmark.mixed import Image, Mixed, jpeg, originals, pdf, scaled, sheet
 from serving.benchmark.process import Ours
 from serving.errors import EngineError
 from serving.machine import cpu_name, usable_cores
 
 _EVERY = 0.5
 """Seconds between two looks at the memory."""
+_SMALL = (1500, 1000)
+_ENLARGED = 4
+"""Times by which each side of the small page is enlarged: 4000 x 6000 pixels."""
 _PDF_PAGES = 100
 GROWTH = 0.03
 """By how much the last quarter's memory may be above the second's."""
@@ -54,9 +57,10 @@ class Soak:
 
     def quarter(self, number: int) -> float:
         """Median memory in MiB of a quarter of the time, 1 to 4."""
-        end = self.memory[-1][0]
-        low, high = end * (number - 1) / 4, end * number / 4
-        return float(np.median([mb for seconds, mb in self.memory if low <= seconds <= high]))
+        seconds, mb = zip(*self.memory, strict=True)
+        end = seconds[-1]
+        evenly = np.linspace(end * (number - 1) / 4, end * number / 4, 1001)
+        return float(np.median(np.interp(evenly, seconds, mb)))
 
     @property
     def growth(self) -> float:
@@ -96,7 +100,8 @@ def soak(
     models: Path,
     minutes: float,
     *,
-    big_pages: int = _PDF_PAGES,
+    enlarged: int = _ENLARGED,
+    pdf_pages: int = _PDF_PAGES,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Soak:
     """A server of its own: big inputs first, then mixed sizes from as many callers as cores.
@@ -105,11 +110,14 @@ def soak(
     """
     figure(1, 1)  # a chart that cannot be drawn is told before the work, not after
     callers = usable_cores()
+    pages = originals()
     with ExitStack() as stack:
         server = stack.enter_context(closing(Ours(pipeline, models, Path(sys.executable))))
-        found = [_big(server, *item, tell) for item in _bigs(Mixed().pages[0], big_pages)]
+        inputs = _bigs(pages[0], enlarged, pdf_pages)
+        found = [_big(server, *item, tell) for item in inputs]
         memory = stack.enter_context(closing(_Memory(server)))
-        read = _mixed(server, callers, minutes * 60, tell)
+        files = [Mixed(pages, seed) for seed in range(callers)]
+        read = _mixed(server, files, minutes * 60, tell)
         memory.close()
     facts = {
         "machine": f"{cpu_name()}, {usable_cores()} cores",
@@ -121,14 +129,15 @@ def soak(
     return Soak(facts, tuple(found), read, tuple(memory.seen))
 
 
-def _bigs(page: np.typing.NDArray[np.uint8], count: int) -> Iterator[tuple[str, float, int, bytes]]:
+def _bigs(page: Image, enlarged: int, count: int) -> Iterator[tuple[str, float, int, bytes]]:
     """(name, megapixels, pages, file), small ones first."""
-    height, width = 1500, 1000
-    small = scaled(page, height, width)
+    height, width = _SMALL
     mega = height * width / 1e6
-    yield "a page of 1000 x 1500", mega, 1, jpeg(small)
-    yield "that page at 4000 x 6000", mega * 16, 1, jpeg(scaled(page, *LARGE))
-    yield "16 of that page on 4000 x 6000", mega * 16, 1, jpeg(sheet(small, 4))
+    small = scaled(page, height, width)
+    large, size = (height * enlarged, width * enlarged), f"{width * enlarged} x {height * enlarged}"
+    yield f"a page of {width} x {height}", mega, 1, jpeg(small)
+    yield f"that page at {size}", mega * enlarged**2, 1, jpeg(scaled(page, *large))
+    yield f"{enlarged**2} of it on {size}", mega * enlarged**2, 1, jpeg(sheet(small, enlarged))
     yield "a PDF of that page", mega, 1, pdf(small, 1)
     yield f"a PDF of it {count} times", mega * count, count, pdf(small, count)
 
@@ -152,24 +161,26 @@ def _big(
     return Big(name, megapixels, pages, ms, max(mb for _, mb in memory.seen))
 
 
-def _mixed(server: Ours, callers: int, seconds: float, tell: Callable[[str], None]) -> int:
+def _mixed(
+    server: Ours, callers: Sequence[Mixed], seconds: float, tell: Callable[[str], None]
+) -> int:
     """Each caller sends its own files, one after the other; returns how many were read."""
-    start, counts = time.monotonic(), [0] * callers
+    start, counts = time.monotonic(), [0] * len(callers)
     errors: list[EngineError] = []
 
     def call(place: int) -> None:
-        for file in Mixed(seed=place):
-            if time.monotonic() - start > seconds or errors:
-                return
+        for file in callers[place]:
             try:
                 _post(server, file)
             except EngineError as error:
                 errors.append(error)
             counts[place] += 1
-            done = (time.monotonic() - start) / 60
-            tell(f"{sum(counts)} pages in {done:.1f} of {seconds / 60:g} minutes")
+            passed = time.monotonic() - start
+            tell(f"{sum(counts)} pages in {passed / 60:.1f} of {seconds / 60:g} minutes")
+            if passed > seconds or errors:
+                return
 
-    threads = [threading.Thread(target=call, args=(place,)) for place in range(callers)]
+    threads = [threading.Thread(target=call, args=(place,)) for place in range(len(callers))]
     for thread in threads:
         thread.start()
     for thread in threads:

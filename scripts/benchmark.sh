@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Speed and accuracy: benchmark.sh [--peers] [--data DIR] [--pipeline YAML ...] [--report DIR] ...
-# Takes all that `ocr-hpi benchmark` takes; with --serve all that `ocr-hpi load` takes: the same over
-# HTTP, with closed and open loads. --peers runs PaddleX and RapidOCR on the same images
-# with the same models, each in an environment of its own: they pin different OpenCVs.
+# Speed and accuracy: benchmark.sh [--data DIR] [--peers] [--pipeline YAML ...] [--concurrency 1,4]
+# [--soak MINUTES] [--report DIR]. Takes all that `ocr-hpi benchmark` takes; with --serve all that
+# `ocr-hpi load` takes: the same over HTTP. --peers runs PaddleX and RapidOCR on the same images,
+# each in an environment of its own: they pin different OpenCVs.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # A virtual environment with exactly these requirements. Made anew when they change.
@@ -28,14 +28,12 @@ ensure_peer() { # DIR REQUIREMENT...
   unlock_environments
 }
 
-# What PaddleX's own serving needs beside PaddleX.
-ensure_paddlex_serving() {
-  local python="$ROOT/.venv-paddlex/bin/python"
-  "$python" -c "import fastapi, filetype, uvicorn" 2>/dev/null && return
-  lock_environments "$python"
-  say "installing paddlex[serving] into .venv-paddlex"
-  "$python" -m pip install --disable-pip-version-check --no-input --quiet "paddlex[serving]==3.7.2" >&2
-  unlock_environments
+# The charts' library, beside what serving needs: .venv stays what serve.sh takes it for.
+ensure_charts() {
+  "$ROOT/.venv/bin/python" -c "import matplotlib" 2>/dev/null && return
+  say "installing what draws the charts into .venv"
+  (cd "$ROOT" && .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet \
+    --editable ".[benchmark]" >&2)
 }
 
 command=benchmark peers= arguments=() pipelines=() help=
@@ -56,17 +54,16 @@ done
 ensure_serving
 cd "$ROOT"
 if [ -z "$help" ]; then
+  [ "$command" = load ] || ensure_charts
   bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   if [ -n "$peers" ]; then
-    ensure_paddlex
-    arguments+=(--paddlex "$ROOT/.venv-paddlex/bin/python")
+    ensure_peer "$ROOT/.venv-peer-paddlex" "paddlex[ocr,serving]==3.7.2" "paddlepaddle==3.2.2" "onnxruntime>=1.22,<2"
+    arguments+=(--paddlex "$ROOT/.venv-peer-paddlex/bin/python")
   fi
-  if [ -n "$peers" ] && [ "$command" = load ]; then
-    ensure_paddlex_serving
-  elif [ -n "$peers" ]; then
-    arguments+=(--rapidocr "$ROOT/.venv-rapidocr/bin/python")
+  if [ -n "$peers" ] && [ "$command" = benchmark ]; then
     ensure_peer "$ROOT/.venv-rapidocr" "rapidocr==3.10.0" "onnxruntime>=1.22,<2" "openvino>=2025.3,<2027"
+    arguments+=(--rapidocr "$ROOT/.venv-rapidocr/bin/python")
   fi
 fi
 exec .venv/bin/ocr-hpi "$command" ${arguments[@]+"${arguments[@]}"}

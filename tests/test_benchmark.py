@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import cv2
 import pytest
 from click.testing import CliRunner
 
-from serving.benchmark.contender import Contender, Reading, Spec
+from serving.benchmark.contender import Contender, Crowd, Reading, Spec, Table
 from serving.benchmark.evaluate import Score
 from serving.benchmark.labelled import LabelledPage, labelled_pages, rendered_pages
 from serving.benchmark.measure import measure, median, warm_up_pages
-from serving.benchmark.report import HEAD, cells, markdown, rows, write
+from serving.benchmark.profile import Efficiency, Outside, Profile, Stage
+from serving.benchmark.report import Report, rows, write
+from serving.benchmark.tables import grids, markdown
+from serving.benchmark.throughput import Throughput, throughput
 from serving.cli import benchmark, evaluate
 from serving.errors import ConfigError, EngineError
 from serving.scores import Overlap
@@ -30,6 +35,7 @@ class Told:
 
     def __init__(self, name: str, ms: list[float], texts: tuple[str, ...], seen: list[str]) -> None:
         self.name, self._ms, self._texts, self._seen = name, iter(ms), texts, seen
+        self.table: Table = "same"
 
     def read(self, image: Path) -> Reading:
         self._seen.append(f"{self.name}:{image.name}")
@@ -75,7 +81,7 @@ def test_every_contender_in_turn_in_rotating_order() -> None:
     seen: list[str] = []
     ours = Told("ours", [9, 10, 20], (), seen)
     peer = Told("peer", [9, 30, 40], (), seen)
-    found = measure([ours, peer], pages("1", "2"), warm_up=1)  # type: ignore[list-item]
+    found = measure([ours, peer], pages("1", "2"), warm_up=1, pause=0)  # type: ignore[list-item]
     assert seen == ["ours:1", "peer:1", "ours:1", "peer:1", "peer:2", "ours:2"]
     assert [(m.contender, m.page.path.name, m.ms) for m in found] == [
         ("ours", "1", 10),
@@ -87,30 +93,87 @@ def test_every_contender_in_turn_in_rotating_order() -> None:
 
 def test_rounds_give_the_median_and_warm_up_is_by_set() -> None:
     ours = Told("ours", [30, 10, 20], (), [])
-    (found,) = measure([ours], pages("1"), rounds=3, warm_up=0)  # type: ignore[list-item]
+    (found,) = measure([ours], pages("1"), rounds=3, warm_up=0, pause=0)  # type: ignore[list-item]
     assert found.ms == 20
     assert median([1, 3]) == 2
     two = [*pages("1", "2"), LabelledPage("other", Path("3"), ())]
     assert [page.path.name for page in warm_up_pages(two, 1)] == ["1", "3"]
 
 
-def test_report_takes_ratios_image_by_image(tmp_path: Path) -> None:
+def report(own: Table = "own") -> Report:
     ours = Told("ours", [10, 100], ("a b",), [])
     peer = Told("peer", [30, 100], ("a", "x"), [])
-    found = measure([ours, peer], pages("1", "2"), warm_up=0)  # type: ignore[list-item]
-    first, second = rows(found)
+    peer.table = own
+    found = measure([ours, peer], pages("1", "2"), warm_up=0, pause=0)  # type: ignore[list-item]
+    return Report({"machine": "here"}, rows(found, {"ours": 1500, "peer": 2500}), found)
+
+
+def test_report_takes_ratios_image_by_image() -> None:
+    first, second = report().rows
     assert (first.contender, first.ratio_median, first.token_f1) == ("ours", 1, 100)
+    assert (second.table, second.contender, second.start_ms) == ("own", "peer", 2500)
     assert second.ratio_median == pytest.approx(2)
+    assert (second.ratio_p25, second.ratio_p75) == pytest.approx((1.5, 2.5))
     assert second.token_f1 == pytest.approx(50)
     assert second.character_f1 == pytest.approx(50)
-    assert len(cells(second)) == len(HEAD)
-    write(tmp_path / "new", found, [first, second], {"machine": "here"})
-    data = json.loads((tmp_path / "new" / "benchmark.json").read_text())
+
+
+def test_report_is_written_as_json_markdown_and_a_chart(tmp_path: Path) -> None:
+    outside = Outside(ms=4.2, megapixels=0.5, lines=2)
+    share = Efficiency("TextDetection", "engine", gmac_a_page=3.8, rate=30, product_rate=60)
+    found = replace(
+        report(),
+        throughput=[Throughput("set", "ours", 4, 2.5, 1), Throughput("set", "peer", 4, 0, 0, "no")],
+        profiles=[Profile("set", "P", (Stage("decode", 1.25),), (share,), outside)],
+    )
+    files = write(tmp_path / "new", found)
+    data = json.loads(files[0].read_text())
     assert [page["ms"] for page in data["pages"]] == [10, 100, 30, 100]
     assert data["rows"][1]["contender"] == "peer"
-    assert (tmp_path / "new" / "benchmark.md").read_text() == markdown(
-        [first, second], {"machine": "here"}
-    )
+    assert data["profiles"][0]["outside"]["share"] == pytest.approx(1)
+    assert data["profiles"][0]["efficiency"][0]["share"] == pytest.approx(0.5)
+    text = files[1].read_text()
+    assert text == markdown(found)
+    for cell in ("| 2.00 (1.50 to 2.50) |", "| 2.50 | 1 differ |", "fails: no", "| 1.2 |", "100 %"):
+        assert cell in text
+    assert "machine: here" in text
+    picture = cv2.imread(str(files[2]))
+    assert picture.shape[0] > 200
+    assert picture[:2].min() == 255  # on white
+
+
+def test_every_table_has_as_many_heads_as_cells() -> None:
+    for grid in grids(report()):
+        assert {len(row) for row in grid.rows} == {len(grid.head)}
+
+
+class AtOnce(Told):
+    """Reads in company as it is told to."""
+
+    def __init__(self, name: str, crowds: list[Crowd | EngineError]) -> None:
+        super().__init__(name, [5, 5], ("a",), [])
+        self._crowds = iter(crowds)
+
+    def read_at_once(self, images: list[Path], callers: int) -> Crowd:
+        answer = next(self._crowds)
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
+
+def test_callers_side_by_side() -> None:
+    two = pages("1", "2")
+    whole, torn = Crowd((("a",), ("a",)), 500.0), Crowd((("a",), ("b",)), 250.0)
+    ours, peer = AtOnce("ours", [whole, torn]), AtOnce("peer", [EngineError("died")])
+    alone = measure([ours, peer], two, warm_up=0, pause=0)  # type: ignore[list-item]
+    found = throughput([ours, peer], two, alone, (1, 2), pause=0)  # type: ignore[list-item]
+    figures = [(f.contender, f.callers, f.pages_per_second, f.differing, f.failed) for f in found]
+    assert figures == [
+        ("ours", 1, 4, 0, ""),
+        ("peer", 1, 0, 0, "died"),
+        ("ours", 2, 8, 1, ""),
+        ("peer", 2, 0, 0, "died"),  # and was not asked again
+    ]
 
 
 def test_a_child_that_dies_says_why(tmp_path: Path) -> None:
@@ -132,3 +195,10 @@ def test_commands_say_what_is_wrong_with_the_data(command: click.Command, tmp_pa
     result = CliRunner().invoke(command, [*pipeline, "--data", str(tmp_path / "absent")])
     assert isinstance(result.exception, ConfigError)
     assert "no such folder" in str(result.exception)
+
+
+@pytest.mark.parametrize("text", ["0", "1,x", "1,,2", ""])
+def test_concurrency_is_numbers(text: str) -> None:
+    result = CliRunner().invoke(benchmark.command, ["--concurrency", text])
+    assert result.exit_code == 2
+    assert "for example 1,4" in result.output

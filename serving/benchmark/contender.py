@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,8 @@ from typing import Any, Literal
 from serving.errors import EngineError
 
 Kind = Literal["ours", "paddlex", "rapidocr"]
+Table = Literal["same", "own"]
+"""Of the two tables: all with the same models and values, or each as it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Spec:
     kind: Kind
     python: Path
     settings: Mapping[str, Any]
+    table: Table = "same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,20 @@ class Reading:
     peak_mb: float
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Many pages read by several callers at once; `failed` says why there are no texts."""
+
+    texts: tuple[tuple[str, ...], ...]
+    ms: float
+    failed: str = ""
+
+
 class Contender:
     """A running child. Raises EngineError when it ends early, with what it said on stderr."""
 
     def __init__(self, spec: Spec) -> None:
-        self.name = spec.name
+        self.name, self.table = spec.name, spec.table
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         here = Path(__file__).resolve()
         environment = dict(os.environ)
@@ -59,15 +71,23 @@ class Contender:
         first = self._answer()
         self.version = str(first["version"])
         self.start_ms = float(first["start_ms"])
+        self._read_any = False
 
     def read(self, image: Path) -> Reading:
-        """Reads one image file."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # _answer says what the child died of
-            self._process.stdin.write(json.dumps({"image": str(image.resolve())}) + "\n")
-            self._process.stdin.flush()
-        answer = self._answer()
+        """Reads one image file. The first counts as part of starting: some load models then."""
+        answer = self._ask({"image": str(image.resolve())})
+        if not self._read_any:
+            self._read_any = True
+            self.start_ms += float(answer["ms"])
         return Reading(tuple(answer["texts"]), float(answer["ms"]), float(answer["peak_mb"]))
+
+    def read_at_once(self, images: Sequence[Path], callers: int) -> Crowd:
+        """Reads image files by so many threads of the child at the same time."""
+        paths = [str(image.resolve()) for image in images]
+        answer = self._ask({"images": paths, "callers": callers})
+        if "failed" in answer:
+            return Crowd((), 0.0, str(answer["failed"]))
+        return Crowd(tuple(tuple(texts) for texts in answer["texts"]), float(answer["ms"]))
 
     def close(self) -> None:
         """Ends the child."""
@@ -81,6 +101,13 @@ class Contender:
             self._process.wait()
         self._process.stdout.close()
         self._log.close()
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # _answer says what the child died of
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from serving.benchmark.contender import Contender, Reading
+from serving.benchmark.contender import Contender, Reading, Table
 from serving.benchmark.labelled import LabelledPage
+
+PAUSE = 0.3
+"""Seconds between two contenders: OpenMP's threads spin for 0.2 s after a call, on all cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,7 @@ class Measurement:
     texts: tuple[str, ...]
     ms: float
     peak_mb: float
+    table: Table = "same"
 
 
 def measure(
@@ -26,6 +31,7 @@ def measure(
     *,
     rounds: int = 1,
     warm_up: int = 2,
+    pause: float = PAUSE,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Measurement]:
     """Reads every page by every contender, `rounds` times.
@@ -44,6 +50,7 @@ def measure(
         for step in range(len(contenders)):
             who = (turn + step) % len(contenders)
             readings.setdefault((who, index), []).append(contenders[who].read(page.path))
+            time.sleep(pause)
     return [
         Measurement(
             contenders[who].name,
@@ -51,6 +58,7 @@ def measure(
             found[-1].texts,
             median([reading.ms for reading in found]),
             max(reading.peak_mb for reading in found),
+            contenders[who].table,
         )
         for (who, index), found in sorted(readings.items())
     ]

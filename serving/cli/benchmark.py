@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import sys
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from serving.cli.models import models_option
+from serving.cli.models import DEFAULT_PIPELINES, models_option
+
+if TYPE_CHECKING:
+    from serving.benchmark.tables import Grid
+
+
+class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """Whole numbers from 1 up, parted by commas."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdigit() and int(part) for part in parts):
+            self.fail(f"{value!r} is not numbers parted by commas, for example 1,4", param, ctx)
+        return tuple(map(int, parts))
 
 
 @click.command()
@@ -26,7 +41,7 @@ from serving.cli.models import models_option
     "pipelines",
     multiple=True,
     type=click.Path(path_type=Path),
-    default=[Path("configs/PP-OCRv4_mobile.yaml")],
+    default=DEFAULT_PIPELINES,
     show_default=True,
     help="Our pipelines; the peers get the models and values of the first.",
 )
@@ -34,72 +49,87 @@ from serving.cli.models import models_option
     "--paddlex",
     type=click.Path(exists=True, path_type=Path),
     metavar="PYTHON",
-    help="A Python with paddlex[ocr] and onnxruntime, to run PaddleX beside ours.",
+    help="A Python with paddlex[ocr], paddlepaddle and onnxruntime: PaddleX beside ours.",
 )
 @click.option(
     "--rapidocr",
     type=click.Path(exists=True, path_type=Path),
     metavar="PYTHON",
-    help="A Python with rapidocr, onnxruntime and openvino, to run RapidOCR beside ours.",
+    help="A Python with rapidocr, onnxruntime and openvino: RapidOCR beside ours.",
+)
+@click.option(
+    "--concurrency",
+    type=Counts(),
+    default=(),
+    help="Also pages a second with so many callers of one process, for example 1,4.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
+    "--soak",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Instead: a server of the first pipeline under mixed sizes, and its memory over time.",
+)
+@click.option(
     "--report", type=click.Path(file_okay=False, path_type=Path), default=Path("reports"),
-    show_default=True, help="Folder for benchmark.json and benchmark.md.",
+    show_default=True, help="Folder for what was found: JSON, Markdown and a chart.",
 )  # fmt: skip
 @models_option
 def command(
-    data: Path | None,
-    groups: tuple[str, ...],
     pipelines: tuple[Path, ...],
-    paddlex: Path | None,
-    rapidocr: Path | None,
-    rounds: int,
-    report: Path,
     models: Path,
+    report: Path,
+    soak: float | None,
+    **what: Any,
 ) -> None:
     """Milliseconds a page and F1 against the truth, line orientation off for all.
 
     Every image is given to all in turn, as a path: each decodes for itself. Each first reads two
-    pages of every set unmeasured. bash scripts/benchmark.sh --peers brings the peers.
+    pages of every set unmeasured. Then, of our pipelines alone: time by stage, processor time
+    outside the engines, and their efficiency. bash scripts/benchmark.sh --peers brings the peers.
     """
+    if soak is None:
+        _compare(report, pipelines=pipelines, models=models, **what)
+    else:
+        _soak(report, pipelines[0], models, soak)
+
+
+def _compare(folder: Path, **what: Any) -> None:
+    from rich.console import Console
+
+    from serving.benchmark.compare import Comparison
+    from serving.benchmark.report import write
+    from serving.benchmark.tables import grids
+
+    with Console(stderr=True).status("loading") as status:
+        found = Comparison(**what).run(status.update)
+    files = write(folder, found)
+    _show(grids(found))
+    click.echo(f"written: {', '.join(map(str, files))}")
+
+
+def _soak(folder: Path, pipeline: Path, models: Path, minutes: float) -> None:
+    from rich.console import Console
+
+    from serving.benchmark.soak import soak
+    from serving.benchmark.soak_report import tables, write
+
+    with Console(stderr=True).status("starting the server") as status:
+        found = soak(pipeline, models, minutes, tell=status.update)
+    files = write(folder, found)
+    _show(tables(found))
+    click.echo(f"written: {', '.join(map(str, files))}")
+
+
+def _show(grids: Iterable[Grid]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from serving.benchmark import peers
-    from serving.benchmark import report as reports
-    from serving.benchmark.contender import Contender
-    from serving.benchmark.labelled import labelled_pages, rendered_pages
-    from serving.benchmark.measure import measure
-    from serving.machine import cpu_name, usable_cores
-
-    with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        pages = labelled_pages(data, groups) if data else rendered_pages(scratch)
-        specs = [peers.ours(pipeline, models, Path(sys.executable)) for pipeline in pipelines]
-        if paddlex is not None:
-            specs.append(peers.paddlex(pipelines[0], models, paddlex, scratch))
-        if rapidocr is not None:
-            specs += [
-                peers.rapidocr(pipelines[0], models, rapidocr, scratch, engine)
-                for engine in ("onnxruntime", "openvino")
-            ]
-        contenders = []
-        for spec in specs:
-            contenders.append(stack.enter_context(contextlib.closing(Contender(spec))))
-        status = stack.enter_context(Console(stderr=True).status("warming up"))
-        found = measure(contenders, pages, rounds=rounds, tell=status.update)
-    rows = reports.rows(found)
-    facts: dict[str, Any] = {
-        "machine": f"{cpu_name()}, {usable_cores()} cores",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "rounds": rounds,
-        **{c.name: f"{c.version}, ready in {c.start_ms:.0f} ms" for c in contenders},
-    }
-    reports.write(report, found, rows, facts)
-    table = Table(*reports.HEAD)
-    for row in rows:
-        table.add_row(*reports.cells(row))
     # Into a file, as wide as the table needs.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    click.echo(f"written: {report / 'benchmark.json'}, {report / 'benchmark.md'}")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for grid in grids:
+        table = Table(*grid.head, title=grid.title, caption=grid.note, title_justify="left",
+                      caption_justify="left")  # fmt: skip
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)

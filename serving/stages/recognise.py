@@ -54,7 +54,7 @@ class Recogniser:
         if not words:
             return Recognised(text, score)
         # The padding on the right is no part of the line.
-        length = len(index) * self._width(crop) / fitted.shape[1]
+        length = len(index) * self.own_width(crop) / fitted.shape[1]
         return Recognised(text, score, spans(text, steps(index, characters), length))
 
     def fit(self, crop: Image) -> Image:
@@ -63,14 +63,14 @@ class Recogniser:
         Measured on forms, receipts and web images: padding to the next multiple of 16 reads as
         well as or better than stretching to it, and than the reference's padding to 320.
         """
-        height, width = self.model.height, self._width(crop)
+        height, width = self.model.height, self.own_width(crop)
         padded = width_class(width, self.engine.spec.kind)
         fitted = np.full((height, padded, 3), _GREY, np.uint8)
         fitted[:, :width] = resize(crop, height, width)
         return fitted
 
-    def _width(self, crop: Image) -> int:
-        """The line's own width at the model's height."""
+    def own_width(self, crop: Image) -> int:
+        """The width of a line at the model's height, before it is padded."""
         height, width = crop.shape[:2]
         own: int = ceil(self.model.height * width / height)
         return min(_LONGEST, own)

@@ -1,0 +1,164 @@
+"""Stand-ins for a pipeline's engines, stages and pool that note what each call takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+
+from serving.batching import FairPool
+from serving.engines.base import Array, Engine
+from serving.errors import EngineError
+from serving.pipeline import Pipeline
+from serving.stages.detect import Detector
+from serving.stages.orient import Orienter
+from serving.stages.recognise import Recogniser
+
+_METHODS = {"TextDetection": "find", "TextLineOrientation": "turned", "TextRecognition": "read"}
+LINES = "lines"
+"""What the pool's threads do, all of it."""
+
+
+class Watch:
+    """Seconds by name, from any thread."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Adds what the block takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - start
+            with self._lock:
+                self.seconds[name] += took
+
+
+class TimedEngine(Engine):
+    """Times `run` under the name `<section> engine`."""
+
+    def __init__(self, engine: Engine, watch: Watch, section: str) -> None:
+        super().__init__(engine.spec)
+        self.inputs = engine.inputs
+        self._engine, self._watch, self._name = engine, watch, f"{section} engine"
+
+    def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
+        with self._watch.time(self._name):
+            return self._engine.run(images, *more)
+
+
+class Stand:
+    """Stands in for an object; one method of it is another function."""
+
+    def __init__(self, inner: Any, method: str, function: Callable[..., Any]) -> None:
+        self._inner = inner
+        setattr(self, method, function)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+Seen = Callable[[str, Any], None]
+"""Told the section of a stage and what it was given: a page or a line, (H, W, 3) uint8."""
+
+
+def timed(pipeline: Pipeline, watch: Watch, seen: Seen = lambda *_: None) -> Pipeline:
+    """The pipeline with its engines, stages and lines timed by `watch`.
+
+    Names: a section of the YAML, for all of a stage; `<section> engine` for its engine; LINES.
+    """
+    stages: dict[str, Any] = {}
+    for section, stage in pipeline.stages.items():
+        inner = dataclasses.replace(stage, engine=TimedEngine(stage.engine, watch, section))
+        stages[section] = _timed_stage(section, inner, watch, seen)
+
+    def map_timed(function: Callable[[Any], Any], items: Any) -> list[Any]:
+        def one(item: Any) -> Any:
+            with watch.time(LINES):
+                return function(item)
+
+        return pipeline.pool.map(one, items)
+
+    return dataclasses.replace(
+        pipeline,
+        **_fields(stages),
+        pool=cast(FairPool, Stand(pipeline.pool, "map", map_timed)),
+    )
+
+
+def _timed_stage(section: str, stage: Any, watch: Watch, seen: Seen) -> Stand:
+    method = _METHODS[section]
+    function = getattr(stage, method)
+
+    def call(image: Any, *arguments: Any) -> Any:
+        seen(section, image)
+        with watch.time(section):
+            return function(image, *arguments)
+
+    return Stand(stage, method, call)
+
+
+class ReplayEngine(Engine):
+    """Runs an input once, then answers from memory; `seconds` is the processor time it took.
+
+    What a page takes on such engines, less `seconds`, is processor time outside engine calls:
+    the backends compute on threads of their own and on the caller's, so that it cannot be told
+    apart while they run.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.spec)
+        self.inputs = engine.inputs
+        self.replaying = False
+        self.seconds = 0.0
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._kept: dict[Any, tuple[Array, ...]] = {}
+
+    def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
+        start = time.thread_time()
+        digest = hashlib.blake2b(np.ascontiguousarray(images).data).digest()
+        kept = self._kept.get((images.shape, digest))
+        if kept is None:
+            if self.replaying:
+                raise EngineError("benchmark: a page read again gave an engine another input")
+            kept = self._kept[images.shape, digest] = self._engine.run(images, *more)
+        answer = tuple(array.copy() for array in kept)
+        with self._lock:
+            self.seconds += time.thread_time() - start
+        return answer
+
+    def forget(self) -> None:
+        """Drop what was kept, for the next page."""
+        self._kept.clear()
+        self.replaying, self.seconds = False, 0.0
+
+
+def replayed(pipeline: Pipeline) -> tuple[Pipeline, list[ReplayEngine]]:
+    """The pipeline on replay engines, and these."""
+    engines = {section: ReplayEngine(stage.engine) for section, stage in pipeline.stages.items()}
+    stages = {
+        section: dataclasses.replace(stage, engine=engines[section])
+        for section, stage in pipeline.stages.items()
+    }
+    return dataclasses.replace(pipeline, **_fields(stages)), list(engines.values())
+
+
+def _fields(stages: dict[str, Any]) -> dict[str, Any]:
+    """Stages by section, as fields of a Pipeline."""
+    return {
+        "detector": cast(Detector, stages["TextDetection"]),
+        "orienter": cast("Orienter | None", stages.get("TextLineOrientation")),
+        "recogniser": cast(Recogniser, stages["TextRecognition"]),
+    }

@@ -88,6 +88,16 @@ def test_a_reading_can_be_cancelled(page: Page, picture: Path) -> None:
     assert len(texts(page)) > 5
 
 
+def test_another_pipeline_chosen_while_reading(page: Page, picture: Path) -> None:
+    page.route(OCR, lambda route: None, times=1)  # no answer ever comes
+    choose(page, picture)
+    expect(page.get_by_text("Reading…", exact=True)).to_be_visible()
+    with page.expect_response("**/ocr/v1/again?*") as response:
+        page.get_by_label("Pipeline").select_option("again")
+    assert response.value.ok
+    assert len(texts(page)) > 5
+
+
 def test_a_key_is_asked_for_and_kept_for_the_tab(page: Page, picture: Path) -> None:
     given: list[str | None] = []
 

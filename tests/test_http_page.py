@@ -44,7 +44,7 @@ def ready(app: App, client: FlaskClient) -> FlaskClient:
     ("path", "kind"),
     [
         ("/", "text/html"),
-        ("/page/page.css", "text/css"),
+        ("/page/base.css", "text/css"),
         ("/page/main.js", "text/javascript"),
         ("/page/icon.svg", "image/svg+xml"),
         ("/page/example.jpg", "image/jpeg"),

@@ -58,7 +58,7 @@ async function ask(path, options = {}) {
     response = await fetch(path, { ...options, headers, cache: "no-store" });
     text = await response.text();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (options.signal?.aborted) throw error;
     throw new Refusal("unreachable", NO_ANSWER);
   }
   const body = parsed(text);

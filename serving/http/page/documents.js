@@ -37,10 +37,10 @@ export class Documents extends EventTarget {
     return added[0];
   }
 
-  /** Read a document anew. @param {Doc} doc */
+  /** Read a document anew, from the start if it is being read. @param {Doc} doc */
   again(doc) {
-    if (doc.state === "reading") return;
-    Object.assign(doc, UNREAD);
+    if (doc.state === "reading") return this.#abort.abort(AGAIN);
+    this.#set(doc, UNREAD);
     this.#run();
   }
 
@@ -66,13 +66,11 @@ export class Documents extends EventTarget {
   }
 
   async #outcome(doc) {
-    this.#abort = new AbortController();
+    const { signal } = (this.#abort = new AbortController());
     try {
-      return { state: "read", ...(await this.#read(doc, this.#abort.signal)) };
+      return { state: "read", ...(await this.#read(doc, signal)) };
     } catch (error) {
-      if (error.name === "AbortError") {
-        return failed(new Refusal("cancelled", "You ended the reading."));
-      }
+      if (signal.aborted) return signal.reason === AGAIN ? UNREAD : failed(CANCELLED);
       if (!(error instanceof Refusal)) {
         return failed(new Refusal("unreadable", `The browser cannot read the file: ${error.message}`));
       }
@@ -99,6 +97,8 @@ export class Documents extends EventTarget {
   }
 }
 
+const AGAIN = "again";
+const CANCELLED = new Refusal("cancelled", "You ended the reading.");
 const UNREAD = { state: "waiting", page: 0, answer: null, milliseconds: 0, refusal: null };
 
 function failed(refusal) {

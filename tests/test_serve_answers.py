@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import http.client
+import io
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from http_fake import picture
 from http_server import PATIENCE, URL, Server, answer, eventually, open_file, request
+from PIL import Image
 
 
 def test_answers(server: Server) -> None:
@@ -20,6 +27,25 @@ def test_answers(server: Server) -> None:
     assert response.headers["X-Request-Id"]
     assert "recognise;dur=" in response.headers["Server-Timing"]
     assert requests.get(server.base + "/health/ready", timeout=PATIENCE).status_code == 200
+
+
+def test_the_readmes_client_works_unchanged(server: Server, repo: Path) -> None:
+    """Which is the one that tutorials of the beta had: post `image`, print each `data`."""
+    readme = (repo / "README.md").read_text()
+    [client] = re.findall(r"```python\n(import requests\n.*?)```", readme, re.DOTALL)
+    code = client.replace("http://127.0.0.1:8868", server.base)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, check=True)
+    width, height = Image.open(io.BytesIO((repo / "docs/page.jpg").read_bytes())).size
+    assert done.stdout.decode() == f"accurate {width}x{height} 字\n"
+
+
+def test_paddlexs_example_client_works_unchanged(server: Server) -> None:
+    payload = {"file": base64.b64encode(picture()).decode("ascii"), "fileType": 1}
+    response = requests.post(f"{server.base}/ocr", json=payload, timeout=PATIENCE)
+    assert response.status_code == 200
+    [found] = response.json()["result"]["ocrResults"]
+    assert found["prunedResult"]["rec_texts"] == ["accurate 40x20 字"]
+    assert Image.open(io.BytesIO(base64.b64decode(found["ocrImage"]))).size[1] == 20
 
 
 def test_sixteen_posts_side_by_side(server: Server) -> None:

@@ -79,4 +79,5 @@ def assemble(
         pool=FairPool(threads),
         use_textline_orientation=config.use_textline_orientation,
         score_thresh=sections.recognition.score_thresh,
+        return_word_box=sections.recognition.return_word_box,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from serving.imaging.crop import crop
 from serving.stages.db import elongation
 from serving.stages.detect import Detector, corners
 from serving.stages.orient import Orienter
-from serving.stages.recognise import Recogniser
+from serving.stages.recognise import Recognised, Recogniser
+from serving.stages.words import place
 from serving.types import Line, Page
 
 Image = npt.NDArray[np.uint8]
@@ -44,6 +45,7 @@ class Pipeline:
     pool: FairPool
     use_textline_orientation: bool = False
     score_thresh: float = 0.0
+    return_word_box: bool = False
     identity: str = ""
     """Tells which models and engines these are."""
 
@@ -88,7 +90,7 @@ class Pipeline:
             "text_det_params": self.detector.settings_in_force(options),
             "text_type": "general",
             "text_rec_score_thresh": first_set(options.text_rec_score_thresh, self.score_thresh),
-            "return_word_box": False,
+            "return_word_box": first_set(options.return_word_box, self.return_word_box),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -113,14 +115,17 @@ class Pipeline:
         picture, turn = crop(page, quad)
         if picture.size == 0:
             return None
-        text, score = self.recogniser.read(picture)
-        if score < _SURE and self._orients(options):
-            turned = self._read_turned(picture, score)
+        wants_words = first_set(options.return_word_box, self.return_word_box)
+        read = self.recogniser.read(picture, words=wants_words)
+        if read.score < _SURE and self._orients(options):
+            turned = self._read_turned(picture, read.score, words=wants_words)
             if turned is not None:
-                (text, score), turn = turned, turn + 180
+                read, turn = turned, turn + 180
+        text, score, words = read
         if not text or score < first_set(options.text_rec_score_thresh, self.score_thresh):
             return None
-        return Line(text=text, score=score, quad=corners(quad), turn=turn)
+        line = Line(text=text, score=score, quad=corners(quad), turn=turn)
+        return replace(line, words=tuple(place(word, line.box) for word in words))
 
     def _check(self, options: Options) -> None:
         """Raise BadRequest for an option that this pipeline cannot obey."""
@@ -129,13 +134,11 @@ class Pipeline:
                 "use_textline_orientation: this pipeline has no line classifier loaded; "
                 "set use_textline_orientation: True in its YAML"
             )
-        if options.return_word_box:
-            raise BadRequest("return_word_box: word boxes are not served here yet")
 
     def _orients(self, options: Options) -> bool:
         return first_set(options.use_textline_orientation, self.use_textline_orientation)
 
-    def _read_turned(self, picture: Image, score: float) -> tuple[str, float] | None:
+    def _read_turned(self, picture: Image, score: float, *, words: bool) -> Recognised | None:
         """The line read upside down, where that is surely the right way; else None.
 
         The classifier alone turns upright lines (it costs 2 to 9 points of character F1) and
@@ -145,9 +148,9 @@ class Pipeline:
         seems_turned = self.orienter.turned(picture) >= 0.5
         if not seems_turned and score >= _DOUBTFUL:
             return None
-        text, turned_score = self.recogniser.read(np.ascontiguousarray(picture[::-1, ::-1]))
+        turned = self.recogniser.read(np.ascontiguousarray(picture[::-1, ::-1]), words=words)
         gain = _GAIN if seems_turned else _CLEAR_GAIN
-        return (text, turned_score) if turned_score > score + gain else None
+        return turned if turned.score > score + gain else None
 
     def close(self) -> None:
         """End the threads and free the engines."""

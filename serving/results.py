@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,12 @@ def paddlex_result(
     """
     polys = [[list(point) for point in line.quad] for line in page.lines]
     oriented = settings["model_settings"]["use_textline_orientation"]
+    words: dict[str, Any] = {}
+    if settings["return_word_box"]:
+        words = {
+            "text_word_boxes": [[_bounds(word.box) for word in line.words] for line in page.lines],
+            "text_word": [[word.text for word in line.words] for line in page.lines],
+        }
     return {
         "input_path": name,
         "page_index": page_index,
@@ -92,9 +98,10 @@ def paddlex_result(
         "rec_scores": [line.score for line in page.lines],
         "rec_polys": polys,
         "rec_boxes": [_bounds(poly) for poly in polys],
+        **words,
     }
 
 
-def _bounds(poly: list[list[int]]) -> list[int]:
+def _bounds(poly: Iterable[Sequence[int]]) -> list[int]:
     xs, ys = zip(*poly, strict=True)
     return [min(xs), min(ys), max(xs), max(ys)]

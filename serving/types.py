@@ -13,6 +13,15 @@ Quad = tuple[Point, Point, Point, Point]
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a line."""
+
+    text: str
+    box: Quad
+    """Corners clockwise from the word's own top left."""
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line of text on a page."""
 
@@ -23,6 +32,8 @@ class Line:
     """Corners as detected: clockwise, from the page's top left."""
     turn: int = 0
     """Degrees, clockwise on the page, by which the line is turned: 0, 90, 180 or 270."""
+    words: tuple[Word, ...] = ()
+    """Where `return_word_box` asks for them. Their texts together are the line's."""
 
     @property
     def box(self) -> Quad:

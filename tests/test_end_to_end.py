@@ -74,6 +74,17 @@ def test_one_curl_reads_the_page(server: Server, picture: Path, sample_page: Sam
     assert set(lines[0]) >= {"data", "score", "box", "page", "image"}
 
 
+def test_words_come_with_their_lines(server: Server, picture: Path) -> None:
+    url = f"{server.url}/ocr/v1/accurate?return_word_box=true"
+    answer = requests.post(url, files={"image": picture.read_bytes()}, timeout=60)
+    lines = [line for line in answer.json() if line["data"].strip()]
+    assert lines
+    for line in lines:
+        words = "".join(word["data"] for word in line["words"])
+        assert "".join(words.split()) == "".join(line["data"].split())
+        assert all(len(word["box"]) == 4 for word in line["words"])
+
+
 def test_a_second_start_makes_nothing_anew(server: Server, repo: Path, picture: Path) -> None:
     kept = {p: p.stat().st_mtime_ns for p in (repo / "models").rglob("*") if p.suffix == ".onnx"}
     again = Server(repo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,9 @@ def test_options_hold_for_one_call(pipeline: Pipeline, pages: list[corpus.Sample
 
 
 def test_an_option_it_cannot_obey_is_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(BadRequest, match="return_word_box"):
-        pipeline.read(np.zeros((64, 64, 3), np.uint8), Options(return_word_box=True))
+    without = replace(pipeline, orienter=None)
+    with pytest.raises(BadRequest, match="use_textline_orientation"):
+        without.read(np.zeros((64, 64, 3), np.uint8), Options(use_textline_orientation=True))
 
 
 def test_a_line_reads_the_same_alone_among_others_and_under_16_callers(

@@ -20,11 +20,6 @@ def check_supported(config: PipelineConfig) -> None:
             "set text_type: general",
         ),
         (
-            config.sub_modules.recognition.return_word_box,
-            "SubModules.TextRecognition.return_word_box: True: word boxes are not served here yet",
-            "set return_word_box: False",
-        ),
-        (
             config.sub_modules.recognition.input_shape is not None,
             "SubModules.TextRecognition.input_shape: a line is read at its own width here",
             "remove input_shape",

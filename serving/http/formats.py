@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from flask import Response
 from werkzeug.datastructures import MIMEAccept
@@ -11,13 +11,20 @@ from serving.http.context import json_response
 from serving.http.query import Format
 from serving.http.reading import total_timing
 from serving.http.service import Reading
-from serving.types import Line
+from serving.types import Line, Quad
 
 _BY_TYPE: dict[str, Format] = {
     "application/json": "lines",
     "text/plain": "text",
     "image/png": "image",
 }
+
+
+class WordAnswer(TypedDict):
+    """One word of a line, or what stands between two."""
+
+    data: str
+    box: list[list[int]]
 
 
 class LineAnswer(TypedDict):
@@ -27,6 +34,8 @@ class LineAnswer(TypedDict):
     score: float
     box: list[list[int]]
     """Four corners, clockwise from the line's own top left, pixels of the upright image."""
+    words: NotRequired[list[WordAnswer]]
+    """With `return_word_box`, from left to right."""
 
 
 class PlacedLine(LineAnswer):
@@ -111,8 +120,12 @@ def image(readings: list[Reading]) -> Response:
 
 
 def _line(line: Line) -> LineAnswer:
-    return LineAnswer(
-        data=line.text,
-        score=round(float(line.score), 4),
-        box=[[int(x), int(y)] for x, y in line.box],
-    )
+    answer = LineAnswer(data=line.text, score=round(float(line.score), 4), box=_box(line.box))
+    words = [word for word in line.words if not word.text.isspace()]
+    if words:
+        answer["words"] = [WordAnswer(data=word.text, box=_box(word.box)) for word in words]
+    return answer
+
+
+def _box(quad: Quad) -> list[list[int]]:
+    return [[int(x), int(y)] for x, y in quad]

@@ -107,7 +107,7 @@ class RecognitionBench(Bench):
         self.pool.map(self._stage.read, self._lines)
 
     def answers(self) -> list[Any]:
-        return [text for text, _ in self.pool.map(self._stage.read, self.calibration.crops)]
+        return [read.text for read in self.pool.map(self._stage.read, self.calibration.crops)]
 
     @staticmethod
     def judge(

@@ -20,9 +20,20 @@ def decode(
     index: (T,) class per step, 0 is the blank; one past the last class means that the engine gave
     no number, and counts as blank. score: (T,) its probability. No character: 0.0.
     """
-    kept = (index != 0) & (index < len(characters))
-    kept[1:] &= index[1:] != index[:-1]
+    kept = _kept(index, characters)
     if not kept.any():
         return "", 0.0
     text = "".join([characters[i] for i in index[kept].tolist()])
     return text, float(score[kept].mean(dtype=np.float64))
+
+
+def steps(index: npt.NDArray[np.int64], characters: Sequence[str]) -> list[int]:
+    """The step of every character of the text that `decode` makes of the same `index`."""
+    found = np.flatnonzero(_kept(index, characters)).tolist()
+    return [step for step in found for _ in characters[index[step]]]
+
+
+def _kept(index: npt.NDArray[np.int64], characters: Sequence[str]) -> npt.NDArray[np.bool_]:
+    kept: npt.NDArray[np.bool_] = (index != 0) & (index < len(characters))
+    kept[1:] &= index[1:] != index[:-1]
+    return kept

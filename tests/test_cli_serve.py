@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from serving.cli.serve import command
 from serving.errors import ConfigError
 from serving.http.settings import Settings
+from serving.http.urls import HostPattern
 from serving.machine import usable_cores
 
 
@@ -64,6 +65,14 @@ def test_flags(told: list[Settings]) -> None:
     ]
 
 
+def test_keys_and_urls(told: list[Settings]) -> None:
+    assert serve("--api-keys-file", "k", "--allow-url-hosts", "a.b, *.c.d:81,").exit_code == 0
+    assert serve(OCR_HPI_API_KEYS_FILE="k", OCR_HPI_ALLOW_URL_HOSTS="a.b,*.c.d:81").exit_code == 0
+    assert told[0] == told[1]
+    assert told[0].api_keys_file == Path("k")
+    assert told[0].allow_url_hosts == (HostPattern("a.b"), HostPattern("c.d", True, 81))
+
+
 def test_environment(told: list[Settings]) -> None:
     yaml = "configs/PP-OCRv4_mobile.yaml"
     done = serve(
@@ -98,6 +107,7 @@ def test_the_first_pipeline_stays_the_first(told: list[Settings]) -> None:
         (("--port", "70000"), "65535"),
         (("--queue", "-1"), "queue"),
         (("--timeout", "0"), "timeout"),
+        (("--allow-url-hosts", "http://a.b"), "is not HOST"),
         (("--nonsense",), "--nonsense"),
     ],
 )

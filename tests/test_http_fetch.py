@@ -87,6 +87,11 @@ class Pictures(BaseHTTPRequestHandler):
         pass
 
 
+class QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Clients that hang up are what is tested."""
+
+
 class Host:
     """A server of pictures on this machine."""
 
@@ -94,7 +99,7 @@ class Host:
         self.asked: list[tuple[str, str]] = []
         self.done = threading.Event()
         handler = type("Handler", (Pictures,), {"asked": self.asked, "done": self.done})
-        self._server = ThreadingHTTPServer((HERE, 0), handler)
+        self._server = QuietServer((HERE, 0), handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_port

@@ -22,7 +22,7 @@ from http_server import PATIENCE, URL, Server, answer, eventually
 
 from serving.http.keys import new_key
 
-SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "4"))
+SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "3"))
 
 
 class Swapped(Server):
@@ -39,7 +39,9 @@ class Swapped(Server):
         self.yaml.write_text(yaml.safe_dump(config))
 
     def hup(self) -> None:
-        self.process.send_signal(signal.SIGHUP)
+        """As `pkill -HUP` does, which means the master and meets the workers as well."""
+        for pid in (self.process.pid, *self.workers()):
+            os.kill(pid, signal.SIGHUP)
 
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = requests.get(self.base + "/ocr/v1", timeout=PATIENCE).json()
@@ -276,6 +278,17 @@ def test_keys_are_read_anew_with_the_rest(start: Callable[..., Swapped], tmp_pat
     assert eventually(lambda: status(old) == 401)
     assert '"key": "alice"' in server.errors()
     assert old not in server.errors()
+
+
+def test_a_malformed_keys_file_is_told_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text("alice:secret\n")
+    server = Swapped(tmp_path, api_keys_file=str(file))
+    assert server.process.wait(PATIENCE) == 1
+    [line] = server.errors().splitlines()
+    assert line.startswith(f"error: {file}, line 1: not NAME:SHA256")
+    assert "secret" not in line
+    server.end()
 
 
 def test_listening_to_all_without_keys_is_warned_of(start: Callable[..., Swapped]) -> None:

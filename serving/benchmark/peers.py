@@ -49,7 +49,7 @@ def peers(
     own: list[Spec] = []
     if paddlex is not None:
         for engine in ("paddle_static", "onnxruntime"):
-            same += _paddlex(pipeline, models, paddlex, scratch / engine, engine)
+            same += paddlex_on(pipeline, models, paddlex, scratch / engine, engine)
         own += _paddlex_as_it_comes(pipeline, models, paddlex)
     if rapidocr is not None:
         for engine in ("onnxruntime", "openvino"):
@@ -69,7 +69,7 @@ def _ours(pipeline: Path, models: Path, options: dict[str, Any]) -> dict[str, An
     }
 
 
-def _paddlex(
+def paddlex_on(
     pipeline: Path, models: Path, python: Path, scratch: Path, engine: str
 ) -> Iterator[Spec]:
     """PaddleX on one of its engines, at its own default of threads; nothing for Paddle's engine

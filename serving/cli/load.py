@@ -110,7 +110,7 @@ def command(
         )
         peer = None
         if paddlex is not None:
-            spec = peers.paddlex(pipeline, models, paddlex, scratch)
+            [spec] = peers.paddlex_on(pipeline, models, paddlex, scratch / "peer", "onnxruntime")
             peer = partial(PaddleX, Path(spec.settings["yaml"]), paddlex)
         with Console(stderr=True).status("starting") as status:
             found = run(asked, scratch, paddlex=peer, tell=status.update)

@@ -111,9 +111,9 @@ _COUNT = click.IntRange(min=1)
     "--allow-url-hosts",
     default=(),
     type=UrlHosts(),
-    help="Hosts from which pictures are fetched where a request names an http(s) URL instead of "
-    "base64: example.org,*.example.com,files.example.net:8443. Private and loopback addresses are "
-    "refused, redirects are checked again.  [default: no URL is fetched]",
+    help="Hosts from which pictures are fetched, where a request has an http(s) URL in place of "
+    "base64; for example: example.org,*.example.com,example.net:8443. Private and loopback "
+    "addresses are refused, redirects are checked again.  [default: no URL is fetched]",
 )
 @_setting(
     "--models",

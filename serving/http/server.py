@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 
 from serving.config.pipeline import PipelineConfig
@@ -35,11 +36,13 @@ def run(settings: Settings, load: Load | None = None) -> None:
             settings.host,
         )
     application = Application(settings, load or _built(settings), listener)
-    master = Master(application, first)
+    master, pid = Master(application, first), os.getpid()
     try:
         with fresh_folder():
             master.run()
     except SystemExit as end:
+        if os.getpid() != pid:
+            raise  # a worker's end; the reports are the master's to read
         late = (report.error for report in application.reports.receive() if report.error)
         failure = master.failure or next(late, None)
         if failure is not None:

@@ -80,6 +80,7 @@ class Worker(ThreadWorker):
 
     def init_signals(self) -> None:
         super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `pkill -HUP` means the master
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)  # the master blocked them for the fork
 
     def run(self) -> None:

@@ -13,6 +13,8 @@ from serving.assembly import open_pipeline
 from serving.config.errors import config_error
 from serving.config.options import Options
 from serving.imaging.source import Source, load
+from serving.paddlex.reading import PlainPipeline, is_plain
+from serving.pipeline import Pipeline
 from serving.results import PageResult
 
 
@@ -20,7 +22,11 @@ class Reader:
     """A pipeline that takes paths, URLs, bytes, folders, PDFs, arrays or lists of these."""
 
     def __init__(self, yaml: str | Path, *, models: str | Path, threads: int | None) -> None:
-        self.pipeline = open_pipeline(yaml, models=Path(models), threads=threads)
+        self.pipeline: Pipeline | PlainPipeline
+        if is_plain(yaml):
+            self.pipeline = PlainPipeline(yaml, Path(models))
+        else:
+            self.pipeline = open_pipeline(yaml, models=Path(models), threads=threads)
 
     def predict(self, source: Source, **options: Any) -> Iterator[PageResult]:
         """Yield a result a page, in order, as each is done.
@@ -57,6 +63,8 @@ def load_pipeline(
     yaml: str | Path, *, models: str | Path = "models", threads: int | None = None
 ) -> Reader:
     """Load a pipeline YAML on the engines that `scripts/build_engines.sh` made.
+
+    One that says `enable_hpi: False` is read by plain PaddleX, which must be installed.
 
     models: the store's folder. threads: cores to use, default all usable.
     Raises ConfigError, ModelError, PlanError and EngineError, each naming the way out.

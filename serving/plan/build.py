@@ -53,7 +53,7 @@ class Builder:
         engines = self.models / "engines"
         engines.mkdir(parents=True, exist_ok=True)
         with FileLock(engines / ".build.lock"):
-            graphs = self._graphs(about.parts)
+            graphs = self._graphs(about)
             try:
                 plan = load_plan(self.models, about.key, pipeline=config.source)
                 if plan.calibration["hash"] == wanted:
@@ -64,11 +64,16 @@ class Builder:
             plan.save(self.models)
         return plan, True
 
-    def _graphs(self, found: Mapping[str, Part]) -> dict[str, Path]:
+    def _graphs(self, about: Subject) -> dict[str, Path]:
         graphs = Graphs(self.models)
         return {
-            section: graphs.build(part.folder, part.model, self.progress)
-            for section, part in found.items()
+            section: graphs.build(
+                part.folder,
+                part.model,
+                self.progress,
+                convert=about.config.hpi(part.module).auto_paddle2onnx,
+            )
+            for section, part in about.parts.items()
         }
 
     def _make(self, about: Subject, graphs: Mapping[str, Path]) -> Plan:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serving.config.gate import Gate
 from serving.engines.base import EngineSpec
+from serving.errors import ConfigError
 from serving.plan.accuracy import verdict
 from serving.plan.candidates import version
 from serving.plan.keys import machine
@@ -61,5 +62,5 @@ def _arithmetic(spec: EngineSpec) -> tuple[str, str, dict[str, object]]:
 def _installed(backend: str) -> str | None:
     try:
         return version(backend)
-    except (metadata.PackageNotFoundError, KeyError):
+    except (metadata.PackageNotFoundError, KeyError, ConfigError):
         return None

@@ -6,21 +6,26 @@ serving uses, and serving needs neither.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from serving.errors import ConversionError
-from serving.probe import probe_inputs
+from serving.errors import ConfigError, ConversionError
+from serving.probe import (
+    Input,
+    Round,
+    largest_difference,
+    model_kind,
+    other_rounds,
+    text_rounds,
+)
 from serving.store.files import digest, model_files
 from serving.store.progress import Progress, Quiet
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TOLERANCE = 1e-3
 """Largest difference allowed between an output of Paddle and of the converted model."""
@@ -61,18 +66,27 @@ def onnx_graph(
     folder: Path,
     engines: Path,
     *,
+    convert: bool = True,
     python: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """The ONNX graph of a model: its own, the cached conversion, or one made now.
 
-    Raises ModelInvalid for an incomplete folder, ConversionError as `to_onnx` does.
+    convert: what the YAML's `hpi_config.auto_paddle2onnx` says: whether one may be made now.
+    Raises ConfigError where it may not, ModelInvalid for an incomplete folder, ConversionError as
+    `to_onnx` does.
     """
     own = model_files(folder).onnx
     if own is not None:
         return own
     out = converted_path(folder, engines)
     if not out.is_file():
+        if not convert:
+            raise ConfigError(
+                f"hpi_config.auto_paddle2onnx: False, and {folder} has only a Paddle graph, which "
+                "every engine but Paddle's needs as ONNX; set it True, put inference.onnx there, "
+                "or convert it first: ocr-hpi convert PIPELINE.yaml"
+            )
         to_onnx(folder, out, python=python or find_build_python(), progress=progress)
     return out
 
@@ -95,43 +109,60 @@ def to_onnx(
     files = model_files(folder)
     if files.paddle is None:
         raise ConversionError(f"{folder}: has no Paddle graph to convert")
-    inputs = probe_inputs(folder)
+    kind = model_kind(folder)
+    rounds = text_rounds(folder, kind) if kind else None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.parent / f".{out.name}.lock"):
             for left in out.parent.glob(f".{out.name}-*"):  # of a killed process
                 shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
-                _convert(folder, files.paddle, out, Path(work), inputs, python, progress, timeout)
+                child = _Child(python, files.paddle, Path(work), timeout)
+                _convert(folder, out, child, rounds, progress)
     except OSError as error:
         raise ConversionError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
+class _Child:
+    """convert_child.py on one graph; its output is kept in `log`."""
+
+    def __init__(self, python: Path, paddle: tuple[Path, Path], work: Path, timeout: float) -> None:
+        # -I: neither this package's folder nor the caller's PYTHONPATH may reach the child.
+        self._command = [str(python), "-I", str(Path(__file__).with_name("convert_child.py"))]
+        self._command += [str(path.absolute()) for path in (*paddle, work)]
+        self._timeout = timeout
+        self.work = work
+        self.log = work / "log.txt"
+
+    def __call__(self, step: str) -> None:
+        """`inputs`, or the opset to convert to. Raises ConversionError."""
+        _run([*self._command, step], self.log, self._timeout)
+
+
 def _convert(
     folder: Path,
-    paddle: tuple[Path, Path],
     out: Path,
-    work: Path,
-    inputs: Mapping[str, np.ndarray[Any, Any]],
-    python: Path,
+    child: _Child,
+    rounds: Sequence[Round] | None,
     progress: Progress | None,
-    timeout: float,
 ) -> None:
     import numpy as np
 
     say = (progress or Quiet()).say
     say(f"converting {folder.name} to ONNX (some seconds)")
-    arrays: dict[str, Any] = dict(inputs)
-    np.savez(work / "inputs.npz", **arrays)
-    log = work / "log.txt"
+    work, log = child.work, child.log
     tried: dict[str, list[str]] = {}  # what went wrong -> opsets
     for opset in _OPSETS:
-        # -I: neither this package's folder nor the caller's PYTHONPATH may reach the child.
-        command = [str(python), "-I", str(Path(__file__).with_name("convert_child.py"))]
-        command += [str(path.absolute()) for path in (*paddle, work)] + [str(opset)]
         try:
-            _run(command, log, timeout)
-            difference = _largest_difference(work, inputs)
+            rounds = rounds or _told_rounds(folder, child)
+            arrays: dict[str, Any] = {
+                f"{turn}.{name}": array
+                for turn, given in enumerate(rounds)
+                for name, array in given.items()
+            }
+            np.savez(work / "inputs.npz", **arrays)
+            child(str(opset))
+            difference = largest_difference(work, rounds)
         except ConversionError as error:
             tried.setdefault(str(error), []).append(str(opset))
             continue
@@ -151,6 +182,14 @@ def _convert(
         f"Rebuild the environment (rm -r .venv-build && {_BUILD}) or, where the model is "
         "published as ONNX too, move its folder away and: ocr-hpi fetch --prefer onnx NAME"
     )
+
+
+def _told_rounds(folder: Path, child: _Child) -> list[Round]:
+    """Inputs for a model of another kind than text, as its graph says. Raises ConversionError."""
+    child("inputs")
+    told = json.loads((child.work / "inputs.json").read_text(encoding="utf-8"))
+    inputs = [Input(item["name"], tuple(item["shape"]), item["dtype"]) for item in told]
+    return other_rounds(folder, inputs)
 
 
 def _run(command: list[str], log: Path, timeout: float) -> None:
@@ -173,35 +212,3 @@ def _run(command: list[str], log: Path, timeout: float) -> None:
         lines = log.read_text(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no output"
         raise ConversionError(f"paddle2onnx ended with {done.returncode}: {last.strip()[:300]}")
-
-
-def _largest_difference(work: Path, inputs: Mapping[str, np.ndarray[Any, Any]]) -> float:
-    """Largest absolute difference between Paddle's outputs and the converted model's."""
-    import numpy as np
-
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConversionError(
-            "onnxruntime, which checks the result, is not installed: "
-            "bash scripts/install_hpi_deps.sh cpu"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            work / "model.onnx", options, providers=["CPUExecutionProvider"]
-        )
-        feed = session.get_inputs()[0].name
-        largest = 0.0
-        with np.load(work / "outputs.npz") as expected:
-            for key, array in inputs.items():
-                found = session.run(None, {feed: array})[0]
-                if found.shape != expected[key].shape:
-                    return float("inf")
-                difference = float(np.abs(found - expected[key]).max())
-                largest = max(largest, difference) if difference == difference else float("inf")
-    except Exception as error:  # onnxruntime's classes are private and share no base
-        what = " ".join(str(error).split())[:300]
-        raise ConversionError(f"onnxruntime refuses the result: {what}") from error
-    return largest

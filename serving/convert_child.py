@@ -1,20 +1,58 @@
 """What runs inside the build environment: one Paddle graph to ONNX, and what Paddle computes.
 
 Started by serving/convert.py as a script, with a Python that has paddle and paddle2onnx and
-nothing of this package. Arguments: graph, weights, work folder, opset. Reads `inputs.npz` of the
-work folder; writes `outputs.npz` (same keys) and `model.onnx` there.
+nothing of this package. Arguments: graph, weights, work folder, then either
+    inputs  writes `inputs.json` to the work folder: name, shape and dtype of each input
+    OPSET   reads `inputs.npz` (keys ROUND.NAME), writes `outputs.npz` (keys ROUND.PLACE) and
+            `model.onnx`
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
-def main(graph: Path, weights: Path, work: Path, opset: int) -> None:
+def main(graph: Path, weights: Path, work: Path, step: str) -> None:
+    if step == "inputs":
+        (work / "inputs.json").write_text(json.dumps(inputs_of(graph)))
+        return
+    convert(graph, weights, work, int(step))
+
+
+def inputs_of(graph: Path) -> list[dict[str, Any]]:
+    """What the graph takes; -1 is what varies in a shape."""
+    import paddle
+
+    old = graph.suffix == ".pdmodel"
+    paddle.enable_static()
+    with paddle.pir_utils.OldIrGuard() if old else contextlib.nullcontext():
+        executor = paddle.static.Executor(paddle.CPUPlace())
+        program, names, _ = paddle.static.load_inference_model(str(graph.with_suffix("")), executor)
+        block = program.global_block()
+        if old:
+            found = {name: block.var(name) for name in names}
+        else:
+            data = (op for op in block.ops if op.name() == "pd_op.data")
+            found = {op.attrs()["name"]: op.results()[0] for op in data}
+        return [
+            {
+                "name": name,
+                "shape": [int(side) for side in found[name].shape],
+                "dtype": str(found[name].dtype).rpartition(".")[2].lower(),
+            }
+            for name in names
+        ]
+
+
+def convert(graph: Path, weights: Path, work: Path, opset: int) -> None:
+    """Run the graph through Paddle, then translate it."""
     import paddle2onnx
 
     run(graph, weights, work / "inputs.npz", work / "outputs.npz")
@@ -33,7 +71,10 @@ def main(graph: Path, weights: Path, work: Path, opset: int) -> None:
 
 
 def run(graph: Path, weights: Path, inputs: Path, outputs: Path) -> None:
-    """Run each input (float32 N x 3 x H x W) through Paddle itself, on the CPU without oneDNN."""
+    """Run each round of inputs through Paddle itself, on the CPU without oneDNN.
+
+    The first must run. One that Paddle refuses, such as two items at once, is left out.
+    """
     from paddle import inference
 
     config = inference.Config(str(graph), str(weights))
@@ -41,15 +82,26 @@ def run(graph: Path, weights: Path, inputs: Path, outputs: Path) -> None:
     config.disable_mkldnn()
     config.disable_glog_info()
     predictor = inference.create_predictor(config)
-    feed = predictor.get_input_handle(predictor.get_input_names()[0])
-    found = {}
+    rounds: dict[str, dict[str, Any]] = {}
     with np.load(inputs) as arrays:
         for key, array in arrays.items():
-            feed.reshape(array.shape)
-            feed.copy_from_cpu(array)
+            turn, _, name = key.partition(".")
+            rounds.setdefault(turn, {})[name or predictor.get_input_names()[0]] = array
+    found: dict[str, Any] = {}
+    for turn, given in rounds.items():
+        try:
+            for name, array in given.items():
+                feed = predictor.get_input_handle(name)
+                feed.reshape(array.shape)
+                feed.copy_from_cpu(array)
             predictor.run()
-            name = predictor.get_output_names()[0]
-            found[key] = predictor.get_output_handle(name).copy_to_cpu()
+        except Exception as error:  # Paddle's own kinds
+            if not found:
+                raise
+            print(f"Paddle does not run round {turn}: {error}")
+            continue
+        for place, name in enumerate(predictor.get_output_names()):
+            found[f"{turn}.{place}"] = predictor.get_output_handle(name).copy_to_cpu()
     np.savez(outputs, **found)
 
 
@@ -79,4 +131,4 @@ def mended(graph: Path, weights: Path, work: Path) -> tuple[Path, Path]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -13,6 +13,8 @@ from serving.assembly import open_pipeline
 from serving.config.errors import config_error
 from serving.config.options import Options
 from serving.imaging.source import Source, load
+from serving.paddlex.reading import PlainPipeline, is_plain
+from serving.pipeline import Pipeline
 from serving.results import PageResult
 
 
@@ -22,7 +24,11 @@ class Reader:
     def __init__(
         self, yaml: str | Path, *, models: str | Path, threads: int | None, device: str | None
     ) -> None:
-        self.pipeline = open_pipeline(yaml, models=Path(models), threads=threads, device=device)
+        self.pipeline: Pipeline | PlainPipeline
+        if is_plain(yaml):
+            self.pipeline = PlainPipeline(yaml, Path(models))
+        else:
+            self.pipeline = open_pipeline(yaml, models=Path(models), threads=threads, device=device)
 
     def predict(self, source: Source, **options: Any) -> Iterator[PageResult]:
         """Yield a result a page, in order, as each is done.
@@ -63,6 +69,8 @@ def load_pipeline(
     device: str | None = None,
 ) -> Reader:
     """Load a pipeline YAML on the engines that `scripts/build_engines.sh` made.
+
+    One that says `enable_hpi: False` is read by plain PaddleX, which must be installed.
 
     models: the store's folder. threads: cores to use, default all usable. device: cpu, gpu or
     gpu:0, default what was built.

@@ -12,7 +12,7 @@ import pytest
 
 from serving import convert
 from serving.errors import ConversionError, ModelInvalid
-from serving.probe import probe_inputs
+from serving.probe import model_kind, text_rounds
 from serving.store import Lines, Store
 
 DETECTOR = """\
@@ -30,7 +30,7 @@ import numpy as np, onnx, sys
 from onnx import TensorProto as T, helper as h
 graph, weights, work, opset = sys.argv[3:]
 inputs = np.load(work + "/inputs.npz")
-np.savez(work + "/outputs.npz", **{k: v + 1 + WRONG for k, v in inputs.items()})
+np.savez(work + "/outputs.npz", **{k + "0": v + 1 + WRONG for k, v in inputs.items()})
 shape = ["N", 3, "H", "W"]
 one = h.make_tensor("one", T.FLOAT, [], [1.0])
 g = h.make_graph([h.make_node("Add", ["x", "one"], ["y"])], "g",
@@ -198,9 +198,9 @@ def test_a_half_model_is_told(paddle_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelInvalid, match=r"lacks inference\.pdiparams"):
         convert.onnx_graph(paddle_model, tmp_path)
     (paddle_model / "inference.pdiparams").write_bytes(b"weights")
-    (paddle_model / "inference.yml").write_text("PostProcess: {name: Other}\n")
-    with pytest.raises(ModelInvalid, match="no text detector"):
-        probe_inputs(paddle_model)
+    (paddle_model / "inference.yml").write_text("PostProcess: {")
+    with pytest.raises(ModelInvalid, match=r"inference\.yml: cannot be read"):
+        convert.onnx_graph(paddle_model, tmp_path, python=stand_in(tmp_path, ""))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,9 @@ def test_the_probe_is_a_picture_of_text(
     folder = tmp_path / name
     folder.mkdir()
     shutil.copy(model_store.folder(name) / "inference.yml", folder)
-    inputs = list(probe_inputs(folder).values())
+    kind = model_kind(folder)
+    assert kind is not None
+    inputs = [given[""] for given in text_rounds(folder, kind)]
     assert [array.shape for array in inputs] == shapes
     for array in inputs:
         assert array.dtype == np.float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from http_fake import Client, FakeReader, picture
+from paddlex_env import run_there
 from PIL import Image
+from werkzeug.serving import make_server
 
+from serving.assembly import open_pipeline
 from serving.config.options import Options
 from serving.http.app import create_app
 from serving.http.registry import Registry
@@ -133,15 +137,30 @@ def test_health(client: FlaskClient) -> None:
     assert client.get("/health").get_json()["errorMsg"] == "Healthy"
 
 
-@pytest.mark.filterwarnings("ignore")  # PaddleX's own
-def test_answers_fit_paddlexs_own_schema(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Its schemas need no more than pydantic, though its serving plugin needs much more.
-    deps = pytest.importorskip("paddlex.utils.deps")
-    monkeypatch.setattr(deps, "require_serving_plugin", lambda *_, **__: None)
-    ocr = pytest.importorskip("paddlex.inference.serving.schemas.ocr")
-    models = pytest.importorskip("paddlex.inference.serving.infra.models")
-    whole = models.AIStudioResultResponse[ocr.InferResult]
-    for data in (picture(), picture(pages=2, kind="PDF"), picture(pages=2, kind="TIFF")):
-        whole.model_validate(client.post("/ocr", json={"file": coded(data)}).get_json())
+def test_paddlexs_own_client_and_schema(repo: Path, built: Path, tmp_path: Path) -> None:
+    """The client of its documentation, unchanged, in its own environment, on a real pipeline."""
+    page = repo / "docs" / "page.jpg"
+    files = [page, tmp_path / "two.pdf", tmp_path / "two.tiff"]
+    image = Image.open(page)
+    for path in files[1:]:
+        image.save(path, save_all=True, append_images=[image])
+    registry = Registry(("accurate",))
+    yaml = repo / "configs" / "PP-OCRv4_mobile.yaml"
+    registry.open(lambda _: open_pipeline(yaml, models=built), warmup_image())
+    app = create_app(Settings(pipelines={"accurate": yaml}), registry)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}/ocr"
+        done = run_there(repo, "tests/paddlex_client.py", url, tmp_path, *files)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        app.service.close()
+    assert done.returncode == 0, done.stderr[-4000:]
+    read = [line for line in done.stdout.splitlines() if "Northgate" in line]
+    assert len(read) == 5
+    assert Image.open(tmp_path / "page.jpg_0.jpg").size == image.size
+    assert len(list(tmp_path.glob("two.*_1.jpg"))) == 2

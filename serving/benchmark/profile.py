@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.assembly import find_plan
+from serving.assembly import find_plan, open_pipeline
 from serving.benchmark.labelled import LabelledPage
 from serving.benchmark.watch import LINES, ReplayEngine, Watch, replayed, timed
 from serving.benchmark.work import BACKENDS, PRECISIONS, MacCounter, MatrixProduct
@@ -22,7 +22,6 @@ from serving.imaging.source import load
 from serving.parts import parts
 from serving.pipeline import Pipeline
 from serving.plan.graphs import Graphs
-from serving.reader import load_pipeline
 from serving.stages.detect import input_size
 
 _OFF = Options(use_textline_orientation=False)
@@ -101,13 +100,13 @@ def profile(
 ) -> list[Profile]:
     """Reads every page some times on replayed engines, then once, timed: its shapes are not new.
 
-    The product of matrices is taken between the pages. Raises what load_pipeline raises.
+    The product of matrices is taken between the pages. Raises what open_pipeline raises.
     """
     groups = dict.fromkeys(page.group for page in pages)
     with ExitStack() as stack:
-        reader = stack.enter_context(load_pipeline(yaml, models=models))
+        pipeline = stack.enter_context(closing(open_pipeline(yaml, models=models)))
         decoder = stack.enter_context(Decoder())
-        profiler = _Profiler(yaml, models, reader.pipeline, decoder, stack)
+        profiler = _Profiler(yaml, models, pipeline, decoder, stack)
         found = []
         for group in groups:
             members = [page for page in pages if page.group == group]

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from serving.errors import ConfigError
+
 _NAMED: dict[str, dict[str, Any]] = {
     "default": {},
     "strict": {"error_rate": 0.001},
@@ -48,5 +50,8 @@ GateName = Literal["default", "strict", "exact"]
 
 
 def named_gate(name: GateName) -> Gate:
-    """The gate of that name."""
-    return Gate(**_NAMED[name])
+    """The gate of that name. Raises ConfigError for another name."""
+    try:
+        return Gate(**_by_name(name))
+    except ValueError as error:
+        raise ConfigError(f"gate: {name!r}: {error}") from None

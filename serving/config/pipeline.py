@@ -153,8 +153,10 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
         )
     if data.get("pipeline_name", "OCR") != "OCR":
         raise ConfigError(
-            f"{source}: pipeline_name: {data['pipeline_name']!r} is not plain OCR; run it with "
-            "PaddleX itself (extra paddlex); only OCR pipelines are served here"
+            f"{source}: pipeline_name: {data['pipeline_name']!r} is not plain OCR, and only OCR is "
+            "served here. PaddleX itself runs it on these engines, in an environment with the "
+            "extra paddlex: serving.paddlex.enable(), then "
+            f"paddlex.create_pipeline({source!r}, use_hpip=True)"
         )
     for alias in (data, *_mappings(data.get("SubModules"))):
         if "enable_hpi" in alias and "use_hpip" in alias:

@@ -26,7 +26,8 @@ def check_supported(config: PipelineConfig) -> None:
         ),
         (
             not all((config.enable_hpi, *(m.enable_hpi is not False for m in config.modules))),
-            "enable_hpi: False: that is plain PaddleX, which this command does not run",
+            "enable_hpi: False: that is plain PaddleX, which has no engine plan and is not served; "
+            "`ocr-hpi predict`, `evaluate` and load_pipeline() run it",
             "set enable_hpi: True",
         ),
         (

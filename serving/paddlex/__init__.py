@@ -11,19 +11,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.paddlex.choice import Choose, ModelRequest, simplest
+from serving.config.gate import Gate, GateName, named_gate
+from serving.paddlex.choice import Choose, ModelRequest, planned, simplest
 from serving.paddlex.hook import install
 from serving.paddlex.plain import paddlex_config, plain_pipeline
 
-__all__ = ["Choose", "ModelRequest", "enable", "paddlex_config", "plain_pipeline", "simplest"]
+__all__ = [
+    "Choose",
+    "ModelRequest",
+    "enable",
+    "paddlex_config",
+    "plain_pipeline",
+    "planned",
+    "simplest",
+]
 
 
-def enable(*, models: str | Path = "models", choose: Choose = simplest) -> None:
+def enable(
+    *,
+    gate: GateName | Gate = "default",
+    models: str | Path = "models",
+    choose: Choose | None = None,
+) -> None:
     """From now on, in this process, a model that PaddleX opens with HPI runs on our engines.
 
-    models: the store's folder; conversions from Paddle are cached under its `engines`.
-    choose: which engine a model gets; by default `simplest`, which obeys `hpi_config`.
-    What other engines PaddleX has stays as it is. Calling it again replaces `models` and `choose`.
-    Raises EngineError where PaddleX is not installed or is not the one that this stands on.
+    gate: how near to float32 an engine must read, by name (default, strict, exact) or by bounds.
+    The engine is the fastest that the plans built on this machine found to pass it; a model
+    without a plan runs on float32 OpenVINO, and the log says so. PaddleX's `hpi_config` narrows it.
+    models: the store's folder, where `engines` has the plans and the conversions from Paddle.
+    choose: a choice of your own in place of the plans'.
+    What other engines PaddleX has stays as it is. Calling it again replaces all three.
+    Raises ConfigError for an unknown gate, EngineError where PaddleX is not installed or is not
+    the one that this stands on.
     """
-    install(Path(models).absolute(), choose)
+    bounds = gate if isinstance(gate, Gate) else named_gate(gate)
+    store = Path(models).absolute()
+    install(store, choose or planned(store, bounds))

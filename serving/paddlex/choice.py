@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.config.gate import Gate
 from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, EngineError
 from serving.machine import usable_cores
 from serving.plan.candidates import candidates
+from serving.plan.lookup import measured
+from serving.plan.plan import BUILD
+from serving.probe import model_kind
+from serving.store.files import digest
+
+_LOG = logging.getLogger(__name__)
+
+_AS_IT_IS = {"openvino", "onnxruntime"}
+"""Backends that load the model's own ONNX graph, in a precision of theirs ..."""
+_FLOATS = {"float32", "bfloat16", "float16"}
+"""... which these are. int8 is another graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +41,58 @@ Choose = Callable[[ModelRequest], EngineSpec]
 """Decides. Raises ConfigError or EngineError where the request cannot be met."""
 
 
-def simplest(request: ModelRequest) -> EngineSpec:
-    """The first candidate that `hpi_config` leaves: OpenVINO in float32 where it says nothing.
+def planned(models: Path, gate: Gate) -> Choose:
+    """The fastest engine that the plans under `models` found to pass the gate.
 
-    PaddleX runs one call at a time, so that all usable cores work on it.
-    Raises ConfigError for an `hpi_config` that nothing here fits, EngineError for another device.
+    A plan is measured on the fused graph, and PaddleX's model runs on its own: the layers, and so
+    what a precision does to them, are the same; the fused graph only has the normalisation before
+    them and the arg-max after them inside. PaddleX runs one call at a time, so that it is an
+    engine of one stream on all cores, unless `hpi_config` says another.
+
+    What `hpi_config` says narrows the choice. A model that no plan knows gets the first candidate
+    that `hpi_config` leaves, float32 OpenVINO where it says nothing; that is logged once a model.
     """
+    told: set[Path] = set()
+
+    def choose(request: ModelRequest) -> EngineSpec:
+        allowed = _allowed(request)
+        if not request.hpi.auto_config:
+            return allowed[0]
+        specs = [s for s in allowed if s.backend in _AS_IT_IS and s.precision in _FLOATS]
+        if "streams" not in (request.hpi.backend_config or {}):
+            specs = [spec for spec in specs if spec.streams == 1]
+        found = measured(models, digest(request.folder), specs, gate)
+        if found is None and request.folder not in told:
+            told.add(request.folder)
+            _LOG.warning("%s: %s", request.name, _unplanned(request, allowed[0]))
+        return found or allowed[0]
+
+    return choose
+
+
+def simplest(request: ModelRequest) -> EngineSpec:
+    """The first candidate that `hpi_config` leaves: float32 OpenVINO where it says nothing."""
+    return _allowed(request)[0]
+
+
+def _allowed(request: ModelRequest) -> list[EngineSpec]:
+    """Raises ConfigError for an `hpi_config` that nothing fits, EngineError for another device."""
     if request.device != "cpu":
         raise EngineError(
             f"{request.name}: PaddleX asks for the device {request.device!r}, and the engines here "
             "run on the CPU; pass device='cpu'"
         )
     try:
-        return candidates(request.hpi, cores=usable_cores())[0]
+        return candidates(request.hpi, cores=usable_cores())
     except ConfigError as error:
         raise ConfigError(f"{request.name}: {error}") from None
+
+
+def _unplanned(request: ModelRequest, spec: EngineSpec) -> str:
+    if model_kind(request.folder) is None:
+        return f"runs on {spec}: the accuracy gate knows no model of this kind, so none is planned"
+    return (
+        f"runs on {spec}: no engine plan of this machine, these cores and these backends' versions "
+        f"has {request.folder}. To have it measured, name that folder as model_dir in a pipeline "
+        f"YAML and run: {BUILD} PIPELINE.yaml"
+    )

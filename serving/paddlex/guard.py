@@ -10,11 +10,11 @@ from importlib import metadata
 from serving.errors import EngineError
 
 SERIES = "3.7"
-"""The series of PaddleX whose inside this package knows."""
+"""The series of PaddleX, and of PaddleOCR, whose inside this package knows."""
 
 _INSTALL = (
     "install what fits, in an environment of its own (its OpenCV excludes ours): "
-    "pip install '.[paddlex]'"
+    "python3 -m venv .venv-paddlex && .venv-paddlex/bin/pip install '.[paddlex]'"
 )
 
 # What is replaced or relied on: module, name in it, parameters.
@@ -38,7 +38,10 @@ _FUNCTIONS = (
 
 
 def check_paddlex() -> None:
-    """Raise EngineError where PaddleX is absent, of another series or different inside."""
+    """Raise EngineError where PaddleX is absent, of another series or different inside.
+
+    So is a PaddleOCR of another series, where there is one.
+    """
     try:
         version = metadata.version("paddlex")
         importlib.import_module("paddlex")
@@ -46,16 +49,28 @@ def check_paddlex() -> None:
         raise EngineError(f"PaddleX is not installed in {sys.prefix}; {_INSTALL}") from None
     except ImportError as error:
         raise EngineError(f"PaddleX {version} cannot be imported: {error}") from error
-    if not f"{version}.".startswith(f"{SERIES}."):
-        raise EngineError(
-            f"PaddleX {version} is installed, and this package stands on PaddleX {SERIES}; "
-            f"{_INSTALL}"
-        )
+    _check_series("PaddleX", version)
+    _check_paddleocr()
     moved = [what for entry in _FUNCTIONS if (what := _difference(*entry))]
     if moved:
         raise EngineError(
             f"PaddleX {version} differs from the PaddleX {SERIES} that this package stands on: "
             f"{'; '.join(moved)}. Please {_INSTALL}"
+        )
+
+
+def _check_paddleocr() -> None:
+    """PaddleOCR is not needed, but its settings for PaddleX are part of what is stood on."""
+    try:
+        _check_series("PaddleOCR", metadata.version("paddleocr"))
+    except metadata.PackageNotFoundError:
+        return
+
+
+def _check_series(what: str, version: str) -> None:
+    if not f"{version}.".startswith(f"{SERIES}."):
+        raise EngineError(
+            f"{what} {version} is installed, and this package stands on {what} {SERIES}; {_INSTALL}"
         )
 
 

@@ -17,9 +17,8 @@ from pydantic import ValidationError
 
 from serving.config.errors import config_error
 from serving.config.pipeline import HpiConfig
-from serving.convert import needs_conversion, onnx_graph
+from serving.convert import onnx_graph
 from serving.engines.factory import open_engine
-from serving.errors import ConfigError
 from serving.paddlex.choice import Choose, ModelRequest
 from serving.paddlex.guard import check_paddlex
 from serving.paddlex.runner import EngineRunner
@@ -60,14 +59,9 @@ def _open(
     request: ModelRequest, about: Mapping[str, Any], models: Path, choose: Choose
 ) -> EngineRunner:
     """The model on the engine chosen. `about`: its inference.yml."""
-    engines = models / "engines"
-    if not request.hpi.auto_paddle2onnx and needs_conversion(request.folder, engines):
-        raise ConfigError(
-            f"{request.name}: hpi_config.auto_paddle2onnx: False, and {request.folder} has no "
-            "inference.onnx; set it True, or put the ONNX graph there"
-        )
     spec = choose(request)
-    engine = open_engine(onnx_graph(request.folder, engines), spec)
+    convert = request.hpi.auto_paddle2onnx
+    engine = open_engine(onnx_graph(request.folder, models / "engines", convert=convert), spec)
     _LOG.info("%s runs on %s", request.name, spec)
     post = about.get("PostProcess") or {}
     return EngineRunner(engine, by_row=post.get("name") == "CTCLabelDecode")

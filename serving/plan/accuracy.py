@@ -19,6 +19,20 @@ class Verdict:
     figures: dict[str, float] = field(default_factory=dict)
 
 
+def verdict(gate: Gate, figures: dict[str, float]) -> Verdict:
+    """Hold figures, measured now or read from a plan, against the gate's bounds for them."""
+    for name, least in (("h_mean", gate.h_mean), ("agreement", gate.h_mean)):
+        if figures.get(f"{name}_bound", 1.0) < least:
+            return Verdict(False, f"{_words(figures, name)} is under {least:.3f}", figures)
+    for name, most in (("error_rate", gate.error_rate), ("accuracy_loss", gate.accuracy_loss)):
+        if figures.get(f"{name}_bound", 0.0) > most:
+            return Verdict(False, f"{_words(figures, name)} is over {most:.2%}", figures)
+    equal = figures.get("equal_lines", 1.0)
+    if equal < gate.equal_lines:
+        return Verdict(False, f"{equal:.1%} of lines equal, under {gate.equal_lines:.1%}", figures)
+    return Verdict(True, figures=figures)
+
+
 def judge_detection(
     gate: Gate, reference: Sequence[Sequence[Quad]], found: Sequence[Sequence[Quad]]
 ) -> Verdict:
@@ -28,7 +42,7 @@ def judge_detection(
     boxes = [float(overlap.truth + overlap.read) for overlap in overlaps]
     if not sum(boxes):
         return Verdict(False, "the reference finds no text on the calibration set")
-    return _at_least(gate.h_mean, "h_mean", "H-mean", hits, boxes)
+    return verdict(gate, _shares("h_mean", hits, boxes))
 
 
 def judge_recognition(
@@ -55,34 +69,23 @@ def judge_recognition(
         "equal_lines": equal,
         "accuracy": 1 - sum(after) / sum(lengths),
     }
-    for name, limit in (("error_rate", gate.error_rate), ("accuracy_loss", gate.accuracy_loss)):
-        if figures[f"{name}_bound"] > limit:
-            what = name.replace("_", " ")
-            return Verdict(False, f"{what} {_pair(figures, name)} is over {limit:.2%}", figures)
-    if equal < gate.equal_lines:
-        return Verdict(False, f"{equal:.1%} of lines equal, under {gate.equal_lines:.1%}", figures)
-    return Verdict(True, figures=figures)
+    return verdict(gate, figures)
 
 
 def judge_orientation(gate: Gate, reference: Sequence[bool], found: Sequence[bool]) -> Verdict:
     """Share of lines turned alike, by its lower 95 % bound, against the detector's H-mean bound."""
     alike = [float(a == b) for a, b in zip(reference, found, strict=True)]
-    return _at_least(gate.h_mean, "agreement", "agreement", alike, [1.0] * len(alike))
+    return verdict(gate, _shares("agreement", alike, [1.0] * len(alike)))
 
 
-def _at_least(
-    limit: float, name: str, words: str, parts: Sequence[float], wholes: Sequence[float]
-) -> Verdict:
-    """Hold the lower bound of sum(parts) / sum(wholes) against a limit."""
-    figures = {
+def _shares(name: str, parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float]:
+    """sum(parts) / sum(wholes), and its lower bound."""
+    return {
         name: sum(parts) / sum(wholes),
         f"{name}_bound": bootstrap_bound(parts, wholes, "lower"),
     }
-    if figures[f"{name}_bound"] < limit:
-        return Verdict(False, f"{words} {_pair(figures, name)} is under {limit:.3f}", figures)
-    return Verdict(True, figures=figures)
 
 
-def _pair(figures: dict[str, float], name: str) -> str:
-    value, bound = figures[name], figures[f"{name}_bound"]
-    return f"{value:.4f} (bound {bound:.4f})"
+def _words(figures: dict[str, float], name: str) -> str:
+    said = "H-mean" if name == "h_mean" else name.replace("_", " ")
+    return f"{said} {figures[name]:.4f} (bound {figures[f'{name}_bound']:.4f})"

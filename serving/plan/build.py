@@ -57,7 +57,7 @@ class Builder:
         engines = self.models / "engines"
         engines.mkdir(parents=True, exist_ok=True)
         with FileLock(engines / ".build.lock"):
-            graphs = self._graphs(about.parts)
+            graphs = self._graphs(about)
             try:
                 plan = load_plan(self.models, about.key, pipeline=config.source)
                 if plan.calibration["hash"] == wanted:
@@ -68,14 +68,15 @@ class Builder:
             plan.save(self.models)
         return plan, True
 
-    def _graphs(self, found: Mapping[str, Part]) -> dict[str, OpenGraph]:
-        graphs = Graphs(self.models)
-        return {
-            section: partial(
-                self._graph, part, graphs.build(part.folder, part.model, self.progress)
+    def _graphs(self, about: Subject) -> dict[str, OpenGraph]:
+        found: dict[str, OpenGraph] = {}
+        for section, part in about.parts.items():
+            convert = about.config.hpi(part.module).auto_paddle2onnx
+            graph = Graphs(self.models).build(
+                part.folder, part.model, self.progress, convert=convert
             )
-            for section, part in found.items()
-        }
+            found[section] = partial(self._graph, part, graph)
+        return found
 
     def _graph(self, part: Part, graph: Path, spec: EngineSpec) -> Path:
         """What an engine of that spec loads; TensorRT's engines are built here."""

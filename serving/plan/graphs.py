@@ -37,10 +37,13 @@ class Graphs:
             )
         return path
 
-    def build(self, folder: Path, model: Model, progress: Progress | None = None) -> Path:
+    def build(
+        self, folder: Path, model: Model, progress: Progress | None = None, *, convert: bool = True
+    ) -> Path:
         """The fused graph, made where it is missing. Waits for another process doing so.
 
-        It appears under its name only when it is whole. Raises ConversionError, ModelInvalid.
+        It appears under its name only when it is whole. `convert`: as `onnx_graph` has it.
+        Raises ConfigError, ConversionError, ModelInvalid.
         """
         target = self._folder(folder, model)
         target.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,8 @@ class Graphs:
         with FileLock(target / ".lock"):
             if not fused.is_file():
                 part = fused.with_suffix(".part")
-                fuse(onnx_graph(folder, self._engines, progress=progress), model, part)
+                plain = onnx_graph(folder, self._engines, convert=convert, progress=progress)
+                fuse(plain, model, part)
                 about = {"model": model.name, "folder": str(folder), "files": digest(folder)}
                 write_whole(target / "about.json", json.dumps(about, indent=2) + "\n")
                 part.replace(fused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
 from serving.store.disk import write_whole
+
+_LOG = logging.getLogger(__name__)
 
 BUILD = "bash scripts/build_engines.sh"
 
@@ -116,6 +119,17 @@ def load_plan(models: Path, key: str, *, pipeline: str) -> Plan:
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); delete it and run: {BUILD}") from error
     return _plan(data)
+
+
+def all_plans(models: Path) -> list[Plan]:
+    """Every plan under `models`, the newest first; those of another version's form are left out."""
+    found = []
+    for path in (models / "engines" / "plans").glob("*/plan.json"):
+        try:
+            found.append(_plan(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.info("%s is passed over: %s: %s", path, type(error).__name__, error)
+    return sorted(found, key=lambda plan: plan.made, reverse=True)
 
 
 def _plan(data: Mapping[str, Any]) -> Plan:

@@ -32,8 +32,9 @@ _LOG = logging.getLogger("serving.http")
 _SWITCH = 0.0005
 """Seconds after which a thread that computes gives way to one that has a caller to answer.
 
-Each read, write and wait of a request takes its turn anew: at Python's own 5 ms a turn, a refusal
-took some 100 ms beside pages in work."""
+Each read, write and wait of a request takes its turn anew. At Python's own 5 ms a turn, refusals
+beside pages in work took four times as long or more.
+"""
 ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
 """What a master sends its workers to end them."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,7 @@ from flask.testing import FlaskClient
 from http_fake import Client, FakeReader, picture
 from paddlex_env import run_there
 from PIL import Image
-from werkzeug.serving import make_server
 
-from serving.assembly import open_pipeline
 from serving.config.options import Options
 from serving.http.app import create_app
 from serving.http.registry import Registry
@@ -138,29 +137,27 @@ def test_health(client: FlaskClient) -> None:
 
 
 def test_paddlexs_own_client_and_schema(repo: Path, built: Path, tmp_path: Path) -> None:
-    """The client of its documentation, unchanged, in its own environment, on a real pipeline."""
+    """The client of its documentation, unchanged, in its own environment, on the real server."""
     page = repo / "docs" / "page.jpg"
     files = [page, tmp_path / "two.pdf", tmp_path / "two.tiff"]
-    image = Image.open(page)
-    for path in files[1:]:
-        image.save(path, save_all=True, append_images=[image])
-    registry = Registry(("accurate",))
-    yaml = repo / "configs" / "PP-OCRv4_mobile.yaml"
-    registry.open(lambda _: open_pipeline(yaml, models=built), warmup_image())
-    app = create_app(Settings(pipelines={"accurate": yaml}), registry)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        url = f"http://127.0.0.1:{server.port}/ocr"
-        done = run_there(repo, "tests/paddlex_client.py", url, tmp_path, *files)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        app.service.close()
+    with Image.open(page) as image:
+        for path in files[1:]:
+            image.save(path, save_all=True, append_images=[image])
+    serve = [sys.executable, "-m", "serving.cli", "serve", "--port", "0", "--models", str(built)]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(serve, cwd=repo, stdout=subprocess.PIPE, stderr=log, text=True)
+    with server:
+        try:
+            assert server.stdout is not None
+            ready = server.stdout.readline()
+            assert ready.startswith("ready http://"), (tmp_path / "log").read_text()
+            url = f"{ready.split()[1]}/ocr"
+            done = run_there(repo, "tests/paddlex_client.py", url, tmp_path, *files)
+        finally:
+            server.terminate()
     assert done.returncode == 0, done.stderr[-4000:]
     read = [line for line in done.stdout.splitlines() if "Northgate" in line]
     assert len(read) == 5
-    assert Image.open(tmp_path / "page.jpg_0.jpg").size == image.size
+    with Image.open(tmp_path / "page.jpg_0.jpg") as drawn:  # the page, and beside it the text
+        assert drawn.size == (2 * image.width, image.height)
     assert len(list(tmp_path.glob("two.*_1.jpg"))) == 2

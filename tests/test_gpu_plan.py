@@ -217,7 +217,7 @@ def test_a_gpu_that_has_gone_stops_the_server_unless_the_cpu_is_allowed(
     record_device(store, config, usable_cores(), "gpu:0")
     hide_gpus(monkeypatch)
     monkeypatch.chdir(repo)
-    with pytest.raises(DeviceError, match=r"built for gpu:0, .*NVML.* --allow-cpu-fallback"):
+    with pytest.raises(DeviceError, match=r"is for gpu:0, .*NVML.* --allow-cpu-fallback"):
         open_pipeline(YAML, models=store)
     with caplog.at_level(logging.WARNING):
         pipeline = open_pipeline(YAML, models=store, allow_cpu_fallback=True)
@@ -240,16 +240,16 @@ def test_serve_says_so_in_one_line(config: PipelineConfig, store: Path, repo: Pa
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
-    assert "built for gpu:0, which cannot be used" in line
+    assert "is for gpu:0, which cannot be used" in line
     assert "--allow-cpu-fallback" in line
 
 
 def one_page() -> Calibration:
-    """A page and ten of its lines, for what does not turn on more."""
+    """A small page, and ten lines of another, for what does not turn on more."""
     page = next(iter(corpus.pages(seed=5, count=1)))
     lines = page.lines[:10]
     return Calibration(
-        pages=(page.image,),
+        pages=(warmup_image(),),
         crops=tuple(crop(page.image, np.array(line.quad, np.int32))[0] for line in lines),
         texts=tuple(line.text for line in lines),
         own_pages=(),
@@ -299,13 +299,13 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     assert find_plan(config, store) == plan
     page = warmup_image()
     texts = []
-    for slot in (0, 1, 2):
+    for slot in (1, 2):
         pipeline = open_pipeline(yaml, models=store, slot=slot)
         (device,) = {part["engine"]["device"] for part in pipeline.describe().values()}
         assert device == f"gpu:{slot % 2}"
         texts.append([line.text for line in pipeline.read(page).lines])
         pipeline.close()
-    assert texts[0] == texts[1] == texts[2]
+    assert texts[0] == texts[1]
     assert len(texts[0]) == 3
 
 

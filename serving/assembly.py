@@ -49,7 +49,7 @@ def open_pipeline(
     except DeviceError as error:
         if not allow_cpu_fallback:
             raise DeviceError(
-                f"{config.source} was built for {place}, which cannot be used: {error} (or serve "
+                f"{config.source} is for {place}, which cannot be used: {error} (or serve "
                 "on the CPU with --allow-cpu-fallback)"
             ) from error
         _LOG.warning(

@@ -41,6 +41,8 @@ def candidates(
     """
     settings = _settings(hpi)
     cores = int(settings.pop("cpu_num_threads", cores))
+    if not lines:  # pages come one at a time
+        settings.pop("batch", None)
     if device != "cpu" and hpi.backend in gpus.BACKENDS:
         return gpus.candidates(hpi, settings, cores=cores, device=device, lines=lines)
     if not hpi.auto_config:

@@ -13,7 +13,7 @@ import pypdfium2
 import pytest
 
 from serving.benchmark.mixed import Mixed, pdf, scaled, sheet
-from serving.benchmark.process import Ours
+from serving.benchmark.serve_servers import Ours
 from serving.benchmark.soak import Big, Soak, soak
 from serving.benchmark.soak_report import tables, write
 from serving.errors import EngineError

@@ -16,7 +16,7 @@ import numpy as np
 
 from serving.benchmark.chart import figure
 from serving.benchmark.mixed import Image, Mixed, jpeg, originals, pdf, scaled, sheet
-from serving.benchmark.process import Ours
+from serving.benchmark.serve_servers import Ours
 from serving.errors import EngineError
 from serving.machine import cpu_name, usable_cores
 

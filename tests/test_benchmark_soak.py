@@ -60,7 +60,7 @@ def test_sheets_and_documents() -> None:
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"ended with code 1: .*absent\.yaml"):
+    with pytest.raises(EngineError, match=r"does not get ready: .*absent\.yaml"):
         Ours(tmp_path / "absent.yaml", tmp_path, Path(sys.executable))
 
 

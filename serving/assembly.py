@@ -6,9 +6,10 @@ from pathlib import Path
 
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.config.supported import check_supported
-from serving.engines.factory import open_engine
+from serving.engines.base import Engine
+from serving.engines.factory import open_fused
 from serving.machine import usable_cores
-from serving.parts import assemble
+from serving.parts import Part, assemble
 from serving.pipeline import Pipeline
 from serving.plan.graphs import Graphs
 from serving.plan.plan import Plan, load_plan
@@ -26,14 +27,15 @@ def open_pipeline(
     config = load_config(yaml)
     about = _subject(config, models, threads)
     plan = load_plan(models, about.key, pipeline=config.source)
-    graphs = Graphs(models)
-    engines = {
-        section: open_engine(graphs.find(part.folder, part.model), plan.models[section].choice)
-        for section, part in about.parts.items()
-    }
+    engines = {section: _open(Graphs(models), part, plan) for section, part in about.parts.items()}
     pipeline = assemble(config, about.parts, engines, plan.cores)
     pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
     return pipeline
+
+
+def _open(graphs: Graphs, part: Part, plan: Plan) -> Engine:
+    spec = plan.models[part.section].choice
+    return open_fused(graphs.file(part, plan.quantised, spec), spec, part.model)
 
 
 def find_plan(config: PipelineConfig, models: Path, threads: int | None = None) -> Plan:

@@ -64,17 +64,14 @@ class Pipeline:
         )
 
     def warm(self, shapes: Mapping[str, Sequence[tuple[int, int]]]) -> None:
-        """Run inputs of these (height, width) once, by section of the YAML, on every thread.
+        """Run inputs of these (height, width) once, by section of the YAML, on every stream.
 
         The first input of a shape costs an engine many times the next one, on each of its streams.
         """
         stages = self.stages
         for section, sizes in shapes.items():
-            run = partial(_run_blank, stages[section].engine, sizes)
-            if section == "TextDetection":
-                run()  # always called by the request's own thread
-            else:
-                self.pool.everywhere(run)
+            engine = stages[section].engine
+            self.pool.everywhere(partial(_run_blank, engine, sizes), engine.spec.streams)
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """What is in force for a request, in PaddleX's own words."""

@@ -10,7 +10,8 @@ import openvino as ov
 from serving.engines.base import Array, Engine, EngineSpec
 from serving.errors import EngineError
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+"""What is computed in; an int8 graph says itself what of it is int8."""
 
 
 class OpenVinoEngine(Engine):
@@ -18,6 +19,9 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, graph: Path, spec: EngineSpec) -> None:
         super().__init__(spec)
+        if spec.precision not in _PRECISIONS:
+            known = ", ".join(_PRECISIONS)
+            raise EngineError(f"OpenVINO has no precision {spec.precision!r}; there are: {known}")
         try:
             core = ov.Core()
             self._model = core.compile_model(

@@ -6,21 +6,26 @@ import datetime
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 
 from serving.config.pipeline import PipelineConfig
+from serving.convert import needs_conversion
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
 from serving.parts import Part
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import version
 from serving.plan.combine import measure_combinations
-from serving.plan.graphs import Graphs
-from serving.plan.keys import OBJECTIVE, key, machine, model_words
+from serving.plan.graphs import GraphOf, Graphs
+from serving.plan.keys import OBJECTIVE, int8_name, key, machine, model_words
+from serving.plan.pace import Pace
 from serving.plan.plan import ModelPlan, Plan, Trial, load_plan
+from serving.plan.quantise import nncf_version, require_nncf
 from serving.plan.shapes import cold_shape_ms, hot_shapes
+from serving.plan.steps import expected_seconds
 from serving.plan.subject import Subject, subject
 from serving.plan.trials import run_trials
 from serving.store import Progress
@@ -49,51 +54,65 @@ class Builder:
         Raises ConfigError, ModelError, EngineError and PlanError.
         """
         about = subject(config, self.models, self.cores)
-        wanted = calibration_hash(self.own_images)
+        calibration = calibration_hash(self.own_images)
         engines = self.models / "engines"
         engines.mkdir(parents=True, exist_ok=True)
         with FileLock(engines / ".build.lock"):
-            graphs = self._graphs(about.parts)
+            plan = _current(self.models, about, calibration)
+            if plan is None:
+                versions = _versions(about.specs)
+            pace = Pace(self.progress, self._expected(about, calibration))
             try:
-                plan = load_plan(self.models, about.key, pipeline=config.source)
-                if plan.calibration["hash"] == wanted:
+                self._fuse(about.parts, pace)
+                if plan is not None:
                     return plan, False
-            except PlanError:
-                pass
-            plan = self._make(about, graphs)
+                plan = self._make(about, versions, pace)
+            finally:
+                pace.end()
             plan.save(self.models)
         return plan, True
 
-    def _graphs(self, found: Mapping[str, Part]) -> dict[str, Path]:
-        graphs = Graphs(self.models)
-        return {
-            section: graphs.build(part.folder, part.model, self.progress)
-            for section, part in found.items()
+    def _expected(self, about: Subject, calibration: str) -> list[float]:
+        graphs, engines = Graphs(self.models), self.models / "engines"
+        missing = [part for part in about.parts.values() if not graphs.has(part)]
+        known = {
+            section
+            for section in about.parts
+            if self._trials_path(about, section, calibration).is_file()
         }
+        converted = [needs_conversion(part.folder, engines) for part in missing]
+        return expected_seconds(converted, about.specs, known)
 
-    def _make(self, about: Subject, graphs: Mapping[str, Path]) -> Plan:
+    def _fuse(self, found: Mapping[str, Part], pace: Pace) -> None:
+        graphs = Graphs(self.models)
+        for part in found.values():
+            if not graphs.has(part):
+                pace.begin(f"{part.model.name}: making the graph that engines load")
+            graphs.build(part.folder, part.model, self.progress)
+
+    def _make(self, about: Subject, versions: dict[str, str], pace: Pace) -> Plan:
         config, found, specs = about.config, about.parts, about.specs
-        self.progress.say("rendering the calibration set")
+        pace.begin("rendering the calibration set")
         calibration = calibration_set(self.own_images)
+        graphs = self._graphs(about, calibration, versions, pace)
         trials = {
-            section: self._trials(config, part, specs[section], graphs[section], calibration)
-            for section, part in found.items()
+            section: self._trials(about, section, graphs[section], calibration, pace)
+            for section in found
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
         shapes = hot_shapes(found, calibration)
-        self.progress.say("measuring whole pages")
+        pace.begin("measuring whole pages")
         combinations, choice = measure_combinations(
             config, found, graphs, shortlist, shapes, calibration, self.cores
         )
-        self.progress.say("measuring what a cold shape costs")
-        backends = {spec.backend for listed in specs.values() for spec in listed}
+        pace.begin("measuring what a cold shape costs")
         return Plan(
             key=about.key,
             pipeline=config.source,
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             cores=self.cores,
             machine=machine(),
-            versions={backend: version(backend) for backend in sorted(backends)},
+            versions=versions,
             gate=config.gate.model_dump(),
             calibration=calibration.describe(),
             objective=OBJECTIVE,
@@ -114,31 +133,67 @@ class Builder:
             },
         )
 
+    def _graphs(
+        self, about: Subject, calibration: Calibration, versions: Mapping[str, str], pace: Pace
+    ) -> dict[str, GraphOf]:
+        """By section, the file for each engine; an int8 graph is made where one is wanted."""
+        graphs = Graphs(self.models)
+        int8 = int8_name(calibration.hash, versions.get("nncf", ""))
+        for section, part in about.parts.items():
+            if any(spec.precision == "int8" for spec in about.specs[section]):
+                pace.begin(f"{part.model.name}: making an int8 graph")
+                graphs.quantised(part, int8, calibration)
+        return {section: partial(graphs.file, part, int8) for section, part in about.parts.items()}
+
     def _trials(
-        self,
-        config: PipelineConfig,
-        part: Part,
-        specs: list[EngineSpec],
-        graph: Path,
-        calibration: Calibration,
+        self, about: Subject, section: str, graph: GraphOf, calibration: Calibration, pace: Pace
     ) -> list[Trial]:
         """The model's trials, kept on disk: where one model changes, only that is measured."""
-        words = {**model_words(part, specs, config), "calibration": calibration.hash}
-        path = self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
+        path = self._trials_path(about, section, calibration.hash)
         if path.is_file():
             return [Trial.from_plain(item) for item in json.loads(path.read_text(encoding="utf-8"))]
         trials = run_trials(
-            part,
-            specs,
-            gate=config.gate,
+            about.parts[section],
+            about.specs[section],
+            gate=about.config.gate,
             calibration=calibration,
-            graph=lambda _: graph,
+            graph=graph,
             cores=self.cores,
-            say=self.progress.say,
+            say=pace.begin,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return trials
+
+    def _trials_path(self, about: Subject, section: str, calibration: str) -> Path:
+        part, specs = about.parts[section], about.specs[section]
+        words = {**model_words(part, specs, about.config), "calibration": calibration}
+        if any(spec.precision == "int8" for spec in specs):
+            words["nncf"] = nncf_version()
+        return self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
+
+
+def _versions(specs: Mapping[str, list[EngineSpec]]) -> dict[str, str]:
+    """Of all that the candidates need. Raises ConfigError, PlanError for what is not installed."""
+    every = [spec for listed in specs.values() for spec in listed]
+    found = {backend: version(backend) for backend in sorted({spec.backend for spec in every})}
+    if any(spec.precision == "int8" for spec in every):
+        found["nncf"] = require_nncf()
+    return found
+
+
+def _current(models: Path, about: Subject, calibration: str) -> Plan | None:
+    """The plan that is there, where it was made on this calibration set, by this NNCF.
+
+    Where NNCF is no longer there, what it made is kept.
+    """
+    try:
+        plan = load_plan(models, about.key, pipeline=about.config.source)
+    except PlanError:
+        return None
+    quantiser = plan.versions.get("nncf")
+    same = plan.calibration["hash"] == calibration
+    return plan if same and (quantiser is None or nncf_version() in (None, quantiser)) else None
 
 
 def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:

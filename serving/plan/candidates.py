@@ -18,13 +18,18 @@ _OWN_KEYS = {"precision", "streams", "cpu_num_threads"}
 # What the processor must have for a precision to be arithmetic rather than emulation.
 _FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}
 
-DISTRIBUTIONS = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+DISTRIBUTIONS = {
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+    "paddle": "paddlepaddle",
+}
 """Backend -> the distribution whose version is part of an engine's key."""
 
 
-def candidates(hpi: HpiConfig, *, cores: int) -> list[EngineSpec]:
+def candidates(hpi: HpiConfig, *, cores: int, paddle_graph: bool = False) -> list[EngineSpec]:
     """Specs to try for one model, as `hpi_config` narrows them.
 
+    paddle_graph: whether the model has one, which Paddle Inference needs.
     With `auto_config: False` the one spec that `backend` and `backend_config` say.
     Raises ConfigError where `hpi_config` asks for what this machine does not have.
     """
@@ -36,7 +41,7 @@ def candidates(hpi: HpiConfig, *, cores: int) -> list[EngineSpec]:
         return [_fixed(hpi.backend, settings, cores)]
     found = [
         spec
-        for spec in _all(cores)
+        for spec in _all(cores, paddle_graph)
         if hpi.backend in (None, spec.backend)
         and all(getattr(spec, key) == value for key, value in settings.items())
     ]
@@ -44,7 +49,10 @@ def candidates(hpi: HpiConfig, *, cores: int) -> list[EngineSpec]:
         found = [EngineSpec("openvino", "int8", s, cores) for s in _streams(cores)]
     if not found:
         wanted = hpi.model_dump(exclude_none=True)
-        raise ConfigError(f"hpi_config: nothing on this machine fits {wanted}; see: ocr-hpi doctor")
+        why = "" if paddle_graph or hpi.backend != "paddle" else " (the model has no Paddle graph)"
+        raise ConfigError(
+            f"hpi_config: nothing on this machine fits {wanted}{why}; see: ocr-hpi doctor"
+        )
     return found
 
 
@@ -68,9 +76,11 @@ def _fixed(backend: str, settings: Mapping[str, Any], cores: int) -> EngineSpec:
     )
 
 
-def _all(cores: int) -> Iterator[EngineSpec]:
+def _all(cores: int, paddle_graph: bool) -> Iterator[EngineSpec]:
     flags = cpu_flags()
     backends = [name for name in DISTRIBUTIONS if importlib.util.find_spec(name) is not None]
+    if "paddle" in backends and not paddle_graph:
+        backends.remove("paddle")
     for backend in backends:
         for streams in _streams(cores):
             yield EngineSpec(backend, "float32", streams, cores)
@@ -87,5 +97,10 @@ def _streams(cores: int) -> list[int]:
 
 
 def version(backend: str) -> str:
-    """Version of a backend's distribution."""
-    return metadata.version(DISTRIBUTIONS[backend])
+    """Version of a backend's distribution. Raises ConfigError where it is not installed."""
+    try:
+        return metadata.version(DISTRIBUTIONS[backend])
+    except (KeyError, metadata.PackageNotFoundError):
+        raise ConfigError(
+            f"hpi_config: the backend {backend} is not installed; see: ocr-hpi doctor"
+        ) from None

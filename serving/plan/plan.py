@@ -10,6 +10,7 @@ from typing import Any
 
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
+from serving.plan.keys import int8_name
 from serving.store.disk import write_whole
 
 BUILD = "bash scripts/build_engines.sh"
@@ -72,6 +73,11 @@ class Plan:
     combinations: tuple[Combination, ...] = ()
     cold_shape_ms: dict[str, float] = field(default_factory=dict)
     """What the first input of a shape that was not warmed costs on top, by model."""
+
+    @property
+    def quantised(self) -> str:
+        """Name of the int8 graphs that it was made with."""
+        return int8_name(str(self.calibration["hash"]), self.versions.get("nncf", ""))
 
     def save(self, models: Path) -> Path:
         """Write `models/engines/plans/<key>/plan.json`, all at once; returns the file."""

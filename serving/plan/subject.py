@@ -11,6 +11,7 @@ from serving.engines.base import EngineSpec
 from serving.parts import Part, parts
 from serving.plan.candidates import candidates
 from serving.plan.keys import plan_key
+from serving.store.files import model_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ def subject(config: PipelineConfig, models: Path, cores: int) -> Subject:
     """Read the models' folders, once. Raises ConfigError, ModelMissing and ModelInvalid."""
     found = {part.section: part for part in parts(config, models)}
     specs = {
-        section: candidates(config.hpi(part.module), cores=cores) for section, part in found.items()
+        section: candidates(
+            config.hpi(part.module),
+            cores=cores,
+            paddle_graph=model_files(part.folder).paddle is not None,
+        )
+        for section, part in found.items()
     }
     return Subject(config, found, specs, cores, plan_key(config, found, specs, cores))

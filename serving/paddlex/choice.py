@@ -11,6 +11,7 @@ from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, EngineError
 from serving.machine import usable_cores
 from serving.plan.candidates import candidates
+from serving.store.files import model_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,14 @@ def simplest(request: ModelRequest) -> EngineSpec:
             f"{request.name}: PaddleX asks for the device {request.device!r}, and the engines here "
             "run on the CPU; pass device='cpu'"
         )
+    has_paddle = model_files(request.folder).paddle is not None
     try:
-        return candidates(request.hpi, cores=usable_cores())[0]
+        chosen = candidates(request.hpi, cores=usable_cores(), paddle_graph=has_paddle)[0]
     except ConfigError as error:
         raise ConfigError(f"{request.name}: {error}") from None
+    if chosen.precision == "int8":
+        raise ConfigError(
+            f"{request.name}: hpi_config asks for int8, which only this project's own pipelines "
+            "have (ocr-hpi build); under PaddleX use float32, bfloat16 or float16"
+        )
+    return chosen

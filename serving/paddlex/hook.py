@@ -23,6 +23,7 @@ from serving.errors import ConfigError
 from serving.paddlex.choice import Choose, ModelRequest
 from serving.paddlex.guard import check_paddlex
 from serving.paddlex.runner import EngineRunner
+from serving.store.files import paddle_graph
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,7 +68,11 @@ def _open(
             "inference.onnx; set it True, or put the ONNX graph there"
         )
     spec = choose(request)
-    engine = open_engine(onnx_graph(request.folder, engines), spec)
+    if spec.backend == "paddle":
+        graph = paddle_graph(request.folder)
+    else:
+        graph = onnx_graph(request.folder, engines)
+    engine = open_engine(graph, spec)
     _LOG.info("%s runs on %s", request.name, spec)
     post = about.get("PostProcess") or {}
     return EngineRunner(engine, by_row=post.get("name") == "CTCLabelDecode")

@@ -59,8 +59,7 @@ class Builder:
         engines.mkdir(parents=True, exist_ok=True)
         with FileLock(engines / ".build.lock"):
             plan = _current(self.models, about, calibration)
-            if plan is None:
-                versions = _versions(about.specs)
+            versions = {} if plan else _versions(about.specs)  # what is missing is told at once
             pace = Pace(self.progress, self._expected(about, calibration))
             try:
                 self._fuse(about.parts, pace)
@@ -91,7 +90,7 @@ class Builder:
             graphs.build(part.folder, part.model, self.progress)
 
     def _make(self, about: Subject, versions: dict[str, str], pace: Pace) -> Plan:
-        config, found, specs = about.config, about.parts, about.specs
+        config, found = about.config, about.parts
         pace.begin("rendering the calibration set")
         calibration = calibration_set(self.own_images)
         graphs = self._graphs(about, calibration, versions, pace)

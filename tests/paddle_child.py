@@ -39,11 +39,11 @@ def answer(work: Path, kind: str, folder: Path) -> None:
 
 
 def refuse(work: Path) -> None:
-    """A graph that is none is an EngineError."""
-    for name in ("inference.pdmodel", "inference.pdiparams"):
-        (work / name).write_bytes(b"no graph")
+    """A graph that is none is an EngineError. (A broken .pdmodel crashes Paddle itself.)"""
+    for name in ("inference.json", "inference.pdiparams"):
+        (work / name).write_text("{}")
     try:
-        open_engine(work / "inference.pdmodel", SPEC)
+        open_engine(work / "inference.json", SPEC)
     except EngineError as error:
         (work / "refused.txt").write_text(str(error))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.config.supported import check_supported
 from serving.devices import parse_devices
-from serving.engines.base import EngineSpec
-from serving.engines.factory import open_engine
+from serving.engines.base import Engine, EngineSpec
+from serving.engines.factory import open_fused
 from serving.errors import DeviceError
 from serving.machine import usable_cores
 from serving.parts import Part, assemble
@@ -79,7 +79,7 @@ def _open(about: Subject, models: Path) -> Pipeline:
         spec = plan.models[section].choice
         if spec.kind == "gpu":  # the plan was measured on one of several equal cards
             spec = replace(spec, device=about.device)
-        engines[section] = open_engine(_graph(models, part, spec), spec)
+        engines[section] = _engine(models, part, plan, spec)
     choices = " ".join(str(engine.spec) for engine in engines.values())
     pipeline = replace(
         assemble(about.config, about.parts, engines, plan.cores),
@@ -90,10 +90,12 @@ def _open(about: Subject, models: Path) -> Pipeline:
     return pipeline
 
 
-def _graph(models: Path, part: Part, spec: EngineSpec) -> Path:
+def _engine(models: Path, part: Part, plan: Plan, spec: EngineSpec) -> Engine:
     if spec.backend == "tensorrt":
-        return Contexts(models).find(part, spec)
-    return Graphs(models).find(part.folder, part.model)
+        graph = Contexts(models).find(part, spec)
+    else:
+        graph = Graphs(models).file(part, plan.quantised, spec)
+    return open_fused(graph, spec, part.model)
 
 
 def _devices(

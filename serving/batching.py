@@ -59,15 +59,16 @@ class FairPool:
             raise job.error
         return job.results
 
-    def everywhere(self, function: Callable[[], object]) -> None:
-        """Call `function` once on every thread, all at the same time."""
-        together = threading.Barrier(len(self._threads))
+    def everywhere(self, function: Callable[[], object], at_once: int | None = None) -> None:
+        """Call `function` on every thread, or on `at_once` of them, all at the same time."""
+        callers = min(at_once or len(self._threads), len(self._threads))
+        together = threading.Barrier(callers)
 
         def call(_: int) -> None:
             together.wait()
             function()
 
-        self.map(call, range(len(self._threads)))
+        self.map(call, range(callers))
 
     @property
     def waiting(self) -> int:

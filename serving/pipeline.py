@@ -70,7 +70,7 @@ class Pipeline:
         )
 
     def warm(self, shapes: Mapping[str, Sequence[tuple[int, int]]]) -> None:
-        """Run inputs of these (height, width) once, by section of the YAML, on every thread.
+        """Run inputs of these (height, width) once, by section of the YAML, on every stream.
 
         The first input of a shape costs an engine many times the next one, on each of its streams.
         """
@@ -78,10 +78,10 @@ class Pipeline:
         for section, sizes in shapes.items():
             engine = stages[section].engine
             run = partial(_run_blank, engine, sizes)
-            if section == "TextDetection" or engine.spec.batch > 1:
-                run()  # called by the request's own thread, or by the batches' own
+            if engine.spec.batch > 1:
+                run()  # called by the batches' own threads
             else:
-                self.pool.everywhere(run)
+                self.pool.everywhere(run, engine.spec.streams)
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """What is in force for a request, in PaddleX's own words."""

@@ -66,3 +66,12 @@ def test_a_closed_pool_refuses() -> None:
     pool.close()
     with pytest.raises(RuntimeError, match="closed"):
         pool.map(str, [1])
+
+
+def test_at_once_is_as_many_threads_as_asked_for() -> None:
+    pool, seen = FairPool(3), []
+    pool.everywhere(lambda: seen.append(threading.get_ident()), 2)
+    assert len(set(seen)) == 2
+    pool.everywhere(lambda: seen.append(threading.get_ident()))
+    assert len(seen) == 5
+    pool.close()

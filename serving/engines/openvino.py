@@ -5,12 +5,18 @@ from __future__ import annotations
 import queue
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
 
 from serving.engines.base import Array, Engine, EngineSpec
 from serving.errors import EngineError
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+"""What is computed in; an int8 graph says itself what of it is int8."""
+
+# OpenVINO fills a table at the first tensor of a process; two threads doing so at once wait for
+# one another for ever (seen with 2026.4). Importing is done by one thread.
+ov.Tensor(np.zeros(1, np.uint8))
 
 
 class OpenVinoEngine(Engine):
@@ -18,6 +24,9 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, graph: Path, spec: EngineSpec) -> None:
         super().__init__(spec)
+        if spec.precision not in _PRECISIONS:
+            known = ", ".join(_PRECISIONS)
+            raise EngineError(f"OpenVINO has no precision {spec.precision!r}; there are: {known}")
         try:
             core = ov.Core()
             self._model = core.compile_model(

@@ -16,7 +16,7 @@ from serving.plan.candidates import candidates
 from serving.plan.lookup import measured
 from serving.plan.plan import BUILD
 from serving.probe import model_kind
-from serving.store.files import digest
+from serving.store.files import digest, model_files
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,10 +82,17 @@ def _allowed(request: ModelRequest) -> list[EngineSpec]:
             f"{request.name}: PaddleX asks for the device {request.device!r}, and the engines here "
             "run on the CPU; pass device='cpu'"
         )
+    has_paddle = model_files(request.folder).paddle is not None
     try:
-        return candidates(request.hpi, cores=usable_cores())
+        found = candidates(request.hpi, cores=usable_cores(), paddle_graph=has_paddle)
     except ConfigError as error:
         raise ConfigError(f"{request.name}: {error}") from None
+    if found[0].precision == "int8":
+        raise ConfigError(
+            f"{request.name}: hpi_config asks for int8, which only this project's own pipelines "
+            "have (ocr-hpi build); under PaddleX use float32, bfloat16 or float16"
+        )
+    return found
 
 
 def _unplanned(request: ModelRequest, spec: EngineSpec) -> str:

@@ -22,6 +22,7 @@ from serving.engines.factory import open_engine
 from serving.paddlex.choice import Choose, ModelRequest
 from serving.paddlex.guard import check_paddlex
 from serving.paddlex.runner import EngineRunner
+from serving.store.files import paddle_graph
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,8 +61,12 @@ def _open(
 ) -> EngineRunner:
     """The model on the engine chosen. `about`: its inference.yml."""
     spec = choose(request)
-    convert = request.hpi.auto_paddle2onnx
-    engine = open_engine(onnx_graph(request.folder, models / "engines", convert=convert), spec)
+    if spec.backend == "paddle":
+        graph = paddle_graph(request.folder)
+    else:
+        convert = request.hpi.auto_paddle2onnx
+        graph = onnx_graph(request.folder, models / "engines", convert=convert)
+    engine = open_engine(graph, spec)
     _LOG.info("%s runs on %s", request.name, spec)
     post = about.get("PostProcess") or {}
     return EngineRunner(engine, by_row=post.get("name") == "CTCLabelDecode")

@@ -13,6 +13,7 @@ from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection
 from serving.engines.base import Engine
 from serving.engines.batched import callers
+from serving.imaging.resize import pad_tiny
 from serving.parts import Part
 from serving.plan.accuracy import Verdict, judge_detection, judge_orientation, judge_recognition
 from serving.plan.calibration import Calibration, Image
@@ -22,7 +23,7 @@ from serving.stages.recognise import Recogniser
 
 _PAGES = 4
 """Pages of the detection workload."""
-_LINES = 48
+_LINES = 24
 """Lines of the recognition workload, evenly spread over the widths of the calibration set."""
 
 
@@ -45,6 +46,10 @@ class Bench(ABC):
     @abstractmethod
     def answers(self) -> list[Any]:
         """What the engine makes of the whole calibration set."""
+
+    @abstractmethod
+    def inputs(self) -> list[Image]:
+        """What the model is fed on the whole calibration set: uint8 (H, W, 3) each."""
 
     @staticmethod
     @abstractmethod
@@ -69,16 +74,21 @@ class DetectionBench(Bench):
         self._stage = Detector(engine, part.model, part.module)
 
         self._pages = spread((*calibration.own_pages, *calibration.pages), _PAGES)
+        self._all_pages = (*calibration.pages, *calibration.own_pages)
 
     def warm(self) -> None:
-        self.pool.everywhere(lambda: [self._find(page) for page in self._pages])
+        shapes = {page.shape: page for page in self._pages}
+        self.pool.everywhere(lambda: [self._find(page) for page in shapes.values()])
 
     def work(self) -> None:
         self.pool.map(self._find, self._pages)
 
     def answers(self) -> list[Any]:
-        pages = (*self.calibration.pages, *self.calibration.own_pages)
-        return self.pool.map(self._find, pages)
+        return self.pool.map(self._find, self._all_pages)
+
+    def inputs(self) -> list[Image]:
+        fit = self._stage.fit
+        return [fit(pad_tiny(page), DEFAULT_OPTIONS)[0] for page in self._all_pages]
 
     def _find(self, page: Image) -> list[Any]:
         return [corners(quad) for quad in self._stage.find(page, DEFAULT_OPTIONS)]
@@ -102,13 +112,17 @@ class RecognitionBench(Bench):
         self._lines = spread(by_width, _LINES)
 
     def warm(self) -> None:
-        self.pool.everywhere(lambda: [self._stage.read(line) for line in self._lines])
+        shapes = {self._stage.fit(line).shape: line for line in self._lines}
+        self.pool.everywhere(lambda: [self._stage.read(line) for line in shapes.values()])
 
     def work(self) -> None:
         self.pool.map(self._stage.read, self._lines)
 
     def answers(self) -> list[Any]:
         return [read.text for read in self.pool.map(self._stage.read, self.calibration.crops)]
+
+    def inputs(self) -> list[Image]:
+        return [self._stage.fit(crop) for crop in self.calibration.crops]
 
     @staticmethod
     def judge(
@@ -137,6 +151,9 @@ class OrientationBench(Bench):
 
     def answers(self) -> list[Any]:
         return [turned >= 0.5 for turned in self.pool.map(self._stage.turned, self._crops)]
+
+    def inputs(self) -> list[Image]:
+        return [self._stage.fit(crop) for crop in self._crops]
 
     @staticmethod
     def judge(

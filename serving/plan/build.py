@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from serving.config.pipeline import PipelineConfig
+from serving.convert import needs_conversion
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
 from serving.parts import Part
@@ -19,12 +20,15 @@ from serving.plan.calibration import Calibration, calibration_hash, calibration_
 from serving.plan.candidates import version
 from serving.plan.combine import measure_combinations
 from serving.plan.contexts import Contexts
-from serving.plan.graphs import Graphs
-from serving.plan.keys import OBJECTIVE, key, machine, model_words
+from serving.plan.graphs import GraphOf, Graphs
+from serving.plan.keys import OBJECTIVE, int8_name, key, machine, model_words
+from serving.plan.pace import Pace
 from serving.plan.plan import ModelPlan, Plan, Trial, load_plan
+from serving.plan.quantise import nncf_version, require_nncf
 from serving.plan.shapes import cold_shape_ms, hot_shapes
+from serving.plan.steps import expected_seconds
 from serving.plan.subject import Subject, subject
-from serving.plan.trials import OpenGraph, run_trials
+from serving.plan.trials import run_trials
 from serving.store import Progress
 from serving.store.disk import write_whole
 from serving.store.files import digest
@@ -53,60 +57,65 @@ class Builder:
         Raises ConfigError, ModelError, EngineError and PlanError.
         """
         about = subject(config, self.models, self.cores, self.device)
-        wanted = calibration_hash(self.own_images)
+        calibration = calibration_hash(self.own_images)
         engines = self.models / "engines"
         engines.mkdir(parents=True, exist_ok=True)
         with FileLock(engines / ".build.lock"):
-            graphs = self._graphs(about)
+            plan = _current(self.models, about, calibration)
+            versions = {} if plan else _versions(about.specs)  # what is missing is told at once
+            pace = Pace(self.progress, self._expected(about, calibration))
             try:
-                plan = load_plan(self.models, about.key, pipeline=config.source)
-                if plan.calibration["hash"] == wanted:
+                self._fuse(about, pace)
+                if plan is not None:
                     return plan, False
-            except PlanError:
-                pass
-            plan = self._make(about, graphs)
+                plan = self._make(about, versions, pace)
+            finally:
+                pace.end()
             plan.save(self.models)
         return plan, True
 
-    def _graphs(self, about: Subject) -> dict[str, OpenGraph]:
-        found: dict[str, OpenGraph] = {}
-        for section, part in about.parts.items():
+    def _expected(self, about: Subject, calibration: str) -> list[float]:
+        graphs, engines = Graphs(self.models), self.models / "engines"
+        missing = [part for part in about.parts.values() if not graphs.has(part)]
+        known = {
+            section
+            for section in about.parts
+            if self._trials_path(about, section, calibration).is_file()
+        }
+        converted = [needs_conversion(part.folder, engines) for part in missing]
+        return expected_seconds(converted, about.specs, known)
+
+    def _fuse(self, about: Subject, pace: Pace) -> None:
+        graphs = Graphs(self.models)
+        for part in about.parts.values():
+            if not graphs.has(part):
+                pace.begin(f"{part.model.name}: making the graph that engines load")
             convert = about.config.hpi(part.module).auto_paddle2onnx
-            graph = Graphs(self.models).build(
-                part.folder, part.model, self.progress, convert=convert
-            )
-            found[section] = partial(self._graph, part, graph)
-        return found
+            graphs.build(part.folder, part.model, self.progress, convert=convert)
 
-    def _graph(self, part: Part, graph: Path, spec: EngineSpec) -> Path:
-        """What an engine of that spec loads; TensorRT's engines are built here."""
-        if spec.backend == "tensorrt":
-            return Contexts(self.models).build(part, spec, graph, self.progress)
-        return graph
-
-    def _make(self, about: Subject, graphs: Mapping[str, OpenGraph]) -> Plan:
-        config, found, specs = about.config, about.parts, about.specs
-        self.progress.say("rendering the calibration set")
+    def _make(self, about: Subject, versions: dict[str, str], pace: Pace) -> Plan:
+        config, found = about.config, about.parts
+        pace.begin("rendering the calibration set")
         calibration = calibration_set(self.own_images)
+        graphs = self._graphs(about, calibration, versions, pace)
         trials = {
-            section: self._trials(config, part, specs[section], graphs[section], calibration)
-            for section, part in found.items()
+            section: self._trials(about, section, graphs[section], calibration, pace)
+            for section in found
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
         shapes = hot_shapes(found, calibration, self.device.partition(":")[0])
-        self.progress.say("measuring whole pages")
+        pace.begin("measuring whole pages")
         combinations, choice = measure_combinations(
             config, found, graphs, shortlist, shapes, calibration, self.cores
         )
-        self.progress.say("measuring what a cold shape costs")
-        backends = {spec.backend for listed in specs.values() for spec in listed}
+        pace.begin("measuring what a cold shape costs")
         return Plan(
             key=about.key,
             pipeline=config.source,
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             cores=self.cores,
             machine=machine(self.device),
-            versions={backend: version(backend) for backend in sorted(backends)},
+            versions=versions,
             gate=config.gate.model_dump(),
             calibration=calibration.describe(),
             objective=OBJECTIVE,
@@ -127,31 +136,75 @@ class Builder:
             },
         )
 
+    def _graphs(
+        self, about: Subject, calibration: Calibration, versions: Mapping[str, str], pace: Pace
+    ) -> dict[str, GraphOf]:
+        """By section, the file for each engine; an int8 graph is made where one is wanted."""
+        graphs = Graphs(self.models)
+        int8 = int8_name(calibration.hash, versions.get("nncf", ""))
+        for section, part in about.parts.items():
+            if any(spec.precision == "int8" for spec in about.specs[section]):
+                pace.begin(f"{part.model.name}: making an int8 graph")
+                graphs.quantised(part, int8, calibration)
+        return {section: partial(self._graph, part, int8) for section, part in about.parts.items()}
+
+    def _graph(self, part: Part, int8: str, spec: EngineSpec) -> Path:
+        """What an engine of that spec loads; TensorRT's engines are built here."""
+        graphs = Graphs(self.models)
+        if spec.backend == "tensorrt":
+            fused = graphs.find(part.folder, part.model)
+            return Contexts(self.models).build(part, spec, fused, self.progress)
+        return graphs.file(part, int8, spec)
+
     def _trials(
-        self,
-        config: PipelineConfig,
-        part: Part,
-        specs: list[EngineSpec],
-        graph: OpenGraph,
-        calibration: Calibration,
+        self, about: Subject, section: str, graph: GraphOf, calibration: Calibration, pace: Pace
     ) -> list[Trial]:
         """The model's trials, kept on disk: where one model changes, only that is measured."""
-        words = {**model_words(part, specs, config), "calibration": calibration.hash}
-        path = self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
+        path = self._trials_path(about, section, calibration.hash)
         if path.is_file():
             return [Trial.from_plain(item) for item in json.loads(path.read_text(encoding="utf-8"))]
         trials = run_trials(
-            part,
-            specs,
-            gate=config.gate,
+            about.parts[section],
+            about.specs[section],
+            gate=about.config.gate,
             calibration=calibration,
             graph=graph,
             cores=self.cores,
-            say=self.progress.say,
+            say=pace.begin,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return trials
+
+    def _trials_path(self, about: Subject, section: str, calibration: str) -> Path:
+        part, specs = about.parts[section], about.specs[section]
+        words = {**model_words(part, specs, about.config), "calibration": calibration}
+        if any(spec.precision == "int8" for spec in specs):
+            words["nncf"] = nncf_version()
+        return self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
+
+
+def _versions(specs: Mapping[str, list[EngineSpec]]) -> dict[str, str]:
+    """Of all that the candidates need. Raises ConfigError, PlanError for what is not installed."""
+    every = [spec for listed in specs.values() for spec in listed]
+    found = {backend: version(backend) for backend in sorted({spec.backend for spec in every})}
+    if any(spec.precision == "int8" for spec in every):
+        found["nncf"] = require_nncf()
+    return found
+
+
+def _current(models: Path, about: Subject, calibration: str) -> Plan | None:
+    """The plan that is there, where it was made on this calibration set, by this NNCF.
+
+    Where NNCF is no longer there, what it made is kept.
+    """
+    try:
+        plan = load_plan(models, about.key, pipeline=about.config.source)
+    except PlanError:
+        return None
+    quantiser = plan.versions.get("nncf")
+    same = plan.calibration["hash"] == calibration
+    return plan if same and (quantiser is None or nncf_version() in (None, quantiser)) else None
 
 
 def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:

@@ -20,22 +20,29 @@ _OWN_KEYS = {"precision", "streams", "batch", "cpu_num_threads"}
 # What the processor must have for a precision to be arithmetic rather than emulation.
 _FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}
 
-_CPU_BACKENDS = ("openvino", "onnxruntime")
+_CPU_BACKENDS = ("openvino", "onnxruntime", "paddle")
 
 DISTRIBUTIONS = {
     "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("onnxruntime-gpu",),
+    "paddle": ("paddlepaddle",),
 }
 """Backend -> the distributions, of which one is there, whose version is part of an engine's key."""
 
 
 def candidates(
-    hpi: HpiConfig, *, cores: int, device: str = "cpu", lines: bool = False
+    hpi: HpiConfig,
+    *,
+    cores: int,
+    device: str = "cpu",
+    lines: bool = False,
+    paddle_graph: bool = False,
 ) -> list[EngineSpec]:
     """Specs to try for one model, as `hpi_config` narrows them.
 
     lines: the model reads lines, which a GPU takes many at a time.
+    paddle_graph: whether the model has one, which Paddle Inference needs.
     With `auto_config: False` the one spec that `backend` and `backend_config` say.
     Raises ConfigError where `hpi_config` asks for what this machine does not have, and DeviceError.
     """
@@ -51,7 +58,7 @@ def candidates(
         return [_fixed(hpi.backend, settings, cores)]
     found = [
         spec
-        for spec in _all(cores)
+        for spec in _all(cores, paddle_graph)
         if hpi.backend in (None, spec.backend)
         and all(getattr(spec, key) == value for key, value in settings.items())
     ]
@@ -59,7 +66,10 @@ def candidates(
         found = [EngineSpec("openvino", "int8", s, cores) for s in _streams(cores)]
     if not found:
         wanted = hpi.model_dump(exclude_none=True)
-        raise ConfigError(f"hpi_config: nothing on this machine fits {wanted}; see: ocr-hpi doctor")
+        why = "" if paddle_graph or hpi.backend != "paddle" else " (the model has no Paddle graph)"
+        raise ConfigError(
+            f"hpi_config: nothing on this machine fits {wanted}{why}; see: ocr-hpi doctor"
+        )
     return found
 
 
@@ -84,9 +94,11 @@ def _fixed(backend: str, settings: Mapping[str, Any], cores: int) -> EngineSpec:
     )
 
 
-def _all(cores: int) -> Iterator[EngineSpec]:
+def _all(cores: int, paddle_graph: bool) -> Iterator[EngineSpec]:
     flags = cpu_flags()
     backends = [name for name in _CPU_BACKENDS if importlib.util.find_spec(name) is not None]
+    if "paddle" in backends and not paddle_graph:
+        backends.remove("paddle")
     for backend in backends:
         for streams in _streams(cores):
             yield EngineSpec(backend, "float32", streams, cores)
@@ -103,8 +115,8 @@ def _streams(cores: int) -> list[int]:
 
 
 def version(backend: str) -> str:
-    """Version of a backend's distribution. Raises PackageNotFoundError where there is none."""
-    for name in DISTRIBUTIONS[backend][:-1]:
+    """Version of a backend's distribution. Raises ConfigError where it is not installed."""
+    for name in DISTRIBUTIONS.get(backend, ()):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
-    return metadata.version(DISTRIBUTIONS[backend][-1])
+    raise ConfigError(f"hpi_config: the backend {backend} is not installed; see: ocr-hpi doctor")

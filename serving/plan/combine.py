@@ -7,18 +7,18 @@ latency for a lone page is at most 1.2 times the best.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 from serving.batching import FairPool
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import EngineSpec
-from serving.engines.factory import open_engine
+from serving.engines.factory import open_fused
 from serving.parts import Part, assemble
 from serving.pipeline import Pipeline
 from serving.plan.bench import spread
 from serving.plan.calibration import Calibration, Image
+from serving.plan.graphs import GraphOf
 from serving.plan.measure import Work, fastest, interleaved
 from serving.plan.plan import Combination
 from serving.plan.shapes import Shapes
@@ -31,7 +31,7 @@ _PAGES = 2
 def measure_combinations(
     config: PipelineConfig,
     found: Mapping[str, Part],
-    graphs: Mapping[str, Callable[[EngineSpec], Path]],
+    graphs: Mapping[str, GraphOf],
     shortlist: Mapping[str, list[EngineSpec]],
     shapes: Mapping[str, Shapes],
     calibration: Calibration,
@@ -46,7 +46,7 @@ def measure_combinations(
         pipelines = []
         for choice in choices:
             engines = {
-                section: open_engine(graphs[section](spec), spec)
+                section: open_fused(graphs[section](spec), spec, found[section].model)
                 for section, spec in choice.items()
             }
             pipeline = assemble(config, found, engines, cores)

@@ -3,23 +3,35 @@
 models/engines/graphs/<model name>-<key>/
     fused-3.onnx  8-bit pixels in, arg-max out
     about.json    what it was made from, in words
+    int8-...      the same in int8, where a pipeline asks for it
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from serving.config.model import Model
 from serving.convert import onnx_graph
+from serving.engines.base import EngineSpec
 from serving.errors import PlanError
 from serving.graph import VARIANT, fuse
+from serving.parts import Part
 from serving.store import Progress
-from serving.store.disk import write_whole
-from serving.store.files import digest
+from serving.store.disk import publish, write_whole
+from serving.store.files import digest, paddle_graph
+
+if TYPE_CHECKING:
+    from serving.plan.calibration import Calibration
+
+GraphOf = Callable[[EngineSpec], Path]
+"""Which file an engine of that spec loads, for one model."""
 
 
 class Graphs:
@@ -57,6 +69,42 @@ class Graphs:
                 write_whole(target / "about.json", json.dumps(about, indent=2) + "\n")
                 part.replace(fused)
         return fused
+
+    def has(self, part: Part) -> bool:
+        """Whether the fused graph of a model is built."""
+        return (self._folder(part.folder, part.model) / f"{VARIANT}.onnx").is_file()
+
+    def quantised(self, part: Part, int8: str, calibration: Calibration) -> None:
+        """Make the int8 graph of that name where it is missing; it appears whole or not at all.
+
+        Raises PlanError where the fused graph is not built, and EngineError.
+        """
+        from serving.plan.quantise import quantise  # what serving never needs
+
+        fused = self.find(part.folder, part.model)
+        target = fused.parent / int8
+        with FileLock(fused.parent / ".lock"):
+            if not target.is_dir():
+                staged = target.with_name(f".{target.name}.part")
+                shutil.rmtree(staged, ignore_errors=True)  # of a killed process
+                staged.mkdir()
+                quantise(part, fused, calibration, staged)
+                publish(staged, target)
+
+    def file(self, part: Part, int8: str, spec: EngineSpec) -> Path:
+        """What an engine of that spec loads: Paddle's own graph, the int8 one or the fused one.
+
+        int8: name of the int8 graph. Raises PlanError where it is not built.
+        """
+        if spec.backend == "paddle":
+            return paddle_graph(part.folder)
+        fused = self.find(part.folder, part.model)
+        if spec.precision != "int8":
+            return fused
+        path = fused.parent / int8 / "graph.xml"
+        if not path.is_file():
+            raise PlanError(f"{path}: missing; run: bash scripts/build_engines.sh")
+        return path
 
     def _folder(self, folder: Path, model: Model) -> Path:
         return self._engines / "graphs" / f"{model.name}-{graph_key(folder)}"

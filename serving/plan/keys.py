@@ -17,8 +17,10 @@ from serving.plan.candidates import version
 from serving.plan.gpus import gpu_words
 from serving.store.files import digest
 
-OBJECTIVE = "pages a second with a caller a core, lone latency within 1.2 of the best; 1"
+OBJECTIVE = "pages a second with a caller a core, lone latency within 1.2 of the best; 2"
 """Part of every plan's key. Change it when the way of measuring or choosing changes."""
+_QUANTISED = 1
+"""Part of an int8 graph's name. Change it when quantise.py makes another one."""
 
 _TELLING = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
 """Prefixes and parts of the CPU flags that engines look at."""
@@ -60,6 +62,11 @@ def plan_key(
     """The key of a pipeline's plan; the plan itself names its calibration set."""
     models = {section: model_words(part, specs[section], config) for section, part in found.items()}
     return key({"models": models, "cores": cores, "objective": OBJECTIVE})
+
+
+def int8_name(calibration: str, nncf: str) -> str:
+    """Name of the folder of an int8 graph: how it is made, the calibration set, NNCF's version."""
+    return f"int8-{_QUANTISED}-{calibration}-nncf-{nncf}"
 
 
 def key(words: Mapping[str, Any]) -> str:

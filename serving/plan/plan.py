@@ -11,6 +11,7 @@ from typing import Any
 
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
+from serving.plan.keys import int8_name
 from serving.store.disk import write_whole
 
 _LOG = logging.getLogger(__name__)
@@ -93,6 +94,11 @@ class Plan:
             if trial is not None
         }
         return found
+
+    @property
+    def quantised(self) -> str:
+        """Name of the int8 graphs that it was made with."""
+        return int8_name(str(self.calibration["hash"]), self.versions.get("nncf", ""))
 
     def save(self, models: Path) -> Path:
         """Write `models/engines/plans/<key>/plan.json`, all at once; returns the file."""

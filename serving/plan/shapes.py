@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,10 +11,11 @@ from serving.config.model import DetectionModel, OrientationModel, RecognitionMo
 from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection
 from serving.engines.base import EngineSpec
-from serving.engines.factory import open_engine
+from serving.engines.factory import open_fused
 from serving.imaging.resize import size_class
 from serving.parts import Part
 from serving.plan.calibration import Calibration
+from serving.plan.graphs import GraphOf
 from serving.stages.detect import input_size
 from serving.stages.recognise import width_classes
 
@@ -44,10 +44,10 @@ def hot_shapes(
     return shapes
 
 
-def cold_shape_ms(part: Part, graph: Callable[[EngineSpec], Path], spec: EngineSpec) -> float:
+def cold_shape_ms(part: Part, graph: GraphOf, spec: EngineSpec) -> float:
     """What the first input of a shape costs over the second, in ms: the median of three shapes."""
     extra = []
-    engine = open_engine(graph(spec), spec)
+    engine = open_fused(graph(spec), spec, part.model)
     for step in range(3):
         if isinstance(part.model, OrientationModel):
             return 0.0  # one shape, always warmed

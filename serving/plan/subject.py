@@ -11,6 +11,7 @@ from serving.engines.base import EngineSpec
 from serving.parts import Part, parts
 from serving.plan.candidates import candidates
 from serving.plan.keys import plan_key
+from serving.store.files import model_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,11 @@ def subject(config: PipelineConfig, models: Path, cores: int, device: str = "cpu
     found = {part.section: part for part in parts(config, models)}
     specs = {
         section: candidates(
-            config.hpi(part.module), cores=cores, device=device, lines=section != "TextDetection"
+            config.hpi(part.module),
+            cores=cores,
+            device=device,
+            lines=section != "TextDetection",
+            paddle_graph=model_files(part.folder).paddle is not None,
         )
         for section, part in found.items()
     }

@@ -37,17 +37,22 @@ class Detector:
     def find(self, page: Image, options: Options) -> Quads:
         """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order."""
         padded = pad_tiny(page)
-        height, width = padded.shape[:2]
-        size = input_size(self.model, self.settings, height, width, options)
-        size = shrink(*size, self.engine.largest) if self.engine.largest else size
-        logits = self.engine.run(pad(resize(padded, *size), *size_class(*size))[None])[0][0, 0]
+        fitted, size = self.fit(padded, options)
+        logits = self.engine.run(fitted[None])[0][0, 0]
         quads = quads_from_logits(
             logits[: size[0], : size[1]],
             db_parameters(self.model, self.settings, options),
-            width=width,
-            height=height,
+            width=padded.shape[1],
+            height=padded.shape[0],
         )
         return reading_order(np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32))
+
+    def fit(self, page: Image, options: Options) -> tuple[Image, tuple[int, int]]:
+        """The model's input for a page, and which (height, width) of it is the page."""
+        height, width = page.shape[:2]
+        size = input_size(self.model, self.settings, height, width, options)
+        size = shrink(*size, self.engine.largest) if self.engine.largest else size
+        return pad(resize(page, *size), *size_class(*size)), size
 
     def settings_in_force(self, options: Options) -> dict[str, int | float | str]:
         """The request's `text_det_params`, in PaddleX's own words."""

@@ -55,6 +55,17 @@ def model_files(folder: Path) -> ModelFiles:
     )
 
 
+def paddle_graph(folder: Path) -> Path:
+    """The Paddle graph of a model folder. Raises ModelInvalid where it has none."""
+    paddle = model_files(folder).paddle
+    if paddle is None:
+        raise ModelInvalid(
+            f"{folder}: has no Paddle graph (inference.json or inference.pdmodel with "
+            "inference.pdiparams)"
+        )
+    return paddle[0]
+
+
 def missing_files(folder: Path) -> str:
     """What a folder lacks to be a model, in words; nothing for a complete one."""
     there = {name for name in MODEL_FILES if _has_bytes(folder / name)}

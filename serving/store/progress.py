@@ -1,14 +1,19 @@
-"""Saying how a download goes: a bar on a terminal, plain lines elsewhere."""
+"""Saying how long work goes: something that moves on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_BEATS = 10.0
+
+Text = Callable[[], str]
+"""Asked for anew each time it is shown."""
 
 
 class Bar(Protocol):
@@ -27,6 +32,9 @@ class Progress(Protocol):
     def bar(self, label: str) -> AbstractContextManager[Bar]:
         """Follow one download."""
 
+    def step(self, text: Text) -> AbstractContextManager[None]:
+        """Show what is being done, and that it goes on, until it is done."""
+
 
 class Quiet:
     """Says nothing."""
@@ -41,12 +49,16 @@ class Quiet:
     def bar(self, label: str) -> Iterator[Bar]:
         yield self
 
+    @contextmanager
+    def step(self, text: Text) -> Iterator[None]:
+        yield
+
 
 class Lines:
-    """Plain lines: one at the start of a download, one every few seconds."""
+    """Plain lines: one at the start of a download or a step, one every few seconds."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, beat: float = _SECONDS_BETWEEN_BEATS) -> None:
+        self._stream, self._beat = stream, beat
 
     def say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -55,6 +67,23 @@ class Lines:
     def bar(self, label: str) -> Iterator[Bar]:
         self.say(f"downloading {label}")
         yield _LineBar(self, label)
+
+    @contextmanager
+    def step(self, text: Text) -> Iterator[None]:
+        self.say(text())
+        done = threading.Event()
+        beating = threading.Thread(target=self._go_on, args=(text, done), daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            done.set()
+            beating.join()
+
+    def _go_on(self, text: Text, done: threading.Event) -> None:
+        start = time.monotonic()
+        while not done.wait(self._beat):
+            self.say(f"{text()} ({time.monotonic() - start:.0f} s so far)")
 
 
 class _LineBar:
@@ -99,6 +128,21 @@ class Terminal:
                     drawn.update(task, completed=done, total=total)
 
             yield Drawn()
+
+    @contextmanager
+    def step(self, text: Text) -> Iterator[None]:
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        start = time.monotonic()
+        spinner = Spinner("dots")
+
+        def drawn() -> Spinner:
+            spinner.update(text=f"{text()} ({time.monotonic() - start:.0f} s so far)")
+            return spinner
+
+        with Live(get_renderable=drawn, console=self._console, transient=True):
+            yield
 
 
 def progress_on(stream: TextIO | None = None) -> Progress:

@@ -1,0 +1,51 @@
+"""The face of a fused graph around an engine that runs the plain one (see serving/graph.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serving.config.model import DetectionModel, Model, RecognitionModel
+from serving.engines.base import Array, Engine
+
+
+class Fused(Engine):
+    """Takes 8-bit pixels and answers with what stages need, whatever stands behind it.
+
+    For backends that read no ONNX, and so cannot load the fused graph: what that graph does at
+    its two ends is done here in numpy.
+    """
+
+    def __init__(self, plain: Engine, model: Model) -> None:
+        super().__init__(plain.spec)
+        self.inputs = ("image",)
+        self._plain, self._model = plain, model
+        norm = model.normalisation
+        std = np.array(norm.std)
+        self._scale = (norm.scale / std).astype(np.float32)
+        self._shift = (-np.array(norm.mean) / std).astype(np.float32)
+
+    def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
+        pixels = images[..., ::-1] if self._model.normalisation.order == "RGB" else images
+        planes = (pixels * self._scale + self._shift).transpose(0, 3, 1, 2)
+        (found,) = self._plain.run(np.ascontiguousarray(planes, np.float32))
+        if isinstance(self._model, DetectionModel):
+            return (_logits(found),)
+        if isinstance(self._model, RecognitionModel):
+            return _best(found)
+        return (found,)
+
+    def close(self) -> None:
+        self._plain.close()
+
+
+def _logits(probabilities: Array) -> Array:
+    """The numbers whose sigmoid these are; infinite where the sigmoid is 0 or 1."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(probabilities) - np.log1p(-probabilities))
+
+
+def _best(probabilities: Array) -> tuple[Array, Array]:
+    """(N, T, C) to index int64 (N, T) and score (N, T); no number: one past the last class."""
+    score = probabilities.max(axis=2)
+    index = np.where(np.isnan(score), probabilities.shape[2], probabilities.argmax(axis=2))
+    return index.astype(np.int64), score

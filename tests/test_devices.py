@@ -87,6 +87,11 @@ def test_what_a_gpu_needs_is_checked_in_turn(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("serving.engines.cuda.LIBRARIES", {"libnosuch.so.13": "nvidia-nosuch"})
     with pytest.raises(DeviceError, match=r"libnosuch.so.13 \(.*cannot open"):
         check_gpu("gpu:0")
+    without = [("libcuda.so.1", "cannot open")]
+    with monkeypatch.context() as patched:
+        patched.setattr("serving.engines.cuda.load", lambda _: without)
+        with pytest.raises(DeviceError, match=r"driver's CUDA .* compute,utility"):
+            check_gpu("gpu:0")
     monkeypatch.setattr("serving.engines.cuda.LIBRARIES", {"libc.so.6": "the system"})
     check_gpu("gpu:0")
 
@@ -115,7 +120,8 @@ def test_doctor_tells_the_gpu_and_what_would_be_chosen(monkeypatch: pytest.Monke
     assert found["libcudnn.so.9"][2] == "bash scripts/install_hpi_deps.sh gpu"
     assert found["libnvinfer.so.10"][0] == "absent"  # CUDA does without it
     assert found["libnvinfer.so.10"][2].endswith("gpu --tensorrt")
-    assert "build takes the processor: libraries" in found["device"][1]
+    assert "compute,utility" in found["libcuda.so.1"][2]
+    assert "build takes the processor: the driver's CUDA" in found["device"][1]
 
 
 def test_doctor_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_what_a_gpu_needs_is_checked_in_turn(monkeypatch: pytest.MonkeyPatch) ->
     without = [("libcuda.so.1", "cannot open")]
     with monkeypatch.context() as patched:
         patched.setattr("serving.engines.cuda.load", lambda _: without)
-        with pytest.raises(DeviceError, match=r"driver's CUDA .* compute,utility"):
+        with pytest.raises(DeviceError, match=r"driver's CUDA .*compute,utility"):
             check_gpu("gpu:0")
     monkeypatch.setattr("serving.engines.cuda.LIBRARIES", {"libc.so.6": "the system"})
     check_gpu("gpu:0")

@@ -34,13 +34,7 @@ LIBRARIES = {
     "libcufft.so.12": "nvidia-cufft",
     "libcudnn.so.9": "nvidia-cudnn-cu13",
 }
-TENSORRT_DRIVER = "libcuda.so.1"
-DRIVER_MEND = (
-    "install NVIDIA's driver whole, or give the container what of it computes "
-    "(NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
-)
-LIBRARIES = {
-    DRIVER: "NVIDIA's driver",
+TENSORRT_LIBRARIES = {
     "libnvinfer.so.10": "tensorrt-cu13-libs<11",
     "libnvonnxparser.so.10": "tensorrt-cu13-libs<11",
 }

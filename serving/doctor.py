@@ -126,7 +126,8 @@ def _gpu() -> Iterator[Finding]:
 def _libraries(libraries: dict[str, str], missing: State, mend: str) -> Iterator[Finding]:
     for name, reason in cuda.load(libraries):
         if reason:
-            yield Finding(name, missing, f"of {libraries[name]}: {reason}", mend)
+            way = cuda.DRIVER_MEND if name == cuda.DRIVER else mend
+            yield Finding(name, missing, f"of {libraries[name]}: {reason}", way)
         else:
             yield Finding(name, "ok", "loads")
 

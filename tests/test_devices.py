@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
-from gpu_fakes import L4, T4, hide_gpus, show_gpus
+from gpu_fakes import L4, T4, hide_gpus, pretend_runtime, show_gpus
 
 from serving.devices import format_devices, gpu, gpus, parse_devices
+from serving.doctor import Finding, examine
 from serving.engines.cuda import check_gpu
 from serving.errors import ConfigError, DeviceError
 
@@ -86,5 +87,45 @@ def test_what_a_gpu_needs_is_checked_in_turn(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("serving.engines.cuda.LIBRARIES", {"libnosuch.so.13": "nvidia-nosuch"})
     with pytest.raises(DeviceError, match=r"libnosuch.so.13 \(.*cannot open"):
         check_gpu("gpu:0")
+    without = [("libcuda.so.1", "cannot open")]
+    with monkeypatch.context() as patched:
+        patched.setattr("serving.engines.cuda.load", lambda _: without)
+        with pytest.raises(DeviceError, match=r"driver's CUDA .*compute,utility"):
+            check_gpu("gpu:0")
     monkeypatch.setattr("serving.engines.cuda.LIBRARIES", {"libc.so.6": "the system"})
     check_gpu("gpu:0")
+
+
+def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str, str]]:
+    """What doctor says, by topic: state, text and mend."""
+    monkeypatch.setattr("serving.doctor._opencv", lambda: Finding("OpenCV", "ok", "not asked"))
+    return {item.topic: (item.state, item.text, item.mend) for item in examine()}
+
+
+def test_doctor_tells_the_gpu_and_what_would_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_runtime(monkeypatch)
+    show_gpus(monkeypatch, L4)
+    found = told(monkeypatch)
+    assert found["gpu:0"][1].startswith("NVIDIA L4, 24 GiB, driver 580.126.09 (CUDA 13.0)")
+    assert found["libcudnn.so.9"][0] == found["libnvinfer.so.10"][0] == "ok"
+    assert "tensorrt float16" in found["engines on the GPU"][1]
+    assert "build takes gpu:0" in found["device"][1]
+
+    def load(libraries: dict[str, str]) -> list[tuple[str, str]]:
+        return [(name, "not found") for name in libraries]
+
+    monkeypatch.setattr("serving.engines.cuda.load", load)
+    found = told(monkeypatch)
+    assert found["libcudnn.so.9"][0] == "error"
+    assert found["libcudnn.so.9"][2] == "bash scripts/install_hpi_deps.sh gpu"
+    assert found["libnvinfer.so.10"][0] == "absent"  # CUDA does without it
+    assert found["libnvinfer.so.10"][2].endswith("gpu --tensorrt")
+    assert "compute,utility" in found["libcuda.so.1"][2]
+    assert "build takes the processor: the driver's CUDA" in found["device"][1]
+
+
+def test_doctor_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_gpus(monkeypatch)
+    found = told(monkeypatch)
+    assert found["GPU"][0] == "absent"
+    assert "build takes the processor" in found["device"][1]

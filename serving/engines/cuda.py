@@ -20,8 +20,13 @@ ALGORITHMS = ("HEURISTIC", "EXHAUSTIVE", "DEFAULT")
 
 # What onnxruntime-gpu 1.31 needs, and the wheels that bring it.
 CUDA = (13, 0)
+DRIVER = "libcuda.so.1"
+DRIVER_MEND = (
+    "install NVIDIA's driver whole, or give the container what of it computes "
+    "(NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
+)
 LIBRARIES = {
-    "libcuda.so.1": "NVIDIA's driver",
+    DRIVER: "NVIDIA's driver",
     "libcudart.so.13": "nvidia-cuda-runtime",
     "libcublasLt.so.13": "nvidia-cublas",
     "libcublas.so.13": "nvidia-cublas",
@@ -30,7 +35,6 @@ LIBRARIES = {
     "libcudnn.so.9": "nvidia-cudnn-cu13",
 }
 TENSORRT_LIBRARIES = {
-    "libcuda.so.1": "NVIDIA's driver",
     "libnvinfer.so.10": "tensorrt-cu13-libs<11",
     "libnvonnxparser.so.10": "tensorrt-cu13-libs<11",
 }
@@ -63,11 +67,12 @@ def check_gpu(device: str) -> None:
         )
     if PROVIDER not in providers():
         raise DeviceError(f"onnxruntime is here without its CUDA provider; run: {INSTALL}")
-    missing = [f"{name} ({reason})" for name, reason in load(LIBRARIES) if reason]
+    missing = {name: reason for name, reason in load(LIBRARIES) if reason}
+    if DRIVER in missing:
+        raise DeviceError(f"the driver's CUDA does not load ({missing[DRIVER]}): {DRIVER_MEND}")
     if missing:
-        raise DeviceError(
-            f"libraries for the GPU do not load: {'; '.join(missing)}; run: {INSTALL}"
-        )
+        told = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
+        raise DeviceError(f"libraries for the GPU do not load: {told}; run: {INSTALL}")
 
 
 def providers() -> list[str]:

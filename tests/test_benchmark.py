@@ -91,10 +91,10 @@ def test_every_contender_in_turn_in_rotating_order() -> None:
     ]
 
 
-def test_rounds_give_the_median_and_warm_up_is_by_set() -> None:
-    ours = Told("ours", [30, 10, 20], (), [])
-    (found,) = measure([ours], pages("1"), rounds=3, warm_up=0, pause=0)  # type: ignore[list-item]
-    assert found.ms == 20
+def test_rounds_after_the_first_give_the_median_and_warm_up_is_by_set() -> None:
+    ours = Told("ours", [90, 30, 10, 20], (), [])
+    (found,) = measure([ours], pages("1"), rounds=4, warm_up=0, pause=0)  # type: ignore[list-item]
+    assert (found.first_ms, found.ms) == (90, 20)
     assert median([1, 3]) == 2
     two = [*pages("1", "2"), LabelledPage("other", Path("3"), ())]
     assert [page.path.name for page in warm_up_pages(two, 1)] == ["1", "3"]

@@ -32,7 +32,7 @@ class Comparison:
     groups: Sequence[str] = ()
     paddlex: Path | None = None
     rapidocr: Path | None = None
-    rounds: int = 1
+    rounds: int = 2
     concurrency: Sequence[int] = ()
 
     def run(self, tell: Callable[[str], None] = lambda _: None) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ class Row:
     ratio_median: float
     ratio_p25: float
     ratio_p75: float
+    first_ms: float
+    """The median of the first round ..."""
+    first_ratio: float
+    """... and its ratio to ours of that round."""
     token_f1: float
     character_f1: float
     peak_mb: float
@@ -54,7 +58,7 @@ def rows(measurements: Sequence[Measurement], start_ms: dict[str, float]) -> lis
     start_ms: by contender.
     """
     first = measurements[0].contender
-    base = {m.page.path: m.ms for m in measurements if m.contender == first}
+    base = {m.page.path: m for m in measurements if m.contender == first}
     by_row: dict[tuple[Table, str, str], list[Measurement]] = {}
     for table in ("same", "own"):
         for group in dict.fromkeys(m.page.group for m in measurements):
@@ -62,7 +66,7 @@ def rows(measurements: Sequence[Measurement], start_ms: dict[str, float]) -> lis
                 if (m.table, m.page.group) == (table, group):
                     by_row.setdefault((m.table, group, m.contender), []).append(m)
     return [
-        _row(*key, found, [m.ms / base[m.page.path] for m in found], start_ms[key[2]])
+        _row(*key, found, base, start_ms[key[2]])
         for key, found in by_row.items()
     ]
 
@@ -72,10 +76,13 @@ def _row(
     group: str,
     name: str,
     found: Sequence[Measurement],
-    ratios: Sequence[float],
+    base: Mapping[Path, Measurement],
     start_ms: float,
 ) -> Row:
     times = [m.ms for m in found]
+    ratios = [m.ms / base[m.page.path].ms for m in found]
+    first = [m.first_ms for m in found]
+    first_ratios = [m.first_ms / base[m.page.path].first_ms for m in found]
     tokens = sum((token_overlap(m.page.texts, m.texts) for m in found), Overlap())
     characters = sum((character_overlap(m.page.texts, m.texts) for m in found), Overlap())
     low, middle, high = (float(value) for value in np.percentile(ratios, (25, 50, 75)))
@@ -89,6 +96,8 @@ def _row(
         ratio_median=middle,
         ratio_p25=low,
         ratio_p75=high,
+        first_ms=float(np.median(first)),
+        first_ratio=float(np.median(first_ratios)),
         token_f1=100 * tokens.f1,
         character_f1=100 * characters.f1,
         peak_mb=max(m.peak_mb for m in found),

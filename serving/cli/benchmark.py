@@ -63,7 +63,13 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only since c
     default=(),
     help="Also pages a second with so many callers of one process, for example 1,4.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="How often all images are read. The first time is told apart: new shapes cost more.",
+)
 @click.option(
     "--soak",
     type=click.FloatRange(min=0, min_open=True),

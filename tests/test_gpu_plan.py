@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
 from serving.engines.tensorrt import ABOUT, CONTEXT, Profile
 from serving.errors import ConfigError, DeviceError, EngineError, PlanError
-from serving.http.server import _give_slot
+from serving.http.master import free_slot
 from serving.http.warmup import warmup_image
 from serving.imaging.crop import crop
 from serving.machine import usable_cores
@@ -310,9 +309,4 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
 
 
 def test_workers_number_themselves_from_what_is_free() -> None:
-    workers = {place: SimpleNamespace(slot=place) for place in (0, 2)}
-    fourth, fifth = SimpleNamespace(), SimpleNamespace()
-    _give_slot(SimpleNamespace(WORKERS=workers), fourth)
-    workers[1] = fourth
-    _give_slot(SimpleNamespace(WORKERS=workers), fifth)
-    assert (fourth.slot, fifth.slot) == (1, 3)
+    assert [free_slot(()), free_slot((0, 2)), free_slot((2, 1, 0))] == [0, 1, 3]

@@ -11,6 +11,7 @@ import itertools
 import logging
 import signal
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -97,8 +98,7 @@ class Master(Arbiter):
 
     def _before_fork(self, master: Arbiter, worker: Worker) -> None:
         worker.generation = self._spawning
-        taken = {self._workers()[pid].slot for pid in self._of(self._spawning)}
-        worker.slot = next(slot for slot in itertools.count() if slot not in taken)
+        worker.slot = free_slot(self._workers()[pid].slot for pid in self._of(self._spawning))
         if any(other.ready for other in self._workers().values()):
             worker.close_door()
 
@@ -234,3 +234,9 @@ class Master(Arbiter):
         """Whether all its workers are ready."""
         pids = self._of(generation)
         return len(pids) >= self.num_workers and all(self._workers()[pid].ready for pid in pids)
+
+
+def free_slot(taken: Iterable[int]) -> int:
+    """The least number that no worker has: by it workers share several GPUs out."""
+    others = set(taken)
+    return next(slot for slot in itertools.count() if slot not in others)

@@ -179,7 +179,7 @@ def test_real_lines_read_the_same_in_a_crowd(repo: Path, built: Path) -> None:
     read = pool.map(stage.read, lines)
     pool.close()
     engine.close()
-    assert [text for text, _ in read] == [text for text, _ in wanted]
-    assert max(abs(a - b) for (_, a), (_, b) in zip(read, wanted, strict=True)) <= 1e-3
+    assert [line.text for line in read] == [line.text for line in wanted]
+    assert max(abs(a.score - b.score) for a, b in zip(read, wanted, strict=True)) <= 1e-3
     assert max(sizes) > 1
     assert set(sizes) <= {1, 2, 4, 8}

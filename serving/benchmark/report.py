@@ -65,10 +65,7 @@ def rows(measurements: Sequence[Measurement], start_ms: dict[str, float]) -> lis
             for m in measurements:
                 if (m.table, m.page.group) == (table, group):
                     by_row.setdefault((m.table, group, m.contender), []).append(m)
-    return [
-        _row(*key, found, base, start_ms[key[2]])
-        for key, found in by_row.items()
-    ]
+    return [_row(*key, found, base, start_ms[key[2]]) for key, found in by_row.items()]
 
 
 def _row(

@@ -101,10 +101,10 @@ def _timed_stage(section: str, stage: Any, watch: Watch, seen: Seen) -> Stand:
     method = _METHODS[section]
     function = getattr(stage, method)
 
-    def call(image: Any, *arguments: Any) -> Any:
+    def call(image: Any, *arguments: Any, **options: Any) -> Any:
         seen(section, image)
         with watch.time(section):
-            return function(image, *arguments)
+            return function(image, *arguments, **options)
 
     return Stand(stage, method, call)
 

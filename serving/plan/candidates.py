@@ -52,6 +52,10 @@ def candidates(
         settings.pop("batch", None)
     if device != "cpu" and hpi.backend in gpus.BACKENDS:
         return gpus.candidates(hpi, settings, cores=cores, device=device, lines=lines)
+    if hpi.backend == "tensorrt":
+        raise ConfigError(
+            "hpi_config.backend: tensorrt needs an NVIDIA GPU, and this is for the CPU"
+        )
     if not hpi.auto_config:
         if hpi.backend is None:
             raise ConfigError("hpi_config.auto_config: False needs hpi_config.backend")

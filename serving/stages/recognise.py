@@ -18,12 +18,12 @@ from serving.stages.words import Span, spans
 
 Image = npt.NDArray[np.uint8]
 
-_LONGEST = 3200
+LONGEST = 3200
 """Pixels; PaddleX squeezes longer lines to this width."""
-_STEPS = ((320, 16), (640, 32), (1280, 64), (_LONGEST, 128))
+_STEPS = ((320, 16), (640, 32), (1280, 64), (LONGEST, 128))
 """Up to that width, in steps of so many pixels: 2.5 % of padding in the mean. These 55 shapes bound
 what an engine keeps: each costs OpenVINO some 4 MB and, at first sight, tens of milliseconds."""
-_GPU_STEPS = ((640, 160), (1280, 320), (_LONGEST, 640))
+_GPU_STEPS = ((640, 160), (1280, 320), (LONGEST, 640))
 """On a GPU padding costs little, lines of one width share a call, and every shape may be searched
 for anew: 9 shapes."""
 _GREY = 128
@@ -73,7 +73,7 @@ class Recogniser:
         """The width of a line at the model's height, before it is padded."""
         height, width = crop.shape[:2]
         own: int = ceil(self.model.height * width / height)
-        return min(_LONGEST, own)
+        return min(LONGEST, own)
 
 
 def width_class(width: int, kind: str = "cpu") -> int:
@@ -85,4 +85,4 @@ def width_class(width: int, kind: str = "cpu") -> int:
 
 def width_classes(kind: str = "cpu") -> list[int]:
     """Every width that a recogniser meets, narrow to wide."""
-    return sorted({width_class(width, kind) for width in range(1, _LONGEST + 1)})
+    return sorted({width_class(width, kind) for width in range(1, LONGEST + 1)})

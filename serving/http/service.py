@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ class Service:
             give_back()
 
         with self.turns.submit(self._steps(work, documents, waiting), ended) as job:
-            yield from job.results(seconds, gone)
+            # The last page is the end: to be told so would take one more turn behind all others.
+            yield from islice(job.results(seconds, gone), pages)
 
     def _steps(
         self, work: Work, documents: Sequence[Pages], waiting: Waiting

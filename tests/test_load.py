@@ -16,7 +16,7 @@ from http_fake import picture
 from http_server import Server
 
 from serving.benchmark import serve_load, serve_report
-from serving.benchmark.serve_child import Child
+from serving.benchmark.json_child import Child
 from serving.benchmark.serve_phases import Closed, closed, opened, pages_a_second, together
 from serving.benchmark.serve_run import Found
 from serving.benchmark.serve_servers import Ours, PaddleX

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from serving.benchmark.serve_child import Child
+from serving.benchmark.json_child import Child
 from serving.benchmark.serve_phases import Closed, Open, closed, opened, pages_a_second, together
 from serving.benchmark.serve_servers import Ours, PaddleX, Server
 from serving.errors import EngineError

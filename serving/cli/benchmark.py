@@ -9,33 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from serving.cli.measuring import Counts, data_options
 from serving.cli.models import DEFAULT_PIPELINES, models_option
 
 if TYPE_CHECKING:
     from serving.benchmark.tables import Grid
 
 
-class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """Whole numbers from 1 up, parted by commas."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if not all(part.strip().isdigit() and int(part) for part in parts):
-            self.fail(f"{value!r} is not numbers parted by commas, for example 1,4", param, ctx)
-        return tuple(map(int, parts))
-
-
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder with truth.json, or of such folders. Default: pages rendered here.",
-)
-@click.option("--set", "groups", multiple=True, metavar="NAME", help="Only these folders of it.")
+@data_options
 @click.option(
     "--pipeline",
     "pipelines",

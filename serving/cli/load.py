@@ -7,40 +7,17 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
+from serving.cli.measuring import Counts, data_options
 from serving.cli.models import models_option
-
-
-class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """Whole numbers from 1, parted by commas."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            counts = tuple(int(word) for word in str(value).split(","))
-        except ValueError:
-            counts = ()
-        if not counts or min(counts) < 1:
-            self.fail(f"{value!r} is not a list of whole numbers from 1, as 1,4,32", param, ctx)
-        return counts
-
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder with truth.json, or of such folders. Default: pages rendered here.",
-)
-@click.option("--set", "groups", multiple=True, metavar="NAME", help="Only these folders of it.")
+@data_options
 @click.option(
     "--pipeline",
     type=click.Path(path_type=Path),

@@ -79,7 +79,9 @@ def assemble(
     return Pipeline(
         detector=Detector(engines["TextDetection"], detection, sections.detection),
         orienter=orienter,
-        recogniser=Recogniser(engines["TextRecognition"], recognition),
+        recogniser=Recogniser(
+            engines["TextRecognition"], recognition, sections.recognition.restore_spaces
+        ),
         pool=FairPool(max(threads, *(callers(engine.spec) for engine in engines.values()))),
         use_textline_orientation=config.use_textline_orientation,
         score_thresh=sections.recognition.score_thresh,

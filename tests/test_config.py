@@ -71,7 +71,7 @@ def test_paddlex_own_default_yaml_parses() -> None:
     """
     config = parse_config(yaml.safe_load(text), source="OCR.yaml")
     assert config.sub_modules.detection.limit_type == "min"
-    assert config.enable_hpi  # absent means True here
+    assert config.enable_hpi and config.sub_modules.recognition.restore_spaces  # absent: True here
 
 
 def test_use_hpip_is_enable_hpi() -> None:

@@ -50,7 +50,7 @@ def plain_input(image: np.ndarray, norm: Normalisation) -> np.ndarray:
 
 @pytest.mark.parametrize("opset", [11, 17, 18])
 @pytest.mark.parametrize("norm", [RGB, BGR], ids=["RGB", "BGR"])
-def test_a_fused_recogniser_gives_the_best_class_and_its_probability(
+def test_a_fused_recogniser_gives_the_best_class_its_probability_and_the_spaces(
     tmp_path: Path, opset: int, norm: Normalisation
 ) -> None:
     model = RecognitionModel("tiny", norm, 8, 32, tuple("abcdefg"))
@@ -59,10 +59,11 @@ def test_a_fused_recogniser_gives_the_best_class_and_its_probability(
     fuse(plain, model, fused)
     image = np.random.default_rng(1).integers(0, 256, (2, 8, 20, 3), np.uint8)
     (wanted,) = run(plain, plain_input(image, norm))
-    index, score = run(fused, image)
+    index, score, space = run(fused, image)
     assert index.dtype == np.int64
     np.testing.assert_array_equal(index, wanted.argmax(axis=2))
     np.testing.assert_allclose(score, wanted.max(axis=2), atol=1e-5)
+    np.testing.assert_allclose(space, wanted[..., -1], atol=1e-5)
 
 
 def test_a_fused_detector_gives_the_logits_of_its_map(tmp_path: Path) -> None:

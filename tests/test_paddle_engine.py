@@ -94,11 +94,12 @@ def test_the_graph_of_a_paddle_engine_is_the_models_own(model_store: Store, tmp_
 def test_the_face_counts_no_number_as_no_class() -> None:
     model = RecognitionModel("tiny", Normalisation(), 8, 32, tuple("abc"))
     probabilities = np.array([[[0.1, 0.7, 0.2], [np.nan, 0.5, 0.5]]], np.float32)
-    index, score = Fused(FakeEngine(lambda _: (probabilities,)), model).run(
+    index, score, space = Fused(FakeEngine(lambda _: (probabilities,)), model).run(
         np.zeros((1, 8, 2, 3), np.uint8)
     )
     assert index.tolist() == [[1, 3]]
     assert score[0, 0] == np.float32(0.7)
+    assert space[0].tolist() == [np.float32(0.2), 0.5]
 
 
 def test_the_face_of_a_sure_detector_has_infinite_logits() -> None:

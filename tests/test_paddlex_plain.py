@@ -16,6 +16,7 @@ from serving.cli import main
 from serving.config import load_config
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.errors import ConfigError, EngineError
+from serving.paddlex.plain import paddlex_config
 from serving.paddlex.reading import settings_in_force
 from serving.store import Store
 
@@ -68,6 +69,19 @@ def test_only_paddlex_mixes_both(plain_yaml: Path) -> None:
     plain_yaml.write_text(yaml.safe_dump(data), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"serving\.paddlex\.enable\(\)"):
         load_pipeline(plain_yaml)
+
+
+def test_keys_that_are_ours_alone_do_not_reach_paddlex(
+    plain_yaml: Path, model_store: Store
+) -> None:
+    data = yaml.safe_load(plain_yaml.read_text(encoding="utf-8"))
+    data["gate"] = "strict"
+    data["SubModules"]["TextRecognition"]["restore_spaces"] = False
+    plain_yaml.write_text(yaml.safe_dump(data), encoding="utf-8")
+    config = paddlex_config(plain_yaml, models=model_store.root)
+    assert "gate" not in config
+    assert "restore_spaces" not in config["SubModules"]["TextRecognition"]
+    assert config["SubModules"]["TextRecognition"]["score_thresh"] == 0.0
 
 
 def test_another_pipeline_than_ocr_is_sent_to_paddlex(plain_yaml: Path) -> None:

@@ -32,4 +32,5 @@ def width_as_text(images: Array) -> tuple[Array, ...]:
     steps = images.shape[2] // 8
     index = np.zeros((len(images), steps), np.int64)
     index[:, ::2] = 2 + np.arange(len(index[0, ::2])) % 2
-    return index, np.full((len(images), steps), 0.9, np.float32)
+    score = np.full((len(images), steps), 0.9, np.float32)
+    return index, score, np.zeros_like(score)

@@ -44,8 +44,11 @@ def _logits(probabilities: Array) -> Array:
         return np.asarray(np.log(probabilities) - np.log1p(-probabilities))
 
 
-def _best(probabilities: Array) -> tuple[Array, Array]:
-    """(N, T, C) to index int64 (N, T) and score (N, T); no number: one past the last class."""
+def _best(probabilities: Array) -> tuple[Array, Array, Array]:
+    """(N, T, C) to index int64 (N, T) and score (N, T), and the last class's probability (N, T).
+
+    No number: one past the last class.
+    """
     score = probabilities.max(axis=2)
     index = np.where(np.isnan(score), probabilities.shape[2], probabilities.argmax(axis=2))
-    return index.astype(np.int64), score
+    return index.astype(np.int64), score, probabilities[..., -1].copy()

@@ -18,8 +18,8 @@ from serving.paddlex.guard import check_paddlex
 from serving.parts import Part, parts
 
 _LOG = logging.getLogger(__name__)
-_OURS = ("gate",)
-"""Keys of our YAML that PaddleX does not have."""
+_OURS = ("gate", "restore_spaces")
+"""Keys of our YAML that PaddleX does not have, at the top or in a model."""
 
 
 def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[str, Any]:
@@ -64,7 +64,10 @@ def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[Part]]:
     """The YAML, checked, without the keys that are ours alone; and its models."""
     found = list(parts(load_config(path), models))
     data: dict[str, Any] = yaml_format.safe_load(path.read_text(encoding="utf-8"))
-    return {key: value for key, value in data.items() if key not in _OURS}, found
+    for level in _levels(data):
+        for key in _OURS:
+            level.pop(key, None)
+    return data, found
 
 
 def _levels(data: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from serving.batching import FairPool
 from serving.config.gate import Gate
 from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
 from serving.config.options import DEFAULT_OPTIONS
-from serving.config.pipeline import TextDetection
+from serving.config.pipeline import TextDetection, TextRecognition
 from serving.engines.base import Engine
 from serving.engines.batched import callers
 from serving.imaging.resize import pad_tiny
@@ -106,7 +106,8 @@ class RecognitionBench(Bench):
     def __init__(self, part: Part, engine: Engine, calibration: Calibration) -> None:
         super().__init__(engine, calibration)
         assert isinstance(part.model, RecognitionModel)
-        self._stage = Recogniser(engine, part.model)
+        assert isinstance(part.module, TextRecognition)
+        self._stage = Recogniser(engine, part.model, part.module.restore_spaces)
 
         by_width = sorted(calibration.crops, key=lambda crop: crop.shape[1] / crop.shape[0])
         self._lines = spread(by_width, _LINES)

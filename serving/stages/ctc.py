@@ -20,20 +20,21 @@ def decode(
     index: (T,) class per step, 0 is the blank; one past the last class means that the engine gave
     no number, and counts as blank. score: (T,) its probability. No character: 0.0.
     """
-    kept = _kept(index, characters)
-    if not kept.any():
+    found = kept(index, characters)
+    if not found.any():
         return "", 0.0
-    text = "".join([characters[i] for i in index[kept].tolist()])
-    return text, float(score[kept].mean(dtype=np.float64))
+    text = "".join([characters[i] for i in index[found].tolist()])
+    return text, float(score[found].mean(dtype=np.float64))
 
 
 def steps(index: npt.NDArray[np.int64], characters: Sequence[str]) -> list[int]:
     """The step of every character of the text that `decode` makes of the same `index`."""
-    found = np.flatnonzero(_kept(index, characters)).tolist()
+    found = np.flatnonzero(kept(index, characters)).tolist()
     return [step for step in found for _ in characters[index[step]]]
 
 
-def _kept(index: npt.NDArray[np.int64], characters: Sequence[str]) -> npt.NDArray[np.bool_]:
-    kept: npt.NDArray[np.bool_] = (index != 0) & (index < len(characters))
-    kept[1:] &= index[1:] != index[:-1]
-    return kept
+def kept(index: npt.NDArray[np.int64], characters: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """(T,) whether a step begins a character of the text: neither a blank nor a repeat."""
+    found: npt.NDArray[np.bool_] = (index != 0) & (index < len(characters))
+    found[1:] &= index[1:] != index[:-1]
+    return found

@@ -14,6 +14,7 @@ from serving.config.model import RecognitionModel
 from serving.engines.base import Engine
 from serving.imaging.resize import resize
 from serving.stages.ctc import decode, steps
+from serving.stages.spaces import with_spaces
 from serving.stages.words import Span, spans
 
 Image = npt.NDArray[np.uint8]
@@ -44,13 +45,18 @@ class Recogniser:
 
     engine: Engine
     model: RecognitionModel
+    restore_spaces: bool
+    """Put in the spaces that the model saw too faintly; the score is that of the line without."""
 
     def read(self, crop: Image, *, words: bool = False) -> Recognised:
         """Read one line, (H, W, 3) BGR, upright; with its words where they are wanted."""
         fitted = self.fit(crop)
-        indices, scores = self.engine.run(fitted[None])
-        index, characters = indices[0], self.model.characters
-        text, score = decode(index, scores[0], characters)
+        index, scores, space = (output[0] for output in self.engine.run(fitted[None]))
+        characters = self.model.characters
+        text, score = decode(index, scores, characters)
+        if self.restore_spaces:
+            index = with_spaces(index, space, characters)
+            text, _ = decode(index, scores, characters)
         if not words:
             return Recognised(text, score)
         # The padding on the right is no part of the line.

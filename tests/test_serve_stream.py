@@ -49,7 +49,7 @@ def test_a_page_comes_before_the_next_is_read(start: Callable[..., Server]) -> N
         assert json.loads(response.readline())["page"] == 0  # while the next one is held
         server.gate.touch()
         rest = [json.loads(line) for line in response]
-    assert [page["page"] for page in rest[:-1]] == [1, 2]
+    assert [(page["page"], page["pages"]) for page in rest[:-1]] == [(1, 3), (2, 3)]
     assert set(rest[-1]) == {"request_id", "timing", "engine"}
     assert rest[-1]["request_id"] == response.headers["X-Request-Id"]
     assert rest[-1]["timing"]["recognise"] == 6.0

@@ -18,7 +18,7 @@ from serving.http.service import Reading
 
 
 def stream(readings: Generator[Reading, None, None], engine: Any) -> Response:
-    """A line a page, then one with what `format=pages` has beside its pages.
+    """A line a page, with how many `pages` there are; then what `format=pages` has beside them.
 
     Waits for the first page: an error before it has its own status. One after it is the last line,
     in the form of every error. Without such a last line the answer was cut off.
@@ -41,7 +41,7 @@ def _lines(
     try:
         for reading in readings:
             add_up(timing, reading.page.timing)
-            yield _line(page_answer(reading))
+            yield _line({**page_answer(reading), "pages": reading.of})
     except ClientDisconnected:
         return
     except Exception as error:

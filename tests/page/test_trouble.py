@@ -14,6 +14,14 @@ OCR = "**/ocr/v1/*"
 HOSTILE = "<img src=x onerror=\"document.title='mine'\"><script>document.title='mine'</script>"
 
 
+NDJSON = "application/x-ndjson"
+
+
+def stream(*told: dict[str, object]) -> str:
+    """Pages one by one, as the server sends them."""
+    return "".join(json.dumps(line) + "\n" for line in told)
+
+
 def refuse(status: int, code: str, message: str, **headers: str) -> dict[str, object]:
     """An answer of the contract's error form, to stand in for the server's."""
     body = {"error": {"code": code, "message": message, "request_id": "abc123"}}
@@ -89,6 +97,42 @@ def test_a_reading_can_be_cancelled(page: Page, picture: Path) -> None:
     assert len(texts(page)) > 5
 
 
+PAGE = {"page": 0, "image": 0, "width": 40, "height": 20, "lines": [], "timing": {}, "pages": 3}
+
+
+@pytest.mark.parametrize(
+    ("lines", "title", "message"),
+    [
+        ([], "The server does not answer", "The answer was cut off."),
+        ([PAGE], "The server does not answer", "The answer was cut off."),
+        (
+            [PAGE, {"error": {"code": "timeout", "message": "not done within 90 s"}}],
+            "It took too long",
+            "Not done within 90 s.",
+        ),
+    ],
+)
+def test_an_answer_that_ends_midway(
+    page: Page, tmp_path: Path, lines: list[dict[str, object]], title: str, message: str
+) -> None:
+    path = tmp_path / "three.pdf"
+    path.write_bytes(imaging_files.encoded(imaging_files.picture(size=(40, 20)), "PDF"))
+    answer = {"body": stream(*lines), "content_type": NDJSON}
+    page.route(OCR, lambda route: route.fulfill(**answer), times=1)  # type: ignore[arg-type]
+    choose(page, path)
+    if lines:  # what was read stays, and what is missing is told
+        expect(page.locator("#summary")).to_contain_text("1 of 3 pages read")
+        expect(page.locator("#timing")).to_have_text(f"{title}. {message}")
+        page.get_by_role("button", name="Read again").click()
+    else:
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
+        expect(page.locator("#failed-message")).to_have_text(message)
+        page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#progress")).to_be_hidden()
+    expect(page.get_by_role("button", name="Download JSON")).to_be_visible()
+    expect(page.get_by_role("button", name="Read again")).to_be_hidden()
+
+
 def test_another_pipeline_chosen_while_reading(page: Page, picture: Path) -> None:
     held: list[Route] = []
 
@@ -155,9 +199,9 @@ def test_a_key_is_asked_for_at_once_where_the_list_needs_one(page: Page) -> None
 
 def test_a_documents_text_is_only_ever_text(page: Page, picture: Path, tmp_path: Path) -> None:
     line = {"data": HOSTILE, "score": 0.5, "box": [[1, 1], [9, 1], [9, 9], [1, 9]]}
-    told = {"width": 40, "height": 20, "lines": [line]}
-    body = {"request_id": "x", "pages": [told], "timing": {HOSTILE: 1}, "engine": {}}
-    page.route(OCR, lambda route: route.fulfill(body=json.dumps(body)))
+    told = {"width": 40, "height": 20, "lines": [line], "pages": 1}
+    body = stream(told, {"request_id": "x", "timing": {HOSTILE: 1}, "engine": {}})
+    page.route(OCR, lambda route: route.fulfill(body=body, content_type=NDJSON))
     path = tmp_path / "<img src=x onerror=alert(1)>.png"
     path.write_bytes(imaging_files.encoded(imaging_files.picture(size=(40, 20)), "PNG"))
     choose(page, path)

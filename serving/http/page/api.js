@@ -3,6 +3,8 @@
 import { keptKey } from "./key.js";
 
 const NO_ANSWER = "No answer came over the network.";
+const CUT_OFF = "The answer was cut off.";
+const PAGE_BY_PAGE = "application/x-ndjson";
 
 /** The server's no, in its own words. */
 export class Refusal extends Error {
@@ -33,37 +35,71 @@ export async function example() {
 }
 
 /**
- * Read one image or document.
+ * Read one image or document. Aborting the signal ends the request, and the server stops reading.
  *
  * @param {string} pipeline
  * @param {File} file
  * @param {{pictures: boolean, signal: AbortSignal}} how pictures: also the pages' own pictures
- * @returns {Promise<{answer: object, milliseconds: number}>} as `format=pages`; the server's time
+ * @yields {object} as `format=pages` has them, each page as soon as it is read, its `picture` a
+ *   Blob; then the rest of that answer
  */
-export async function read(pipeline, file, { pictures, signal }) {
+export async function* read(pipeline, file, { pictures, signal }) {
   const form = new FormData();
   form.append("image", file, file.name);
   const query = pictures ? "?format=pages&pictures=true" : "?format=pages";
   const path = `ocr/v1/${encodeURIComponent(pipeline)}${query}`;
-  const { response, body } = await ask(path, { method: "POST", body: form, signal });
-  const timed = /\btotal;dur=([\d.]+)/.exec(response.headers.get("Server-Timing") ?? "");
-  return { answer: body, milliseconds: timed ? Number(timed[1]) : 0 };
+  const response = await send(path, PAGE_BY_PAGE, { method: "POST", body: form, signal });
+  let told = {};
+  try {
+    for await (const line of linesOf(response.body)) {
+      told = JSON.parse(line);
+      if (told.error) break;
+      if (told.picture) told.picture = jpeg(told.picture);
+      yield told;
+    }
+  } catch (error) {
+    if (signal.aborted) throw error;
+    throw new Refusal("unreachable", CUT_OFF);
+  }
+  if (told.error) throw refusal(response, told);
+  if (!told.request_id) throw new Refusal("unreachable", CUT_OFF);
 }
 
-async function ask(path, options = {}) {
+async function ask(path) {
+  const response = await send(path, "application/json");
+  return { body: await response.json() };
+}
+
+/** The response, where it is what was asked for. */
+async function send(path, type, options = {}) {
   const key = keptKey();
-  const headers = { Accept: "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+  const headers = { Accept: type, ...(key && { Authorization: `Bearer ${key}` }) };
   let response, text;
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store" });
+    if (response.ok && response.headers.get("Content-Type")?.startsWith(type)) return response;
     text = await response.text();
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new Refusal("unreachable", NO_ANSWER);
   }
-  const body = parsed(text);
-  if (response.ok && body) return { response, body };
-  throw refusal(response, body);
+  throw refusal(response, parsed(text));
+}
+
+/** @param {ReadableStream<Uint8Array>} body */
+async function* linesOf(body) {
+  let rest = "";
+  for await (const piece of body.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + piece).split("\n");
+    rest = lines.pop();
+    yield* lines;
+  }
+}
+
+/** Out of the scripts' memory: a long document has many. @param {string} base64 */
+function jpeg(base64) {
+  const bytes = Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0));
+  return new Blob([bytes], { type: "image/jpeg" });
 }
 
 function parsed(text) {

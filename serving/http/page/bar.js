@@ -1,6 +1,6 @@
 /** What stands above the picture and the text: documents, pages, counts, times. */
 
-import { counted, duration, isDoubtful } from "./words.js";
+import { counted, duration, explained, isDoubtful } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const COPIED_FOR = 1600; // ms
@@ -9,29 +9,55 @@ const COPIED_FOR = 1600; // ms
 export function show(all, current, look) {
   showDocuments(all, current, look);
   byId("name").textContent = current.file.name;
-  const { answer, page } = current;
-  byId("take").hidden = answer === null;
-  byId("pages").hidden = (answer?.pages.length ?? 0) < 2;
+  const { answer, page, refusal, state, total } = current;
+  showProgress(current);
+  byId("take").hidden = answer === null || state === "reading";
+  byId("resume").hidden = refusal === null;
+  byId("pages").hidden = total < 2;
   showSummary(answer ? summary(current) : "");
-  byId("timing").textContent = answer ? stages(answer.timing) : "";
-  if (!answer) return;
-  byId("position").textContent = `Page ${page + 1} of ${answer.pages.length}`;
+  byId("timing").textContent = refusal && answer ? told(refusal) : stages(answer?.timing ?? {});
+  byId("position").textContent = `Page ${page + 1} of ${total}`;
   byId("previous").disabled = page === 0;
-  byId("next").disabled = page === answer.pages.length - 1;
+  byId("next").disabled = page + 1 >= (answer?.pages.length ?? 0);
 }
 
-/** @param {import("./documents.js").Doc} doc one that was read */
-export function summary({ answer, milliseconds }) {
+/** @param {import("./documents.js").Doc} doc of which a page was read */
+export function summary({ answer, total, milliseconds }) {
   const lines = answer.pages.flatMap((page) => page.lines);
   const doubtful = lines.filter(({ score }) => isDoubtful(score)).length;
   const parts = [counted(lines.length, "line")];
   if (doubtful > 0) parts.push(`${doubtful} doubtful`);
-  parts.push(duration(milliseconds));
+  if (answer.pages.length < total) parts.unshift(progress({ answer, total }));
+  if (milliseconds > 0) parts.push(duration(milliseconds));
   return parts.join(" · ");
 }
 
+/** @param {import("./documents.js").Doc} doc of which a page was read */
+export function progress({ answer, total }) {
+  return `${answer.pages.length} of ${counted(total, "page")} read`;
+}
+
+function showProgress({ state, answer, total }) {
+  const area = byId("progress");
+  const left = area.contains(document.activeElement) && state !== "reading";
+  area.hidden = state !== "reading";
+  if (left) byId("name").focus(); // what had the focus is gone
+  const meter = byId("meter");
+  if (total > 1) {
+    meter.max = total;
+    meter.value = answer.pages.length;
+  } else {
+    meter.removeAttribute("value"); // somewhere under way
+  }
+}
+
+function told(refusal) {
+  const { title, message } = explained(refusal);
+  return `${title}. ${message}`;
+}
+
 /** Say on the button itself whether the copy was made. @param {boolean} done */
-export function told(done) {
+export function copied(done) {
   const button = byId("copy");
   button.textContent = done ? "Copied" : "Not allowed";
   setTimeout(() => (button.textContent = "Copy all"), COPIED_FOR);

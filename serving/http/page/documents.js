@@ -9,13 +9,17 @@ import { still } from "./still.js";
  * @property {File} file
  * @property {"waiting" | "reading" | "read" | "failed"} state
  * @property {number} page the page that is looked at
- * @property {object | null} answer as `format=pages`
- * @property {number} milliseconds the server's time, all of it
- * @property {{url: string, width: number, height: number} | null} still
+ * @property {object | null} answer as `format=pages`, of the pages that were read so far
+ * @property {number} total pages that it has, once the first one was read
+ * @property {number} milliseconds from sending it to the last page
+ * @property {{blob: Blob, width: number, height: number} | null} still
  * @property {Refusal | null} refusal
  */
 
-/** Says "change", with the document as `detail`, whenever one has changed. */
+/**
+ * Says "change", with the document as `detail`, whenever one has changed, and "page" when one more
+ * page of it was read.
+ */
 export class Documents extends EventTarget {
   /** @type {Doc[]} */
   list = [];
@@ -51,7 +55,6 @@ export class Documents extends EventTarget {
 
   clear() {
     this.cancel();
-    for (const doc of this.list) if (doc.still) URL.revokeObjectURL(doc.still.url);
     this.list = [];
   }
 
@@ -83,23 +86,50 @@ export class Documents extends EventTarget {
     if (!doc.still) this.#set(doc, { still: await still(doc.file) });
     const pipeline = await this.#pipeline();
     const pictures = doc.still === null;
-    const found = await read(pipeline, doc.file, { pictures, signal });
+    const found = await this.#pages(doc, read(pipeline, doc.file, { pictures, signal }));
     if (pictures || fits(doc.still, found.answer.pages)) return found;
     // The browser turned the picture otherwise than the server did: take the server's.
-    URL.revokeObjectURL(doc.still.url);
-    this.#set(doc, { still: null });
-    return read(pipeline, doc.file, { pictures: true, signal });
+    this.#set(doc, { ...UNREAD, state: "reading", still: null });
+    return this.#pages(doc, read(pipeline, doc.file, { pictures: true, signal }));
+  }
+
+  /** Take them as they come. */
+  async #pages(doc, reading) {
+    const start = performance.now();
+    const pages = [];
+    let rest = {};
+    for await (const { pages: total, ...told } of reading) {
+      if (total === undefined) {
+        rest = told;
+        continue;
+      }
+      pages.push(told);
+      Object.assign(doc, { answer: { pages }, total });
+      this.#say("page", doc);
+    }
+    return { answer: { ...rest, pages }, milliseconds: performance.now() - start };
   }
 
   #set(doc, values) {
     Object.assign(doc, values);
-    if (this.list.includes(doc)) this.dispatchEvent(new CustomEvent("change", { detail: doc }));
+    this.#say("change", doc);
+  }
+
+  #say(what, doc) {
+    if (this.list.includes(doc)) this.dispatchEvent(new CustomEvent(what, { detail: doc }));
   }
 }
 
 const AGAIN = "again";
 const CANCELLED = new Refusal("cancelled", "You ended the reading.");
-const UNREAD = { state: "waiting", page: 0, answer: null, milliseconds: 0, refusal: null };
+const UNREAD = {
+  state: "waiting",
+  page: 0,
+  answer: null,
+  total: 0,
+  milliseconds: 0,
+  refusal: null,
+};
 
 function failed(refusal) {
   return { state: "failed", refusal };

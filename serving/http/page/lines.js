@@ -3,6 +3,7 @@
 import { isDoubtful, percent } from "./words.js";
 
 const list = document.getElementById("lines");
+let shown = null;
 
 /** @param {{light: (index: number | null) => void, choose: (index: number) => void}} tell */
 export function listen(tell) {
@@ -24,6 +25,8 @@ export function listen(tell) {
 
 /** @param {{data: string, score: number}[]} lines */
 export function show(lines) {
+  if (lines === shown) return; // somebody may be among them
+  shown = lines;
   list.hidden = lines.length === 0;
   list.replaceChildren(...lines.map(option));
   list.scrollTo(0, 0);

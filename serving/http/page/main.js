@@ -15,6 +15,8 @@ const pipeline = byId("pipeline");
 const documents = new Documents(chosenPipeline);
 let current = null;
 let chosen = null; // the line that has or had the focus
+let quietUntil = 0;
+const QUIET = 5000; // ms
 
 function render() {
   document.body.dataset.state = current ? "work" : "empty";
@@ -25,16 +27,13 @@ function render() {
   picture.show(pictureOf(current, page), page?.lines ?? [], `Page of ${current.file.name}`);
   lines.show(page?.lines ?? []);
   byId("nothing").hidden = page === null || page.lines.length > 0;
-  byId("busy").hidden = state !== "reading" && state !== "waiting";
-  byId("cancel").hidden = state !== "reading";
-  byId("failed").hidden = refusal === null;
+  byId("busy").hidden = page !== null || (state !== "reading" && state !== "waiting");
+  byId("failed").hidden = page !== null || refusal === null;
   if (refusal) showRefusal(refusal);
 }
 
 function pictureOf(doc, page) {
-  if (!page?.picture) return doc.still;
-  const { width, height } = page;
-  return { url: `data:image/jpeg;base64,${page.picture}`, width, height };
+  return page?.picture ? { ...page, blob: page.picture } : doc.still;
 }
 
 function showRefusal(refusal) {
@@ -57,6 +56,13 @@ function look(doc, page = doc?.page) {
 
 function say(text) {
   byId("status").textContent = text;
+}
+
+/** What changes so often that to hear all of it would be noise. */
+function sayNowAndThen(text) {
+  if (performance.now() < quietUntil) return;
+  quietUntil = performance.now() + QUIET;
+  say(text);
 }
 
 /** Light a line here and there; without one, the chosen line again. */
@@ -91,8 +97,17 @@ documents.addEventListener("change", ({ detail: doc }) => {
   if (doc.state === "read") say(`${doc.file.name}: ${bar.summary(doc)}`);
   if (doc.state === "failed") say(`${doc.file.name}: ${explained(doc.refusal).title}`);
   if (doc !== current) return bar.show(documents.list, current, look);
-  chosen = null;
+  if (!doc.answer) chosen = null;
   render();
+});
+
+documents.addEventListener("page", ({ detail: doc }) => {
+  const { answer, page, total } = doc;
+  if (doc !== current) return;
+  // Whoever looks at another page of it, or points at a line, is not disturbed.
+  if (page === answer.pages.length - 1) render();
+  else bar.show(documents.list, current, look);
+  if (total > 1) sayNowAndThen(bar.progress(doc));
 });
 
 intake.listen((files) => look(documents.add(files)));
@@ -105,7 +120,9 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 byId("cancel").addEventListener("click", () => documents.cancel());
-byId("again").addEventListener("click", () => documents.again(current));
+for (const id of ["again", "resume"]) {
+  byId(id).addEventListener("click", () => documents.again(current));
+}
 byId("previous").addEventListener("click", () => look(current, current.page - 1));
 byId("next").addEventListener("click", () => look(current, current.page + 1));
 byId("download").addEventListener("click", () => download(current.answer, current.file.name));
@@ -113,7 +130,7 @@ byId("copy").addEventListener("click", async () => {
   const done = await copy(textOf(current.answer));
   const count = current.answer.pages.reduce((sum, page) => sum + page.lines.length, 0);
   say(done ? `${counted(count, "line")} copied` : "The browser did not let the page copy");
-  bar.told(done);
+  bar.copied(done);
 });
 pipeline.addEventListener("change", () => current && documents.again(current));
 

@@ -9,6 +9,8 @@ const pane = document.getElementById("pane");
 const image = document.getElementById("image");
 const boxes = document.getElementById("boxes");
 const fit = document.getElementById("fit");
+let shown = null; // the one picture that has an address
+let drawn = null; // the lines whose boxes are there
 
 /** @param {{light: (index: number | null) => void, choose: (index: number) => void}} tell */
 export function listen(tell) {
@@ -24,7 +26,7 @@ export function listen(tell) {
 /**
  * Show a picture, with the lines' boxes once they are known.
  *
- * @param {{url: string, width: number, height: number} | null} picture null: nothing to show
+ * @param {{blob: Blob, width: number, height: number} | null} picture null: nothing to show
  * @param {{box: number[][], score: number}[]} lines boxes in the picture's own pixels
  * @param {string} name for those who do not see it
  */
@@ -32,18 +34,29 @@ export function show(picture, lines, name) {
   area.hidden = picture === null;
   if (picture === null) {
     image.removeAttribute("src");
+    hold(null);
     boxes.replaceChildren();
+    drawn = null;
     return;
   }
-  if (image.src !== picture.url) {
-    image.src = picture.url;
+  if (hold(picture.blob)) {
+    image.src = shown.url;
     pane.scrollTo(0, 0);
   }
   image.alt = name;
   area.style.setProperty("--width", String(picture.width));
   area.style.setProperty("--height", String(picture.height));
   boxes.setAttribute("viewBox", `0 0 ${picture.width} ${picture.height}`);
-  boxes.replaceChildren(...lines.map(polygon));
+  if (lines !== drawn) boxes.replaceChildren(...lines.map(polygon));
+  drawn = lines;
+}
+
+/** Give a picture an address, and take it from the one before. @returns {boolean} whether it is new */
+function hold(blob) {
+  if (shown?.blob === blob) return false;
+  if (shown) URL.revokeObjectURL(shown.url);
+  shown = blob && { blob, url: URL.createObjectURL(blob) };
+  return true;
 }
 
 /** Light one box, or none. @param {number | null} index */

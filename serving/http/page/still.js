@@ -4,8 +4,7 @@ const HEAD = 1024; // bytes; a PDF may begin with other things than its own mark
 
 /**
  * @param {File} file
- * @returns {Promise<{url: string, width: number, height: number} | null>} null: ask the server.
- *   The caller revokes `url`.
+ * @returns {Promise<{blob: Blob, width: number, height: number} | null>} null: ask the server
  */
 export async function still(file) {
   if (hasPages(await file.slice(0, HEAD).text())) return null;
@@ -14,11 +13,12 @@ export async function still(file) {
   image.src = url;
   try {
     await image.decode();
+    return { blob: file, width: image.naturalWidth, height: image.naturalHeight };
   } catch {
-    URL.revokeObjectURL(url);
     return null;
+  } finally {
+    URL.revokeObjectURL(url);
   }
-  return { url, width: image.naturalWidth, height: image.naturalHeight };
 }
 
 /** PDF and TIFF have pages, GIF may move; some browsers draw these, but not page by page. */

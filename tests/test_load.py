@@ -16,10 +16,10 @@ from http_fake import picture
 from http_server import Server
 
 from serving.benchmark import serve_load, serve_report
-from serving.benchmark.json_child import Child
 from serving.benchmark.serve_phases import Closed, closed, opened, pages_a_second, together
 from serving.benchmark.serve_run import Found
 from serving.benchmark.serve_servers import Ours, PaddleX
+from serving.child import Child
 from serving.cli import main
 from serving.errors import EngineError
 
@@ -79,6 +79,28 @@ def test_refusals_and_those_without_answer_are_told_apart(start: Any, tmp_path: 
     assert opened("ours", 1.0, 1.0, gone, [1]).failed == 2
 
 
+def test_what_was_refused_goes_out_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So that all pages are accepted equally often: some are far more work than others."""
+    sent: list[bytes] = []
+
+    class Caller:
+        def __init__(self, address: object) -> None: ...
+
+        def call(self, request: bytes) -> tuple[float, float, int]:
+            sent.append(request)
+            return 0.0, 0.0, 429 if len(sent) in (2, 3) else 200
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(serve_load, "Caller", Caller)
+    for name in "abc":
+        (tmp_path / name).write_bytes(name.encode())
+    load = serve_load.Load("x", 0, tmp_path)
+    assert load.lap == 3
+    load.open(rate=10, seconds=0.7)
+    assert b"".join(sent) == b"abbbcab"
+
+
 def test_a_child_that_dies_says_why(tmp_path: Path) -> None:
     child = Child("the reader", [sys.executable, "-c", "raise SystemExit('no such pipeline')"])
     with closing(child), pytest.raises(EngineError, match=r"reader ended .* no such pipeline"):
@@ -92,8 +114,12 @@ def test_figures() -> None:
     assert pages_a_second([1 + n / 20 for n in range(21)], 2.0) == pytest.approx(20)
     assert pages_a_second([], 2.0) == 0
     assert pages_a_second([3.0, 4.0], 2.0) == 0.5
+    # Laps of an easy and a hard page: a third easy one would make it look quicker than it is.
+    assert pages_a_second([1, 4, 5, 8, 9], 9.5, 2) == pytest.approx(0.5)
+    assert pages_a_second([1, 2, 5, 6], 9.5, 2) == pytest.approx(0.5)
+    assert pages_a_second([1, 2, 5], 9.5, 7) == pytest.approx(0.5)
     calls = [[0.0, 0.1, 0.5, 200], [1.0, 1.1, 3.0, 200], [1.0, 1.5, 1.51, 429], [0, 0, 0, 0]]
-    answer = {"calls": calls, "cpu": 0.2, "wall": 4.0}
+    answer = {"calls": calls, "cpu": 0.2, "wall": 4.0, "lap": 1}
     found = opened("ours", 2.0, 2.0, answer, [100, 101, 102])
     assert (found.goodput, found.accepted, found.refused, found.failed) == (0.5, 2, 1, 1)
     assert found.refused_p99 == pytest.approx(10)
@@ -104,7 +130,7 @@ def test_figures() -> None:
 
 
 def test_report(tmp_path: Path) -> None:
-    answer = {"calls": [[0.0, 0.1, 0.5, 200]], "cpu": 0.2, "wall": 4.0}
+    answer = {"calls": [[0.0, 0.1, 0.5, 200]], "cpu": 0.2, "wall": 4.0, "lap": 1}
     rows = [closed("ours", 4, 2.0, answer), Closed("load_pipeline", 2, 6.0)]
     found = Found(rows, opened("ours", 2.0, 2.0, answer, [1, 2, 3]), efficiency=0.95)
     assert all(len(serve_report.cells(row)) == len(serve_report.HEAD) for row in rows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from serving.benchmark.json_child import Child, environment
+from serving.child import Child, environment
 
 Kind = Literal["ours", "paddlex", "rapidocr"]
 Table = Literal["same", "own"]

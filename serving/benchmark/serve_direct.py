@@ -3,20 +3,19 @@
     python serve_direct.py YAML MODELS FOLDER
 
 FOLDER holds images. Speaks JSON lines: for each {"threads": N, "seconds": S} one line
-{"done": [SECONDS, ...]}: when each page had been read, since the phase began. "most": images in
-all.
+{"done": [SECONDS, ...], "lap": IMAGES}: when each page had been read, since the phase began.
+"most": images in all.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import sys
 import threading
 import time
 from pathlib import Path
 
+from serving.child import Parent
 from serving.reader import Reader, load_pipeline
 
 
@@ -46,14 +45,11 @@ def read(
 
 def main(yaml: str, models: str, folder: str) -> None:
     """Answers until stdin ends."""
-    # Libraries print where they like: what they print goes to stderr, the answers to the pipe.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    parent = Parent()
     images = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
     with load_pipeline(yaml, models=models) as reader:
-        for line in sys.stdin:
-            print(json.dumps({"done": read(reader, images, **json.loads(line))}), file=answers)
-            answers.flush()
+        for asked in parent.questions():
+            parent.answer(done=read(reader, images, **asked), lap=len(images))
 
 
 if __name__ == "__main__":

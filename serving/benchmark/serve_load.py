@@ -2,13 +2,13 @@
 
     python serve_load.py HOST PORT FOLDER
 
-FOLDER holds whole HTTP requests, a file each, sent as they are in the order of their names, again
-and again. Imports nothing of this package's and only waits on sockets, so that it takes little of
+FOLDER holds whole HTTP requests, a file each, sent as they are in the order of their names, lap
+after lap. Imports nothing of this package's and only waits on sockets, so that it takes little of
 the cores that the server needs; what it took is part of each answer. Speaks JSON lines: for each
 {"clients": N, "seconds": S} (closed: each sends anew when answered) or {"rate": R, "seconds": S}
 (open: R requests a second, answered or not) one line {"calls": [[due, sent, done, status], ...],
-"cpu": SECONDS, "wall": SECONDS}. Times are seconds since the phase began: when the request had to
-go out, when its last byte had gone, when its answer had come. Status 0: no answer.
+"cpu": SECONDS, "wall": SECONDS, "lap": FILES}. Times are seconds since the phase began: when the
+request had to go out, when its last byte had gone, when its answer had come. Status 0: no answer.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _PATIENCE = 300.0
 """Seconds without a byte after which a call counts as unanswered."""
 _MOST = 2000
 """Calls that an open load may have unanswered."""
+_REFUSED = 429
 
 Call = tuple[float, float, float, int]
 
@@ -102,9 +104,14 @@ class Load:
         return calls
 
     def open(self, rate: float, seconds: float) -> list[Call]:
-        """So many requests a second, evenly, whether answered or not."""
+        """So many requests a second, evenly, whether answered or not.
+
+        What was refused is what goes out next, so that all files are accepted equally often: which
+        ones come when a place is free would else decide how much work a page is.
+        """
         calls: list[Call] = []
         callers: list[Caller] = []
+        files, refused = itertools.count(), deque[int]()
         start = time.perf_counter()
 
         def work(number: int, due: float) -> None:
@@ -112,15 +119,22 @@ class Load:
             sent, done, status = caller.call(self._request(number))
             calls.append((due, sent - start, done - start, status))
             callers.append(caller)
+            if status == _REFUSED:
+                refused.append(number)
 
         with ThreadPoolExecutor(_MOST) as pool:
             for number in range(max(1, round(rate * seconds))):
                 due = number / rate
                 time.sleep(max(0.0, start + due - time.perf_counter()))
-                pool.submit(work, number, due)
+                pool.submit(work, refused.popleft() if refused else next(files), due)
         for caller in callers:
             caller.close()
         return calls
+
+    @property
+    def lap(self) -> int:
+        """Files in the folder."""
+        return len(self._requests)
 
     def _request(self, number: int) -> bytes:
         return self._requests[number % len(self._requests)]
@@ -134,7 +148,7 @@ def main(host: str, port: str, folder: str) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         calls = load.open(**asked) if "rate" in asked else load.closed(**asked)
         took = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-        print(json.dumps({"calls": calls, **took}), flush=True)
+        print(json.dumps({"calls": calls, **took, "lap": load.lap}), flush=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def closed(who: str, clients: int, seconds: float, answer: dict[str, Any]) -> Cl
     return Closed(
         who,
         clients,
-        pages_a_second(good[:, 2].tolist(), seconds),
+        pages_a_second(good[:, 2].tolist(), seconds, answer["lap"]),
         _percentile(times, 50),
         _percentile(times, 95),
         _percentile(times, 99),
@@ -93,16 +93,19 @@ def opened(
     )
 
 
-def pages_a_second(done: Sequence[float], seconds: float) -> float:
-    """From the first page done to the last one within `seconds`.
+def pages_a_second(done: Sequence[float], seconds: float, lap: int = 1) -> float:
+    """From the first page done to the last one within `seconds`, in whole laps of `lap` pages.
 
-    Before the first and after the last there is less in work than meant. Where those seconds were
-    too short for two pages: all pages, over the time to the last one.
+    Before the first and after the last there is less in work than meant. Pages differ: part of a
+    lap may be easier than the whole. Where those seconds were too short for a lap: what there is;
+    for two pages: all pages, over the time to the last one.
     """
     times = sorted(time for time in done if time <= seconds)
-    if len(times) < 2 or times[-1] <= times[0]:
+    laps = (len(times) - 1) // lap
+    last = laps * lap if laps > 0 else len(times) - 1
+    if last < 1 or times[last] <= times[0]:
         return len(done) / max(done) if done else 0.0
-    return (len(times) - 1) / (times[-1] - times[0])
+    return last / (times[last] - times[0])
 
 
 def together(rounds: Sequence[Closed]) -> Closed:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from serving.benchmark.json_child import Child
 from serving.benchmark.serve_phases import Closed, Open, closed, opened, pages_a_second, together
 from serving.benchmark.serve_servers import Ours, PaddleX, Server
+from serving.child import Child
 from serving.errors import EngineError
 
 DIRECT = "load_pipeline"
@@ -121,8 +121,8 @@ def _close(server: Server, load: Child, clients: int, seconds: float) -> Closed:
 
 
 def _read(direct: Child, threads: int, seconds: float) -> Closed:
-    done = direct.ask(threads=threads, seconds=seconds)["done"]
-    return Closed(DIRECT, threads, pages_a_second(done, seconds))
+    answer = direct.ask(threads=threads, seconds=seconds)
+    return Closed(DIRECT, threads, pages_a_second(answer["done"], seconds, answer["lap"]))
 
 
 def _overload(server: Server, load: Child, rate: float, seconds: float) -> Open:

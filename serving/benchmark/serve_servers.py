@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.benchmark.json_child import environment
+from serving.child import environment
 from serving.errors import EngineError
 
 _HOST = "127.0.0.1"

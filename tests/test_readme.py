@@ -1,4 +1,4 @@
-"""The README's commands are those that the tests run."""
+"""The README and docs/ name what is there, and say what is so."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from docs_text import commands, links, pages, programs
 
-from serving.cli import main
 from serving.config import load_config
 
 
@@ -18,55 +17,43 @@ def readme(repo: Path) -> str:
     return (repo / "README.md").read_text(encoding="utf-8")
 
 
-def commands(readme: str) -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
-    return [line.split() for block in blocks for line in block.splitlines() if line]
+def test_every_link_and_picture_is_there(repo: Path) -> None:
+    found = [(page, target) for page, text in pages(repo).items() for target in links(text)]
+    assert len(found) > 10
+    for page, target in found:
+        assert (page.parent / target).is_file(), (page.name, target)
 
 
-def test_every_file_that_a_command_names_exists(readme: str, repo: Path) -> None:
-    for words in commands(readme):
-        for word in words:
-            path = word.split("=")[-1].lstrip("@").strip('"').removeprefix("image=@")
-            if path.startswith(("scripts/", "configs/", "docs/")):
-                assert (repo / path).is_file(), word
-    for target in re.findall(r"\]\(([^)h][^)]*)\)", readme):
-        assert (repo / target).is_file(), target
+def test_every_page_is_linked_from_the_readme(readme: str, repo: Path) -> None:
+    told = set(links(readme))
+    assert {f"docs/{page.name}" for page in (repo / "docs").glob("*.md")} <= told
 
 
-def test_the_commands_are_known(readme: str) -> None:
-    scripts = {words[1] for words in commands(readme) if words[0] == "bash"}
-    assert {"scripts/serve.sh", "scripts/build_engines.sh", "scripts/benchmark.sh"} <= scripts
-    for words in commands(readme):
-        if words[0].endswith("ocr-hpi"):
-            assert CliRunner().invoke(main, [words[1], "--help"]).exit_code == 0
+def test_every_file_that_a_command_names_exists(repo: Path) -> None:
+    for page, text in pages(repo).items():
+        for command in commands(text):
+            for path in re.findall(r"(?:scripts|configs|docs)/[\w./-]+", command):
+                assert (repo / path).is_file(), (page.name, command)
 
 
-def test_plan_and_doctor_run(repo: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(repo)
-    shown = CliRunner().invoke(main, ["plan", "--models", str(built)])
-    assert shown.exit_code == 0, shown.output
-    assert "PP-OCRv4_mobile_rec" in shown.output
-    assert "chosen" in shown.output
-    looked = CliRunner().invoke(main, ["doctor"])
-    assert looked.exit_code == 0, looked.output
-    assert "openvino" in looked.output
-
-
-def test_the_python_of_the_readme_compiles_and_its_first_lines_are_the_pictures(
+def test_the_pythons_compile_and_the_first_line_is_the_pictures(
     readme: str, repo: Path, built: Path
 ) -> None:
     from serving import load_pipeline
 
-    for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
-        compile(block, "README.md", "exec")
+    for page, text in pages(repo).items():
+        for program in programs(text):
+            compile(program, page.name, "exec")
     (told,) = re.findall(r'"data": "(The [^"]+)"', readme)
     with load_pipeline(repo / "configs/PP-OCRv4_mobile.yaml", models=built) as pipeline:
         (result,) = pipeline.predict(repo / "docs/page.jpg")
-    assert result.lines[0].text == told
+    # Which spaces of English PP-OCRv4 finds differs with the precision that a machine computes in.
+    assert result.lines[0].text.replace(" ", "") == told.replace(" ", "")
 
 
-def test_the_table_of_pipelines_is_what_is_shipped(readme: str, repo: Path) -> None:
+def test_every_pipeline_that_is_shipped_is_told_of(repo: Path) -> None:
+    told = "".join(pages(repo).values())
     for path in (repo / "configs").rglob("*.yaml"):
-        assert f"{path.relative_to(repo)}" in readme
+        assert f"{path.relative_to(repo)}" in told
         assert yaml.safe_load(path.read_text())["pipeline_name"] == "OCR"
         load_config(path)

@@ -1,0 +1,147 @@
+"""Every command in the README and docs/ is typed here, as it stands, beside a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from docs_text import commands, pages
+from http_server import eventually
+
+from serving.benchmark.mixed import pdf
+from serving.corpus import Sample
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ELSEWHERE = {
+    r"bash scripts/install_hpi_deps\.sh gpu": "1.3 GB; test_gpu_check.py, test_devices.py",
+    r"bash scripts/build_engines\.sh --device gpu": "a GPU; test_gpu_plan.py",
+    r"bash scripts/check_gpu\.sh": "a GPU; test_gpu_check.py",
+    r"bash scripts/benchmark\.sh .*": "minutes to an hour; test_benchmark*.py, test_load.py",
+    r"bash scripts/serve\.sh --pipeline accurate=configs/PP-OCRv6_small\.yaml": "minutes; "
+    "test_swap_models.py",
+    r"python3 -m venv \.venv-paddlex": "test.sh makes it",
+    r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
+}
+"""Command -> why it is not typed here, and what tests the same."""
+
+TYPED = list(
+    dict.fromkeys(
+        command
+        for text in pages(ROOT).values()
+        for command in commands(text)
+        if not any(re.fullmatch(pattern, command) for pattern in ELSEWHERE)
+    )
+)
+"""In the order of the pages: one makes a file of keys, a later one serves with it."""
+
+
+def generation(url: str) -> int:
+    return int(requests.get(f"{url}/ocr/v1", timeout=30).json()["generation"])
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Shell:
+    """A folder to type in, and a server that serve.sh started. Scripts run where they belong."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("configs", "docs", "models", ".venv"):
+            (folder / name).symlink_to(ROOT / name)
+        self.server, self.url = self.start("bash scripts/serve.sh")
+
+    def start(self, command: str) -> tuple[subprocess.Popen[str], str]:
+        """A server of a session of its own, and its address once it is ready."""
+        command = command.replace("keys.txt", f"{self.folder}/keys.txt")
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"],
+            env={**os.environ, "OCR_HPI_PORT": str(free_port())},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        assert ready.startswith("ready http://"), command
+        return process, ready.split()[1].replace("0.0.0.0", "127.0.0.1")
+
+    def stop(self, process: subprocess.Popen[str]) -> None:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def type(self, command: str) -> str:
+        """What it prints. The server is the one that was started here, also for pgrep."""
+        here = command.replace("http://127.0.0.1:8868", self.url)
+        here = here.replace("pgrep -of", f"pgrep -s {self.server.pid} -of")
+        folder = ROOT if command.startswith("bash scripts/") else self.folder
+        done = subprocess.run(["bash", "-c", here], cwd=folder, capture_output=True, timeout=600)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def shell(
+    built: Path, sample_page: Sample, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shell]:
+    assert built.is_dir()
+    folder = tmp_path_factory.mktemp("typed")
+    (folder / "report.pdf").write_bytes(pdf(sample_page.image, 2))
+    shell = Shell(folder)
+    yield shell
+    shell.stop(shell.server)
+
+
+@pytest.mark.parametrize("command", TYPED)
+def test_it_does_what_the_page_says(shell: Shell, command: str) -> None:
+    if command.startswith("bash scripts/serve.sh"):
+        process, url = shell.start(command)
+        assert requests.get(f"{url}/health/ready", timeout=30).status_code == 200
+        shell.stop(process)
+    elif command.startswith("kill -HUP"):
+        before = generation(shell.url)
+        shell.type(command)
+        assert eventually(lambda: generation(shell.url) > before)
+    else:
+        out = shell.type(command)
+        assert '"error"' not in out
+        for sign, told in SIGNS.items():
+            if sign in command:
+                assert told in out + _written(shell.folder)
+
+
+SIGNS = {
+    'image=@docs/page.jpg" http': "Riverton",
+    "format=text": "Riverton",
+    "format=image": "read.png",
+    "x-ndjson": '"request_id"',
+    "/metrics": "ocr_requests_total",
+    "ocr-hpi plan": "PP-OCRv4_mobile_rec",
+    "ocr-hpi doctor": "openvino",
+    "ocr-hpi key": "keys.txt",
+}
+"""Part of a command -> what is then on the screen, or the name of a file that it wrote."""
+
+
+def _written(folder: Path) -> str:
+    return " ".join(path.name for path in folder.iterdir())
+
+
+def test_no_command_is_left_out() -> None:
+    assert len(TYPED) >= 8
+    assert all(any(sign in command for sign in SIGNS) for command in TYPED if "curl" in command)

@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 read_options() {
   local pipelines=() value
   IFS=, read -ra pipelines <<<"${OCR_HPI_PIPELINE:-}"
-  models=${OCR_HPI_MODELS:-models} threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-1}
+  models=${OCR_HPI_MODELS:-models} threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-}
   device=${OCR_HPI_DEVICE:-} fallback=${OCR_HPI_ALLOW_CPU_FALLBACK:-}
   local given=()
   while [ $# -gt 0 ]; do
@@ -39,7 +39,7 @@ state() {
   cat /proc/driver/nvidia/version /proc/driver/nvidia/gpus/*/information 2>/dev/null || true
   cat /sys/fs/cgroup/cpu.max 2>/dev/null || true
   cat .venv/"$STAMP"
-  sha256sum configs/*.yaml ${yamls[@]+"${yamls[@]}"}
+  sha256sum serving/plan/keys.py configs/*.yaml ${yamls[@]+"${yamls[@]}"}
   grep -m1 '^flags' /proc/cpuinfo || true
   find "$models" -type f -not -name '.*' -printf '%p %s %T@\n' | sort
 }
@@ -52,11 +52,10 @@ if [ -z "$help" ]; then
   stamp="$models/engines/.serve-stamp"
   if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(state 2>/dev/null | sha256sum)" ]; then
     cores=()
-    if [ -n "$threads" ]; then
+    if [[ $threads =~ ^[0-9]+$ && $workers =~ ^[0-9]+$ ]]; then # one plan, which they share
+      cores=(--threads "$((10#$threads * 10#$workers))")
+    elif [ -n "$threads" ]; then
       cores=(--threads "$threads")
-    elif [ "$workers" != 1 ]; then # they share the cores
-      cores=(--threads "$(.venv/bin/python -c "from serving.machine import usable_cores
-print(max(1, usable_cores() // int('$workers')))")")
     fi
     bash scripts/fetch_models.sh --models "$models" ${yamls[@]+"${yamls[@]}"} >&2
     [ -z "$device" ] || cores+=(--device "$device")

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import math
 from pathlib import Path
 
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.config.supported import check_supported
 from serving.devices import parse_devices
-from serving.engines.base import Engine, EngineSpec
-from serving.engines.factory import open_fused
 from serving.errors import DeviceError
-from serving.machine import usable_cores
-from serving.parts import Part, assemble
+from serving.machine import share, usable_cores
 from serving.pipeline import Pipeline
 from serving.plan.chosen import chosen_device
-from serving.plan.contexts import Contexts
-from serving.plan.graphs import Graphs
+from serving.plan.opening import open_planned
 from serving.plan.plan import Plan, load_plan
 from serving.plan.subject import Subject, subject
 
@@ -31,21 +27,29 @@ def open_pipeline(
     threads: int | None = None,
     device: str | None = None,
     slot: int = 0,
+    workers: int = 1,
     allow_cpu_fallback: bool = False,
 ) -> Pipeline:
     """Load the pipeline of a YAML file on the engines that its plan chose, hot shapes warmed.
 
     yaml: the file, or what was read from it.
-    threads: processor cores to use; default: all that this process may.
-    device: cpu, gpu or gpu:0,1; default: what was built. slot: which of several GPUs, in turn.
+    threads: processor cores of the plan; default: all that this process may use.
+    device: cpu, gpu or gpu:0,1; default: what was built.
+    workers: processes that share cores and GPUs, of which this is number `slot`.
     Raises ConfigError, ModelError, PlanError (not built for this), EngineError, and DeviceError
     where the plan's GPU cannot be used, unless `allow_cpu_fallback`: then it is the CPU's plan.
     """
     config = yaml if isinstance(yaml, PipelineConfig) else load_config(yaml)
-    devices = _devices(config, models, threads, device)
+    cores = threads or usable_cores()
+    devices = _devices(config, models, cores, device)
     place = devices[slot % len(devices)]
+    if workers < len(devices):
+        told = config.source, ", ".join(devices), workers
+        _LOG.warning("%s is for %s; with --workers %d some of these are idle", *told)
     try:
-        return _open(_subject(config, models, threads, place), models)
+        about = _subject(config, models, share(cores, len(devices)), place)
+        plan = _load(about, models, cores, device)
+        return _open(about, plan, models, math.ceil(workers / len(devices)))
     except DeviceError as error:
         if not allow_cpu_fallback:
             raise DeviceError(
@@ -55,7 +59,8 @@ def open_pipeline(
         _LOG.warning(
             "%s: reading on the CPU, because %s cannot be used: %s", config.source, place, error
         )
-        return _open(_subject(config, models, threads, "cpu"), models)
+        about = _subject(config, models, cores, "cpu")
+        return _open(about, _load(about, models, cores, "cpu"), models, workers)
 
 
 def find_plan(
@@ -67,44 +72,32 @@ def find_plan(
     Raises ConfigError, ModelError, DeviceError and PlanError, which names the command that makes
     one.
     """
-    place = _devices(config, models, threads, device)[0]
-    about = _subject(config, models, threads, place)
-    return load_plan(models, about.key, pipeline=config.source)
+    cores = threads or usable_cores()
+    devices = _devices(config, models, cores, device)
+    about = _subject(config, models, share(cores, len(devices)), devices[0])
+    return _load(about, models, cores, device)
 
 
-def _open(about: Subject, models: Path) -> Pipeline:
-    plan = load_plan(models, about.key, pipeline=about.config.source)
-    engines = {}
-    for section, part in about.parts.items():
-        spec = plan.models[section].choice
-        if spec.kind == "gpu":  # the plan was measured on one of several equal cards
-            spec = replace(spec, device=about.device)
-        engines[section] = _engine(models, part, plan, spec)
-    choices = " ".join(str(engine.spec) for engine in engines.values())
-    pipeline = replace(
-        assemble(about.config, about.parts, engines, plan.cores),
-        identity=f"{about.key} {choices}",
-        plan=plan.summary(),
+def _open(about: Subject, plan: Plan, models: Path, workers: int) -> Pipeline:
+    return open_planned(
+        about.config, about.parts, plan, models=models, device=about.device, workers=workers
     )
-    pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
-    return pipeline
 
 
-def _engine(models: Path, part: Part, plan: Plan, spec: EngineSpec) -> Engine:
-    if spec.backend == "tensorrt":
-        graph = Contexts(models).find(part, spec)
-    else:
-        graph = Graphs(models).file(part, plan.quantised, spec)
-    return open_fused(graph, spec, part.model)
+def _load(about: Subject, models: Path, cores: int, asked: str | None) -> Plan:
+    told = about.config.source  # and what a build would not take by itself
+    told += "" if cores == usable_cores() else f" --threads {cores}"
+    told += "" if asked is None else f" --device {asked}"
+    return load_plan(models, about.key, pipeline=told)
 
 
 def _devices(
-    config: PipelineConfig, models: Path, threads: int | None, asked: str | None
+    config: PipelineConfig, models: Path, cores: int, asked: str | None
 ) -> tuple[str, ...]:
-    built = chosen_device(models, config, threads or usable_cores()) if asked is None else asked
+    built = chosen_device(models, config, cores) if asked is None else asked
     return parse_devices(built or "cpu")
 
 
-def _subject(config: PipelineConfig, models: Path, threads: int | None, device: str) -> Subject:
+def _subject(config: PipelineConfig, models: Path, cores: int, device: str) -> Subject:
     check_supported(config)
-    return subject(config, models, threads or usable_cores(), device)
+    return subject(config, models, cores, device)

@@ -1,4 +1,8 @@
-"""Lines of many pages on a bounded number of threads, page by page in turn."""
+"""Lines of many pages on a bounded number of threads, page by page in turn.
+
+http/turns.py takes turns among requests: their pages come one by one, and may be given up. Here
+nothing can be cancelled, and a page's lines run side by side, which a request's pages never do.
+"""
 
 from __future__ import annotations
 

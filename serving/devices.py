@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,11 @@ def format_devices(devices: Sequence[str]) -> str:
     return "gpu:" + ",".join(str(number(device)) for device in devices)
 
 
+def kind(device: str) -> str:
+    """cpu or gpu: what an engine depends on, where the cards are equal."""
+    return device.partition(":")[0]
+
+
 def number(device: str) -> int:
     """CUDA's number of the device `gpu:N`."""
     return int(device.removeprefix("gpu:"))
@@ -87,8 +93,39 @@ def gpu(device: str) -> Gpu:
     return found[number(device)]
 
 
+def check_alike(devices: Sequence[str]) -> None:
+    """Workers share these out with one plan for all, so the cards must be equal.
+
+    Raises ConfigError where they are not, and DeviceError where one is not there.
+    """
+    cards = {device: gpu(device).words() for device in devices if kind(device) == "gpu"}
+    if any(card != cards[devices[0]] for card in cards.values()):
+        told = ", ".join(f"{device} is {card['gpu']}" for device, card in cards.items())
+        raise ConfigError(
+            f"--device {format_devices(devices)}: one server takes equal GPUs, and {told}; start "
+            "a server for each"
+        )
+
+
+def free_memory(device: str) -> int:
+    """Bytes of that GPU's memory that no program has. Raises DeviceError."""
+    uuid = gpu(device).uuid
+    with _nvml() as nvml:
+        return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid)).free)
+
+
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that this process may use. Raises DeviceError where NVML does not work."""
+    with _nvml() as nvml:
+        cards = [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+    # So that CUDA counts as NVML does, and not the fastest first.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    return _visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVIDIA's library, ready to be asked. Raises DeviceError for its errors."""
     try:
         import pynvml
     except ImportError:
@@ -103,14 +140,11 @@ def gpus() -> tuple[Gpu, ...]:
             "GPUs (docker run --gpus all)"
         ) from None
     try:
-        cards = [_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+        yield pynvml
     except pynvml.NVMLError as error:
         raise DeviceError(f"NVIDIA's driver does not tell its GPUs: {error}") from None
     finally:
         pynvml.nvmlShutdown()
-    # So that CUDA counts as NVML does, and not the fastest first.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    return _visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _read(pynvml: Any, index: int) -> Gpu:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -14,6 +15,11 @@ def usable_cores(cgroup: Path = _CGROUP) -> int:
     cores = len(os.sched_getaffinity(0))
     quota = _quota(cgroup)
     return max(1, cores if quota is None else min(cores, math.floor(quota)))
+
+
+def share(cores: int, among: int) -> int:
+    """Cores of each of so many that share them out evenly: at least one."""
+    return max(1, cores // among)
 
 
 def _quota(cgroup: Path) -> float | None:
@@ -29,6 +35,45 @@ def _quota(cgroup: Path) -> float | None:
     except OSError:
         return None
     return int(limit) / int(period) if int(limit) > 0 else None
+
+
+def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that programs may still take: what the machine has left, cut by the cgroup's limit."""
+    left = _memory_left(cgroup)
+    available = _kilobytes(meminfo, "MemAvailable")
+    return available if left is None else min(available, left)
+
+
+def peak_memory() -> int:
+    """Bytes that this process had in memory at most. (getrusage begins with the parent's.)"""
+    return _kilobytes(Path("/proc/self/status"), "VmHWM")
+
+
+def _kilobytes(file: Path, name: str) -> int:
+    """Bytes, of a line `name:  N kB` of the kernel's."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
+    assert found is not None, f"{file} has no {name}"
+    return int(found[1]) * 1024
+
+
+_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Files of cgroup v2 and v1, and what of the second the kernel gives up when asked for more."""
+
+
+def _memory_left(cgroup: Path) -> int | None:
+    """Bytes that the cgroup still grants; None where nothing limits it."""
+    for limit, used, cache in _MEMORY:
+        try:
+            most, taken = int((cgroup / limit).read_text()), int((cgroup / used).read_text())
+            stat = (cgroup / used).with_name("memory.stat").read_text()
+        except (OSError, ValueError):  # not this version, or "max"
+            continue
+        kept = dict(line.split() for line in stat.splitlines()).get(cache, 0)
+        return max(0, most - taken + int(kept))
+    return None
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

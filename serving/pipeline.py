@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from serving.batching import FairPool
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
 from serving.engines.base import Engine
+from serving.engines.told import telling
 from serving.errors import BadRequest
 from serving.imaging.crop import crop
 from serving.stages.db import elongation
@@ -82,6 +83,18 @@ class Pipeline:
                 run()  # called by the batches' own threads
             else:
                 self.pool.everywhere(run, engine.spec.streams)
+
+    def telling(self, tell: Callable[[str, int], None]) -> Pipeline:
+        """The same pipeline, which takes this one's place and tells of calls that take lines.
+
+        tell: the section of the YAML and how many lines are in the call; from any thread.
+        """
+        orienter, recogniser = self.orienter, self.recogniser
+        if orienter is not None:
+            engine = telling(orienter.engine, partial(tell, "TextLineOrientation"))
+            orienter = replace(orienter, engine=engine)
+        engine = telling(recogniser.engine, partial(tell, "TextRecognition"))
+        return replace(self, orienter=orienter, recogniser=replace(recogniser, engine=engine))
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """What is in force for a request, in PaddleX's own words."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from http_pictures import Host
 from http_server import Server
 
 if TYPE_CHECKING:
@@ -108,3 +109,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ).wait_ready()
     yield server
     assert server.end() == 0
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+    yield host
+    host.close()

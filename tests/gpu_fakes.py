@@ -33,7 +33,8 @@ def show_gpus(
     nvml.nvmlDeviceGetUUID = lambda index: f"GPU-{index}a2b"
     nvml.nvmlDeviceGetName = lambda index: cards[index][0]
     nvml.nvmlDeviceGetCudaComputeCapability = lambda index: cards[index][1]
-    nvml.nvmlDeviceGetMemoryInfo = lambda index: SimpleNamespace(total=24 << 30)
+    nvml.nvmlDeviceGetHandleByUUID = lambda uuid: int(uuid[4])
+    nvml.nvmlDeviceGetMemoryInfo = lambda index: SimpleNamespace(total=24 << 30, free=20 << 30)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     # So that what the code under test sets is unset again.
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ class FakeReader:
         self.gate = gate
         self.seen: list[Options] = []
         self.closed = False
+        self.tell: Callable[[str, int], None] = lambda *_: None
+
+    def telling(self, tell: Callable[[str, int], None]) -> FakeReader:
+        self.tell = tell
+        return self
 
     def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
         height, width = image.shape[:2]
@@ -68,6 +73,7 @@ class FakeReader:
             wait_for(self.gate)
         if colour == (0, 0, 1):
             raise EngineError("the engine broke")
+        self.tell("TextRecognition", 3)
         text = f"{self.name} {width}x{height} 字"
         line = Line(
             text=text + "x" * 1_000_000 if colour == LONG else text,
@@ -121,8 +127,9 @@ def main() -> int:
     pipelines = told["settings"]["pipelines"]
     if isinstance(pipelines, list):
         pipelines = dict.fromkeys(pipelines, CONFIG)
-    if file := told["settings"].get("api_keys_file"):
-        told["settings"]["api_keys_file"] = Path(file)
+    for name in ("api_keys_file", "models"):
+        if path := told["settings"].get(name):
+            told["settings"][name] = Path(path)
     settings = Settings(
         **told["settings"] | {"pipelines": {n: Path(yaml) for n, yaml in pipelines.items()}}
     )

@@ -17,6 +17,7 @@ from serving.config.model import RecognitionModel
 from serving.engines.base import Array, Engine, EngineSpec
 from serving.engines.batched import BatchedEngine, batch_sizes
 from serving.engines.factory import open_engine
+from serving.engines.told import telling
 from serving.errors import EngineError
 from serving.imaging.crop import crop
 from serving.parts import parts
@@ -165,7 +166,7 @@ def test_real_lines_read_the_same_in_a_crowd(repo: Path, built: Path) -> None:
     assert len(lines) > 30
 
     alone = open_engine(graph, EngineSpec("onnxruntime", threads=2))
-    stage = Recogniser(alone, part.model)
+    stage = Recogniser(alone, part.model, restore_spaces=True)
     wanted = [stage.read(line) for line in lines]
     sizes = []
 
@@ -174,7 +175,9 @@ def test_real_lines_read_the_same_in_a_crowd(repo: Path, built: Path) -> None:
     inner = engine._engine
     run = inner.run
     inner.run = lambda images: (sizes.append(len(images)), run(images))[1]
-    stage = Recogniser(engine, part.model)
+    told: list[int] = []
+    assert telling(engine, told.append) is engine
+    stage = Recogniser(engine, part.model, restore_spaces=True)
     pool = FairPool(16)
     read = pool.map(stage.read, lines)
     pool.close()
@@ -183,3 +186,6 @@ def test_real_lines_read_the_same_in_a_crowd(repo: Path, built: Path) -> None:
     assert max(abs(a.score - b.score) for a, b in zip(read, wanted, strict=True)) <= 1e-3
     assert max(sizes) > 1
     assert set(sizes) <= {1, 2, 4, 8}
+    assert sum(told) == len(lines)  # each line in one call, and no blank one counted
+    assert len(told) == len(sizes)
+    assert all(lines <= size for lines, size in zip(sorted(told), sorted(sizes), strict=True))

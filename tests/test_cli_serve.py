@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from serving.cli.serve import command
+from serving.config import load_config
 from serving.errors import ConfigError
 from serving.http.settings import Settings
 from serving.http.urls import HostPattern
 from serving.machine import usable_cores
+from serving.plan.chosen import record_choice
 
 
 @pytest.fixture
@@ -32,7 +34,9 @@ def test_defaults(told: list[Settings]) -> None:
     assert serve().exit_code == 0
     [settings] = told
     assert settings == Settings(
-        pipelines={"accurate": Path("configs/PP-OCRv4_mobile.yaml")}, threads=usable_cores()
+        pipelines={"accurate": Path("configs/PP-OCRv4_mobile.yaml")},
+        cores=usable_cores(),
+        threads=usable_cores(),
     )
     assert (settings.host, settings.port) == ("127.0.0.1", 8868)
     assert (settings.max_body, settings.max_pixels) == (20 * 1024 * 1024, 100_000_000)
@@ -55,6 +59,7 @@ def test_flags(told: list[Settings]) -> None:
             port=0,
             device="gpu:1,0",
             allow_cpu_fallback=True,
+            cores=6,
             threads=3,
             workers=2,
             max_body=512 * 1024,
@@ -88,6 +93,28 @@ def test_environment(told: list[Settings]) -> None:
     assert list(settings.pipelines) == ["a", "b"]
     assert (settings.device, settings.allow_cpu_fallback) == ("gpu:0", True)
     assert (settings.port, settings.max_body, settings.max_pages) == (1234, 1024 * 1024, 7)
+
+
+def test_workers_are_what_the_plans_say(
+    told: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.machine.usable_cores", lambda: 16)
+    first, second = Path("configs/PP-OCRv4_mobile.yaml"), Path("configs/PP-OCRv6_small.yaml")
+    record_choice(tmp_path, load_config(first), 16, "cpu", 2)
+    record_choice(tmp_path, load_config(second), 16, "cpu", 4)
+    both = ("--models", str(tmp_path), "--pipeline", f"a={first}", "--pipeline", f"b={second}")
+    for arguments in (
+        both[:4],
+        both,
+        (*both, "--workers", "3"),
+        (*both, "--workers", "8", "--threads", "2"),
+        (*both, "--threads", "8"),
+        (*both, "--device", "gpu:0"),
+    ):
+        assert serve(*arguments).exit_code == 0
+    found = [(settings.workers, settings.threads, settings.cores) for settings in told]
+    assert found == [(2, 8, 16), (4, 4, 16), (3, 5, 16), (8, 2, 16), (1, 8, 8), (1, 16, 16)]
+    assert told[1].places == 4 * 4 + 32
 
 
 def test_the_first_pipeline_stays_the_first(told: list[Settings]) -> None:

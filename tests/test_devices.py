@@ -7,7 +7,7 @@ import sys
 import pytest
 from gpu_fakes import L4, T4, hide_gpus, pretend_runtime, show_gpus
 
-from serving.devices import format_devices, gpu, gpus, parse_devices
+from serving.devices import check_alike, format_devices, gpu, gpus, parse_devices
 from serving.doctor import Finding, examine
 from serving.engines.cuda import check_gpu
 from serving.errors import ConfigError, DeviceError
@@ -63,6 +63,16 @@ def test_cards_are_counted_as_cuda_sees_them(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
     assert [card.name for card in gpus()] == names
     assert [card.index for card in gpus()] == list(range(len(names)))
+
+
+def test_one_server_takes_equal_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    show_gpus(monkeypatch, L4, L4, T4)
+    check_alike(("cpu",))
+    check_alike(("gpu:0", "gpu:1"))
+    with pytest.raises(ConfigError, match=r"gpu:0 is NVIDIA L4, gpu:2 is Tesla T4"):
+        check_alike(("gpu:0", "gpu:2"))
+    with pytest.raises(DeviceError, match="gpu:3: no such GPU"):
+        check_alike(("gpu:0", "gpu:3"))
 
 
 def test_without_a_driver_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,12 @@ from serving.errors import ConfigError, DeviceError, EngineError, PlanError
 from serving.http.master import free_slot
 from serving.http.warmup import warmup_image
 from serving.imaging.crop import crop
-from serving.machine import usable_cores
+from serving.machine import share, usable_cores
 from serving.parts import Part, parts
 from serving.plan.build import Builder
 from serving.plan.calibration import Calibration, calibration_hash
 from serving.plan.candidates import candidates
-from serving.plan.chosen import choose_device, chosen_device, record_device
+from serving.plan.chosen import choose_device, chosen_device, planned_workers, record_choice
 from serving.plan.contexts import Contexts
 from serving.plan.keys import key, model_words
 from serving.store.progress import Quiet
@@ -192,18 +192,26 @@ def test_build_takes_a_gpu_where_one_is_and_never_leaves_it_silently(
     pretend_runtime(monkeypatch)
     show_gpus(monkeypatch, L4)
     assert choose_device(tmp_path, config, 2) == "gpu:0"
-    record_device(tmp_path, config, 2, "gpu:0,1")
+    record_choice(tmp_path, config, 2, "gpu:0,1", 4)
     assert chosen_device(tmp_path, config, 2) == "gpu:0,1"
+    assert planned_workers(tmp_path, [config], 2) == 4
+    assert planned_workers(tmp_path, [config], 2, "cpu") == 1
+    assert planned_workers(tmp_path, [config], 4) == 1
     assert chosen_device(tmp_path, config, 4) is None
     hide_gpus(monkeypatch)
     with pytest.raises(DeviceError, match=r"last built for gpu:0,1, .* --device cpu"):
         choose_device(tmp_path, config, 2)
-    record_device(tmp_path, config, 2, "cpu")
+    record_choice(tmp_path, config, 2, "cpu", 1)
+    assert planned_workers(tmp_path, [config], 2) == 1
+    assert planned_workers(tmp_path, [config], 2, "gpu:0,1") == 4
     assert choose_device(tmp_path, config, 2) == "cpu"
     (file,) = (tmp_path / "engines" / "plans").glob("*.json")
-    file.write_text('{"device": "moon"}')
-    with pytest.raises(PlanError, match="cannot be read"):
-        chosen_device(tmp_path, config, 2)
+    file.write_text('{"device": "cpu"}')  # as it was before workers were measured
+    assert planned_workers(tmp_path, [config], 2) == 1
+    for wrong in ('{"device": "moon"}', '{"device": "cpu", "workers": 2}', "[]"):
+        file.write_text(wrong)
+        with pytest.raises(PlanError, match="cannot be read"):
+            chosen_device(tmp_path, config, 2)
 
 
 def test_a_gpu_that_has_gone_stops_the_server_unless_the_cpu_is_allowed(
@@ -213,7 +221,7 @@ def test_a_gpu_that_has_gone_stops_the_server_unless_the_cpu_is_allowed(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    record_device(store, config, usable_cores(), "gpu:0")
+    record_choice(store, config, usable_cores(), "gpu:0", 1)
     hide_gpus(monkeypatch)
     monkeypatch.chdir(repo)
     with pytest.raises(DeviceError, match=r"is for gpu:0, .*NVML.* --allow-cpu-fallback"):
@@ -227,7 +235,7 @@ def test_a_gpu_that_has_gone_stops_the_server_unless_the_cpu_is_allowed(
 
 
 def test_serve_says_so_in_one_line(config: PipelineConfig, store: Path, repo: Path) -> None:
-    record_device(store, config, usable_cores(), "gpu:0")
+    record_choice(store, config, usable_cores(), "gpu:0", 1)
     done = subprocess.run(
         [sys.executable, "-m", "serving.cli", "serve", "--port", "0", "--models", str(store)],
         cwd=repo,
@@ -273,7 +281,11 @@ REAL = ort.InferenceSession
 
 
 def test_a_plan_for_two_equal_gpus_is_built_and_served(
-    repo: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repo: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The whole way, with the real models; only the session is not NVIDIA's."""
     pretend_runtime(monkeypatch)
@@ -285,7 +297,8 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     text = (repo / YAML).read_text().replace("limit_side_len: 960", "limit_side_len: 640")
     yaml.write_text(f"{text}\nhpi_config: {fixed}\ngate: {{h_mean: 0.5}}\n")
     config, cores = load_config(yaml), usable_cores()
-    plan, made = Builder(store, cores, Quiet(), device="gpu:0").build(config)
+    each = share(cores, 2)
+    plan, made = Builder(store, each, Quiet(), device="gpu:0").build(config)
     assert made
     assert plan.machine["gpu"] == "NVIDIA L4"
     assert plan.models["TextRecognition"].choice.batch == 4
@@ -293,19 +306,24 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     (trial,) = plan.models["TextRecognition"].trials
     assert trial.figures["nodes_cpu"] > 100
     assert len(plan.models["TextRecognition"].hot_shapes) <= 9
-    assert Builder(store, cores, Quiet(), device="gpu:1").build(config) == (plan, False)
-    record_device(store, config, cores, "gpu:0,1")
+    assert Builder(store, each, Quiet(), device="gpu:1").build(config) == (plan, False)
+    record_choice(store, config, cores, "gpu:0,1", 2)
     assert find_plan(config, store) == plan
     page = warmup_image()
-    texts = []
+    texts, identities = [], set()
     for slot in (1, 2):
-        pipeline = open_pipeline(yaml, models=store, slot=slot)
+        pipeline = open_pipeline(yaml, models=store, slot=slot, workers=2)
+        identities.add(pipeline.identity)
         (device,) = {part["engine"]["device"] for part in pipeline.describe().values()}
         assert device == f"gpu:{slot % 2}"
         texts.append([line.text for line in pipeline.read(page).lines])
         pipeline.close()
     assert texts[0] == texts[1]
     assert len(texts[0]) == 3
+    assert "idle" not in caplog.text
+    open_pipeline(yaml, models=store).close()
+    assert "is for gpu:0, gpu:1; with --workers 1 some of these are idle" in caplog.text
+    assert len(identities) == 1  # or the master would take the second for one of other models
 
 
 def test_workers_number_themselves_from_what_is_free() -> None:

@@ -89,6 +89,14 @@ def test_hung_up(pair: Pair) -> None:
     assert hung_up(served)
 
 
+def test_who_hangs_up_behind_a_next_request_is_gone(pair: Pair) -> None:
+    served, caller = pair
+    caller.sendall(b"next request")
+    caller.shutdown(socket.SHUT_WR)
+    assert wait_readable(served)
+    assert hung_up(served)
+
+
 def wait_readable(connection: socket.socket) -> bool:
     """Loopback is quick but not instant."""
     for _ in range(1000):

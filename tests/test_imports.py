@@ -9,7 +9,7 @@ import pytest
 
 LAYERS = [
     {"errors", "types", "machine"},
-    {"config", "data", "devices", "scores"},
+    {"child", "config", "data", "devices", "scores"},
     {"store", "imaging"},
     {"probe", "convert_child"},
     {"corpus", "graph", "convert"},

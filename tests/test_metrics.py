@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +13,17 @@ import pytest
 import requests
 from http_fake import Client, FakeReader, picture
 from http_server import PATIENCE, Server, eventually
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.http.app import create_app
+from serving.http.live import Live
 from serving.http.registry import Registry
 from serving.http.settings import Settings
 from serving.http.warmup import warmup_image
 
 URL = "/ocr/v1/accurate"
+RECOGNITION = {"pipeline": "accurate", "module": "TextRecognition"}
 
 Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -38,9 +43,9 @@ def value(found: Found, name: str, **labels: str) -> float:
 @pytest.fixture
 def client() -> Iterator[Client]:
     registry = Registry(("accurate", "second"))
-    registry.open(FakeReader, warmup_image())
     settings = Settings(pipelines={"accurate": Path(), "second": Path()}, max_pages=3)
     app = create_app(settings, registry)
+    registry.open(FakeReader, warmup_image(), app.service.metrics.called)
     yield Client(app)
     app.service.close()
 
@@ -72,6 +77,9 @@ def test_requests_pages_and_stages_are_counted(client: Client) -> None:
         assert value(found, "ocr_stage_seconds_sum", **of) == pytest.approx(seconds)
     assert value(found, "ocr_stage_seconds_count", pipeline="accurate", stage="decode") == 3
     assert value(found, "ocr_queue_wait_seconds_count", pipeline="accurate") == 2
+    assert value(found, "ocr_batch_lines_sum", **RECOGNITION) == 3 * 3
+    assert value(found, "ocr_batch_lines_bucket", **RECOGNITION, le="2.0") == 0
+    assert value(found, "ocr_batch_lines_bucket", **RECOGNITION, le="4.0") == 3
     assert value(found, "ocr_queue_depth") == value(found, "ocr_requests_in_work") == 0
     assert 1e6 < value(found, "ocr_process_resident_bytes", worker=str(os.getpid())) < 1e11
 
@@ -82,6 +90,52 @@ def test_the_engines_in_force(client: Client) -> None:
         ("accurate", "fake"),
         ("second", "fake"),
     ]
+
+
+class Nvml(types.ModuleType):
+    """As pynvml is, on a machine with two cards of which the second does not tell its use."""
+
+    class NVMLError(Exception): ...
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        return number
+
+    def nvmlDeviceGetMemoryInfo(self, card: int) -> types.SimpleNamespace:
+        return types.SimpleNamespace(used=3 * 2**30 + card, total=80 * 2**30)
+
+    def nvmlDeviceGetUtilizationRates(self, card: int) -> types.SimpleNamespace:
+        if card == 1:
+            raise self.NVMLError
+        return types.SimpleNamespace(gpu=37)
+
+
+def test_gpus_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml("pynvml"))
+    found = parsed(generate_latest(Live(Registry(()), None)).decode())
+    assert value(found, "ocr_gpu_memory_used_bytes", gpu="0") == 3 * 2**30
+    assert value(found, "ocr_gpu_memory_used_bytes", gpu="1") == 3 * 2**30 + 1
+    assert value(found, "ocr_gpu_memory_bytes", gpu="1") == 80 * 2**30
+    assert value(found, "ocr_gpu_busy_ratio", gpu="0") == 0.37
+    assert ("ocr_gpu_busy_ratio", (("gpu", "1"),)) not in found
+
+
+def test_no_driver_no_gpu_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml("pynvml")
+
+    def no_driver() -> None:
+        raise nvml.NVMLError
+
+    monkeypatch.setattr(nvml, "nvmlInit", no_driver, raising=False)
+    for module in (nvml, None):  # None: it is not installed
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+        found = parsed(generate_latest(Live(Registry(()), None)).decode())
+        assert found
+        assert not any(name.startswith("ocr_gpu") for name, _ in found)
 
 
 def test_callers_make_no_labels(client: Client) -> None:
@@ -143,6 +197,7 @@ def test_counts_of_all_workers_survive_each_of_them(tmp_path: Path) -> None:
             sent += 20
             before = scrape(server)
             assert answered(before) == value(before, "ocr_pages_total", pipeline="accurate") == sent
+            assert value(before, "ocr_batch_lines_sum", **RECOGNITION) == 3 * sent
             workers = server.workers()
             assert resident(before) == set(workers)
             served |= set(workers)

@@ -100,3 +100,4 @@ def test_steps_of_models_whose_trials_are_known_are_not_counted() -> None:
     whole = expected_seconds([], specs, set())
     assert len(expected_seconds([], specs, {"TextRecognition"})) == len(whole) - 2
     assert len(expected_seconds([True], specs, set())) == len(whole) + 1
+    assert len(expected_seconds([], specs, set(), workers=3)) == len(whole) + 3

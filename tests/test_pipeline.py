@@ -46,6 +46,18 @@ def test_rendered_pages_are_read(pipeline: Pipeline, pages: list[corpus.Sample])
     assert character_f1(pipeline, pages) > 0.95
 
 
+def test_a_pipeline_tells_of_its_calls(pipeline: Pipeline, pages: list[corpus.Sample]) -> None:
+    calls: list[tuple[str, int]] = []
+    telling = pipeline.telling(lambda section, lines: calls.append((section, lines)))
+    upright = Options(use_textline_orientation=False)
+    page = telling.read(pages[0].image, upright)
+    assert page == replace(pipeline.read(pages[0].image, upright), timing=page.timing)
+    assert len(calls) >= len(page.lines) > 5
+    assert set(calls) == {("TextRecognition", 1)}  # on a processor every line is a call
+    telling.read(np.ascontiguousarray(pages[0].image[::-1, ::-1]))
+    assert ("TextLineOrientation", 1) in calls
+
+
 def test_pages_upside_down_read_as_well(pipeline: Pipeline, pages: list[corpus.Sample]) -> None:
     upright = character_f1(pipeline, pages)
     assert character_f1(pipeline, pages, turned=True) > upright - 0.02

@@ -76,6 +76,25 @@ def test_the_plan_says_what_was_tried_and_chosen(config: PipelineConfig, built: 
         assert model.hot_shapes
     assert sum(item.chosen for item in plan.combinations) == 1
     assert plan.cores == usable_cores()
+    assert [trial.workers for trial in plan.worker_trials if trial.chosen] == [plan.workers]
+    assert all(trial.reason or trial.chosen for trial in plan.worker_trials)
+
+
+def test_streams_share_the_cores_in_several_ways() -> None:
+    """One stream of all cores, a stream a core, and two ways between."""
+    shared = {
+        cores: [
+            (spec.streams, spec.threads // spec.streams)
+            for spec in candidates(HpiConfig(backend="onnxruntime"), cores=cores)
+        ]
+        for cores in (1, 2, 6, 64)
+    }
+    assert shared == {
+        1: [(1, 1)],
+        2: [(1, 2), (2, 1)],
+        6: [(1, 6), (3, 2), (6, 1)],
+        64: [(1, 64), (16, 4), (32, 2), (64, 1)],
+    }
 
 
 def test_a_second_build_makes_nothing(config: PipelineConfig, built: Path) -> None:
@@ -116,7 +135,7 @@ def test_another_gate_or_number_of_cores_is_another_plan(
     assert plan_key(config, found, specs, 3) != base
     strict = config.model_copy(update={"gate": Gate(error_rate=0.001)})
     assert plan_key(strict, found, specs, 2) != base
-    with pytest.raises(PlanError, match=r"scripts/build_engines.sh"):
+    with pytest.raises(PlanError, match=r"scripts/build_engines.sh .*mobile.yaml --threads 77$"):
         find_plan(config, built, threads=77)
 
 

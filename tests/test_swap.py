@@ -22,7 +22,10 @@ import yaml
 from http_fake import CONFIG, picture
 from http_server import PATIENCE, URL, Server, answer, eventually
 
+from serving.config import load_config
 from serving.http.keys import new_key
+from serving.machine import usable_cores
+from serving.plan.chosen import record_choice
 
 SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "3"))
 
@@ -288,6 +291,18 @@ def test_keys_are_read_anew_with_the_rest(start: Callable[..., Swapped], tmp_pat
     assert eventually(lambda: status(old) == 401)
     assert '"key": "alice"' in server.errors()
     assert old not in server.errors()
+
+
+def test_a_reload_keeps_the_number_of_workers_and_says_so(
+    start: Callable[..., Swapped], tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    server = start(workers=2, models=str(models))
+    record_choice(models, load_config(server.yaml), usable_cores(), "cpu", 4)
+    server.hup()
+    assert eventually(lambda: server.serves(2))
+    assert "the plans say 4 worker processes now, and said 1 before" in server.errors()
+    assert len(server.workers()) == 2
 
 
 def test_a_malformed_keys_file_is_told_before_anything_starts(tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ def command(
     """
     from serving.config import load_config
     from serving.config.supported import check_supported
-    from serving.devices import parse_devices
-    from serving.machine import usable_cores
+    from serving.devices import check_alike, parse_devices
+    from serving.machine import share, usable_cores
     from serving.plan.build import Builder
-    from serving.plan.chosen import choose_device, record_device
+    from serving.plan.chosen import choose_device, record_choice
     from serving.store import progress_on
 
     cores, progress = threads or usable_cores(), progress_on()
@@ -54,9 +54,13 @@ def command(
         config = load_config(path)
         check_supported(config)
         chosen = device or choose_device(models, config, cores)
-        for place in parse_devices(chosen):
-            plan, made = Builder(models, cores, progress, calibration, place).build(config)
-            click.echo(f"{path} on {place}: {'built' if made else 'already built'}")
-            for section, model in plan.models.items():
-                click.echo(f"  {section}: {model.model} on {model.choice}")
-        record_device(models, config, cores, chosen)
+        places = parse_devices(chosen)
+        check_alike(places)
+        builder = Builder(models, share(cores, len(places)), progress, calibration, places[0])
+        plan, made = builder.build(config)
+        workers = plan.workers * len(places)
+        record_choice(models, config, cores, chosen, workers)
+        click.echo(f"{path} on {chosen}: {'built' if made else 'already built'}")
+        for section, model in plan.models.items():
+            click.echo(f"  {section}: {model.model} on {model.choice}")
+        click.echo(f"  worker processes: {workers}")

@@ -42,6 +42,7 @@ def command(
         for section, model in plan.models.items():
             console.print(_model_table(section, model))
         console.print(_combination_table(plan))
+        console.print(_worker_table(plan))
 
 
 def _print_head(console: Console, path: Path, plan: Plan) -> None:
@@ -54,6 +55,7 @@ def _print_head(console: Console, path: Path, plan: Plan) -> None:
     say(f"{path}: made {plan.made} for {where}; {versions}")
     say(f"gate: {gate}")
     say("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
+    say("on a processor, 2x4 is 2 streams (calls side by side) of 4 threads each")
     for section, cost in plan.cold_shape_ms.items():
         say(f"first sight of a shape that is not warmed costs {section} {cost:.0f} ms")
 
@@ -103,4 +105,23 @@ def _combination_table(plan: Plan) -> Table:
         engines = "; ".join(f"{section}: {spec}" for section, spec in item.engines.items())
         row = (engines, f"{item.pages_per_second:.2f}", f"{item.latency_ms:.0f}")
         table.add_row(*row, "chosen" if item.chosen else "", style="bold" if item.chosen else None)
+    return table
+
+
+def _worker_table(plan: Plan) -> Table:
+    from rich.table import Table
+
+    table = Table(title="worker processes, which share the cores", title_justify="left")
+    for column in ("processes", "pages/s together", "lone page, ms", "MiB each", "", "reason"):
+        table.add_column(column, justify="left" if column == "reason" else "right")
+    for trial in plan.worker_trials:
+        table.add_row(
+            str(trial.workers),
+            "" if trial.pages_per_second is None else f"{trial.pages_per_second:.2f}",
+            "" if trial.latency_ms is None else f"{trial.latency_ms:.0f}",
+            ", ".join(f"{place} {size}" for place, size in trial.memory_mb.items()),
+            "chosen" if trial.chosen else "",
+            trial.reason,
+            style="bold" if trial.chosen else None,
+        )
     return table

@@ -79,7 +79,12 @@ _COUNT = click.IntRange(min=1)
     is_flag=True,
     help="Read on the CPU, by its plan, where the plan's GPU cannot be used. Otherwise stop.",
 )
-@_setting("--workers", default=1, type=_COUNT, help="Processes, each with its own engines.")
+@_setting(
+    "--workers",
+    type=_COUNT,
+    help="Processes that share the cores, each with engines of its own. "
+    "[default: as many as `build` measured best; 1 with --threads]",
+)
 @_setting(
     "--threads",
     type=_COUNT,
@@ -123,7 +128,7 @@ _COUNT = click.IntRange(min=1)
 )
 def command(
     pipelines: tuple[tuple[str, Path], ...],
-    workers: int,
+    workers: int | None,
     threads: int | None,
     max_body_mb: float,
     **settings: Any,
@@ -139,19 +144,25 @@ def command(
     from serving.config import load_config
     from serving.http.server import run
     from serving.http.settings import Settings
-    from serving.machine import usable_cores
+    from serving.machine import share, usable_cores
+    from serving.plan.chosen import planned_workers
 
     names = [name for name, _ in pipelines]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise click.UsageError(f"--pipeline: the name {min(twice)} is given twice")
-    for _, path in pipelines:
-        load_config(path)  # a wrong YAML is told at once, before anything starts
+    # A wrong YAML is told at once, before anything starts.
+    configs = [load_config(path) for _, path in pipelines]
+    cores = usable_cores() if threads is None else threads * (workers or 1)
+    if workers is None:
+        told = settings["models"], configs, cores, settings["device"]
+        workers = planned_workers(*told) if threads is None else 1
     run(
         Settings(
             pipelines=dict(pipelines),
+            cores=cores,
             workers=workers,
-            threads=threads or max(1, usable_cores() // workers),
+            threads=threads or share(cores, workers),
             max_body=int(max_body_mb * 1024 * 1024),
             **settings,
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from serving import devices
+from serving.machine import share
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +38,14 @@ class EngineSpec:
     @property
     def kind(self) -> str:
         """cpu or gpu: what an engine depends on, where the cards are equal."""
-        return self.device.partition(":")[0]
+        return devices.kind(self.device)
+
+    def shared(self, workers: int) -> EngineSpec:
+        """What each of so many processes runs: its part of the threads and, on a CPU, of the
+        streams. On a GPU these are no share of cores.
+        """
+        streams = self.streams if self.kind == "gpu" else share(self.streams, workers)
+        return replace(self, streams=streams, threads=share(self.threads, workers))
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for a plan file or an answer."""

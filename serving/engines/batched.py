@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class BatchedEngine(Engine):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.spec)
         self.inputs, self.largest, self.nodes = engine.inputs, engine.largest, engine.nodes
+        self.tell: Callable[[int], None] | None = None
+        """Told of each call how many callers' images are in it, blank ones not counted."""
         self._engine = engine
         self._waiting: list[_Ticket] = []
         self._changed = threading.Condition()
@@ -81,6 +83,8 @@ class BatchedEngine(Engine):
     def _work(self) -> None:
         while tickets := self._take():
             try:
+                if self.tell is not None:
+                    self.tell(len(tickets))
                 outputs = self._engine.run(self._filled(tickets))
                 for place, ticket in enumerate(tickets):
                     ticket.outputs = tuple(output[place] for output in outputs)

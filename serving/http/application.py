@@ -105,9 +105,9 @@ class Application(BaseApplication):
 
     def _worker_started(self, worker: Worker) -> None:
         assert self._app is not None
-        configs = self.generation.configs
+        configs, service = self.generation.configs, self._app.service
         self._loader = load_in_background(
-            self._app.service.registry,
+            service,
             lambda name: self._load(name, configs[name], worker.slot),
             self.reports,
         )

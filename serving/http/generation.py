@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.http.keys import Keys, read_keys
 from serving.http.settings import Settings
+from serving.machine import usable_cores
+from serving.plan.chosen import planned_workers
 
 
 @dataclass(eq=False)
@@ -27,14 +29,23 @@ class Generation:
     """Who is let in; None lets everybody in."""
     loaded: str | None = None
     """Tells the models, plans and engines that its workers run; None while none is ready."""
+    planned: int = 1
+    """Worker processes that its plans say."""
     since: float = field(default_factory=time.monotonic)
 
 
 def read_generation(number: int, settings: Settings) -> Generation:
-    """Read everything that a HUP reads anew. Raises ConfigError."""
+    """Read everything that a HUP reads anew. Raises ConfigError and PlanError."""
     configs = {name: load_config(path) for name, path in settings.pipelines.items()}
     file = settings.api_keys_file
-    return Generation(number, configs, None if file is None else read_keys(file))
+    return Generation(
+        number,
+        configs,
+        keys=None if file is None else read_keys(file),
+        planned=planned_workers(
+            settings.models, configs.values(), settings.cores or usable_cores(), settings.device
+        ),
+    )
 
 
 def fingerprint(identities: Mapping[str, str]) -> str:

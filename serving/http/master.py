@@ -146,6 +146,14 @@ class Master(Arbiter):
             self._give_up(str(error))
         else:
             _LOG.info("loading anew", extra={"fields": {"generation": number}})
+            if self._next.planned != self._current.planned:  # places and threads are of one number
+                _LOG.warning(
+                    "the plans say %d worker processes now, and said %d before; a reload keeps "
+                    "the %d that there are: start the server anew for another number",
+                    self._next.planned,
+                    self._current.planned,
+                    self.num_workers,
+                )
             self._tell()
 
     def _swap(self, new: Generation) -> None:

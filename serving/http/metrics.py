@@ -12,6 +12,7 @@ from serving.http.registry import Registry
 from serving.types import Page
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LINES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
@@ -49,6 +50,9 @@ class Metrics:
         self._waits = histogram(
             "ocr_queue_wait_seconds", "From a place in line to the first page's turn.", _PIPELINE
         )
+        self._batches = histogram(
+            "ocr_batch_lines", "Lines in a call of an engine.", _MODULE, buckets=_LINES
+        )
         self._depth = gauge("ocr_queue_depth", "Requests whose first page waits for its turn.")
         self._working = gauge("ocr_requests_in_work", "Requests of which a page was begun.")
         self._pages = counter("ocr_pages_total", "Pages read.", _PIPELINE)
@@ -68,6 +72,10 @@ class Metrics:
         self._pixels.labels(pipeline).inc(page.width * page.height)
         for stage, milliseconds in page.timing.items():
             self._stages.labels(pipeline, stage).observe(milliseconds / 1e3)
+
+    def called(self, pipeline: str, module: str, lines: int) -> None:
+        """An engine was called; module: its section of the pipeline's YAML."""
+        self._batches.labels(pipeline, module).observe(lines)
 
     def in_line(self, pipeline: str) -> Waiting:
         """A request has a place in line."""
@@ -109,6 +117,7 @@ class Waiting:
 _PIPELINE = ("pipeline",)
 _REQUEST = ("pipeline", "code")
 _STAGE = ("pipeline", "stage")
+_MODULE = ("pipeline", "module")
 
 
 def register(app: Flask) -> None:

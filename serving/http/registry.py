@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NotRequired, Protocol, cast
 
 import numpy as np
@@ -50,6 +51,21 @@ class MeasuredAnswer(TypedDict):
 
 
 @described
+class WorkersAnswer(TypedDict):
+    """What so many worker processes, which share the cores, read together."""
+
+    workers: int
+    pages_per_second: float | None
+    latency_ms: float | None
+    """Of a lone page."""
+    memory_mb: dict[str, int]
+    """MiB of one process at most: `memory` and, with a GPU, `GPU memory`."""
+    chosen: bool
+    reason: str
+    """Why it was not chosen, or not measured."""
+
+
+@described
 class PlanAnswer(TypedDict):
     """The engine plan in force, as it was measured on this machine."""
 
@@ -60,6 +76,9 @@ class PlanAnswer(TypedDict):
     latency_ms: NotRequired[float]
     """Of a lone page."""
     models: dict[str, MeasuredAnswer]
+    workers: int
+    """Worker processes that `serve` starts unless it is told a number; for each of several GPUs."""
+    worker_trials: list[WorkersAnswer]
 
 
 @described
@@ -121,6 +140,9 @@ class Reader(Protocol):
     def describe(self) -> dict[str, ModelAnswer]:
         """Models and engines, as plain values."""
 
+    def telling(self, tell: Callable[[str, int], None]) -> Reader:
+        """The same, in its place; tells of engine calls their section and the lines in them."""
+
     def close(self) -> None:
         """Free the engines."""
 
@@ -132,12 +154,20 @@ class Registry:
         self.names = tuple(names)
         self._readers: dict[str, Reader] = {}
 
-    def open(self, load: Callable[[str], Reader], image: npt.NDArray[np.uint8]) -> None:
-        """Load every pipeline and let it read `image`. Raises what `load` and `read` raise."""
+    def open(
+        self,
+        load: Callable[[str], Reader],
+        image: npt.NDArray[np.uint8],
+        tell: Callable[[str, str, int], None] = lambda *_: None,
+    ) -> None:
+        """Load every pipeline and let it read `image`. Raises what `load` and `read` raise.
+
+        tell: from then on told of engine calls the pipeline, the section and the lines in them.
+        """
         for name in self.names:
             reader = load(name)
             reader.read(image)
-            self._readers[name] = reader
+            self._readers[name] = reader.telling(partial(tell, name))
 
     @property
     def ready(self) -> bool:

@@ -82,9 +82,10 @@ def _built(settings: Settings) -> Load:
         return open_pipeline(
             config,
             models=settings.models,
-            threads=settings.threads,
+            threads=settings.cores,
             device=settings.device,
             slot=slot,
+            workers=settings.workers,
             allow_cpu_fallback=settings.allow_cpu_fallback,
         )
 

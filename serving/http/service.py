@@ -54,6 +54,8 @@ class Reading:
     """Which of the request's documents."""
     number: int
     """Which page of it."""
+    of: int
+    """How many pages the request has, of all its documents."""
     page: Page
     picture: Any = field(default=None, repr=False)
 
@@ -107,6 +109,7 @@ class Service:
     ) -> Generator[Reading, None, None]:
         """Decode and read, a page at each step."""
         waiting.begin()
+        count = sum(pages.count for pages in documents)
         for index, pages in enumerate(documents):
             for number in range(pages.count):
                 start = time.perf_counter()
@@ -118,7 +121,7 @@ class Service:
                 self.metrics.read(work.pipeline, page)
                 picture = None if work.draw is None else work.draw(image, page.lines)
                 del image  # not beside the next one, nor while this request waits for its turn
-                yield Reading(index, number, page, picture)
+                yield Reading(index, number, count, page, picture)
 
     def _open(self, work: Work) -> list[Pages]:
         documents = []

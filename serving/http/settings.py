@@ -27,6 +27,8 @@ class Settings:
     """cpu, gpu or gpu:0,1; None: what `build` chose."""
     allow_cpu_fallback: bool = False
     """Read on the CPU where the GPU that the plan is for cannot be used."""
+    cores: int | None = None
+    """Cores that the plan is for, which the workers share; None: all usable."""
     workers: int = 1
     threads: int = 1
     """Pages that one worker reads side by side: its permits."""

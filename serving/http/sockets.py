@@ -128,16 +128,18 @@ class TimedListener:
 
 
 def hung_up(connection: socket.socket | None) -> bool:
-    """Whether the caller has closed its side. Like nginx, a half-closed caller counts as gone."""
+    """Whether the caller has closed its side, even where bytes of a next request wait before that.
+
+    Like nginx, a half-closed caller counts as gone.
+    """
     if connection is None:
         return False
+    poll = select.poll()
     try:
-        peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
-        return not socket.socket.recv(connection, 1, peek)
-    except BlockingIOError:
-        return False
-    except OSError:
+        poll.register(connection, select.POLLRDHUP)
+    except ValueError:  # closed here
         return True
+    return bool(poll.poll(0))
 
 
 def _overdue(message: str) -> TimeoutError:

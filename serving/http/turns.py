@@ -1,4 +1,9 @@
-"""Pages of many requests, one at a time from each in turn."""
+"""Pages of many requests, one at a time from each in turn.
+
+batching.py takes turns too, one level below: there all items of a page are known and their caller
+waits for all of them; here pages are made one by one while they are asked for, by callers that may
+be slow, late or gone.
+"""
 
 from __future__ import annotations
 

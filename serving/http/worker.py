@@ -22,8 +22,9 @@ from serving.errors import OcrError
 from serving.http.context import new_request_id
 from serving.http.errors import code_of, error_body
 from serving.http.generation import Generation, fingerprint
-from serving.http.registry import Reader, Registry
+from serving.http.registry import Reader
 from serving.http.reports import Reports
+from serving.http.service import Service
 from serving.http.sockets import HEADER_TIME, TimedListener, TimedSocket
 from serving.http.warmup import warmup_image
 
@@ -188,13 +189,15 @@ class _Catcher:
 
 
 def load_in_background(
-    registry: Registry, load: Callable[[str], Reader], reports: Reports
+    service: Service, load: Callable[[str], Reader], reports: Reports
 ) -> threading.Thread:
     """Load the pipelines while the worker already answers /health; report how it went."""
 
+    registry = service.registry
+
     def work() -> None:
         try:
-            registry.open(load, warmup_image())
+            registry.open(load, warmup_image(), service.metrics.called)
         except OcrError as error:
             reports.failed(str(error))
         except BaseException as error:

@@ -13,12 +13,13 @@ from filelock import FileLock
 
 from serving.config.pipeline import PipelineConfig
 from serving.convert import needs_conversion
+from serving.devices import kind
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
 from serving.parts import Part
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import version
-from serving.plan.combine import measure_combinations
+from serving.plan.combine import measure_combinations, whole_pages
 from serving.plan.contexts import Contexts
 from serving.plan.graphs import GraphOf, Graphs
 from serving.plan.keys import OBJECTIVE, int8_name, key, machine, model_words
@@ -29,6 +30,7 @@ from serving.plan.shapes import cold_shape_ms, hot_shapes
 from serving.plan.steps import expected_seconds
 from serving.plan.subject import Subject, subject
 from serving.plan.trials import run_trials
+from serving.plan.workers import with_workers, worker_counts
 from serving.store import Progress
 from serving.store.disk import write_whole
 from serving.store.files import digest
@@ -83,7 +85,8 @@ class Builder:
             if self._trials_path(about, section, calibration).is_file()
         }
         converted = [needs_conversion(part.folder, engines) for part in missing]
-        return expected_seconds(converted, about.specs, known)
+        numbers = len(worker_counts(self.cores, self.device))
+        return expected_seconds(converted, about.specs, known, numbers if numbers > 1 else 0)
 
     def _fuse(self, about: Subject, pace: Pace) -> None:
         graphs = Graphs(self.models)
@@ -103,13 +106,13 @@ class Builder:
             for section in found
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
-        shapes = hot_shapes(found, calibration, self.device.partition(":")[0])
+        shapes = hot_shapes(found, calibration, kind(self.device))
         pace.begin("measuring whole pages")
         combinations, choice = measure_combinations(
             config, found, graphs, shortlist, shapes, calibration, self.cores
         )
         pace.begin("measuring what a cold shape costs")
-        return Plan(
+        plan = Plan(
             key=about.key,
             pipeline=config.source,
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -135,6 +138,8 @@ class Builder:
                 for section, part in found.items()
             },
         )
+        pages = whole_pages(calibration)
+        return with_workers(plan, config, self.models, self.device, pages, pace.begin)
 
     def _graphs(
         self, about: Subject, calibration: Calibration, versions: Mapping[str, str], pace: Pace

@@ -1,13 +1,16 @@
-"""The device that `build` chose for a pipeline: `serve` follows it, also when a GPU has gone.
+"""What `build` chose for a pipeline: its device, which `serve` follows also when a GPU has gone,
+and by device how many worker processes.
 
 models/engines/plans/<key>.json, the key made of the YAML and the cores alone: which GPU a plan is
-for cannot be asked once the GPU is not there.
+for cannot be asked once the GPU is not there, nor before the server has made its workers.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from serving.config.pipeline import PipelineConfig
 from serving.devices import parse_devices
@@ -22,17 +25,24 @@ def chosen_device(models: Path, config: PipelineConfig, cores: int) -> str | Non
 
     Raises PlanError for a file that cannot be read.
     """
-    path = _path(models, config, cores)
-    try:
-        device = json.loads(path.read_text(encoding="utf-8"))["device"]
-        parse_devices(device)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        raise PlanError(
-            f"{path}: cannot be read ({error}); delete it and run: bash scripts/build_engines.sh"
-        ) from error
-    return str(device)
+    found = _read(_path(models, config, cores))
+    return None if found is None else str(found["device"])
+
+
+def planned_workers(
+    models: Path, configs: Iterable[PipelineConfig], cores: int, device: str | None = None
+) -> int:
+    """Worker processes for a server of these pipelines: as many as were best for any of them.
+
+    Every worker serves them all. 1 where nothing was built. device: default what was built.
+    Raises PlanError for a file that cannot be read.
+    """
+    numbers = [1]
+    for config in configs:
+        found = _read(_path(models, config, cores))
+        if found is not None:
+            numbers.append(found["workers"].get(device or found["device"], 1))
+    return max(numbers)
 
 
 def choose_device(models: Path, config: PipelineConfig, cores: int) -> str:
@@ -53,13 +63,36 @@ def choose_device(models: Path, config: PipelineConfig, cores: int) -> str:
     return "gpu:0"
 
 
-def record_device(models: Path, config: PipelineConfig, cores: int, device: str) -> None:
-    """Keep the choice, all at once."""
+def record_choice(
+    models: Path, config: PipelineConfig, cores: int, device: str, workers: int
+) -> None:
+    """Keep the choice, all at once, and the number of worker processes on other devices."""
     path = _path(models, config, cores)
-    text = json.dumps({"pipeline": config.source, "cores": cores, "device": device}, indent=1)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text + "\n":
+    before = _read(path)
+    told = {
+        "pipeline": config.source,
+        "cores": cores,
+        "device": device,
+        "workers": {**(before["workers"] if before else {}), device: workers},
+    }
+    if told != before:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text + "\n")
+        write_whole(path, json.dumps(told, indent=1) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What was recorded; None where nothing was. Raises PlanError."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        parse_devices(found["device"])
+        workers = found.get("workers", {})  # which older files do not have
+        return {**found, "workers": {name: int(number) for name, number in workers.items()}}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise PlanError(
+            f"{path}: cannot be read ({error}); delete it and run: bash scripts/build_engines.sh"
+        ) from error
 
 
 def _path(models: Path, config: PipelineConfig, cores: int) -> Path:

@@ -41,7 +41,7 @@ def measure_combinations(
     choices = [
         dict(zip(shortlist, specs, strict=True)) for specs in itertools.product(*shortlist.values())
     ]
-    pages = spread((*calibration.own_pages, *calibration.pages), _PAGES)
+    pages = whole_pages(calibration)
     with ExitStack() as stack:
         pipelines = []
         for choice in choices:
@@ -74,6 +74,11 @@ def measure_combinations(
         for place, choice in enumerate(choices)
     )
     return combinations, choices[best]
+
+
+def whole_pages(calibration: Calibration) -> list[Image]:
+    """The pages that are read end to end, the user's before the rendered ones."""
+    return spread((*calibration.own_pages, *calibration.pages), _PAGES)
 
 
 def _lone(pipeline: Pipeline, pages: list[Image]) -> Work:

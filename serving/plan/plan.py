@@ -60,6 +60,22 @@ class Combination:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerTrial:
+    """So many worker processes that share the cores, measured together."""
+
+    workers: int
+    pages_per_second: float | None = None
+    """Of all together."""
+    latency_ms: float | None = None
+    """Of a lone page."""
+    memory_mb: dict[str, int] = field(default_factory=dict)
+    """MiB of one process at most: `memory` and, with a GPU, `GPU memory`."""
+    chosen: bool = False
+    reason: str = ""
+    """Why it was not chosen, or not measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a pipeline runs on, and how that was found."""
 
@@ -76,6 +92,29 @@ class Plan:
     combinations: tuple[Combination, ...] = ()
     cold_shape_ms: dict[str, float] = field(default_factory=dict)
     """What the first input of a shape that was not warmed costs on top, by model."""
+    workers: int = 1
+    """Worker processes that read most; on several GPUs, for each of them."""
+    worker_trials: tuple[WorkerTrial, ...] = ()
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that `dataclasses.asdict` made plain, as its file holds it."""
+        models = {
+            section: ModelPlan(
+                **{
+                    **item,
+                    "trials": tuple(Trial.from_plain(trial) for trial in item["trials"]),
+                    "choice": EngineSpec(**item["choice"]),
+                    "hot_shapes": tuple((height, width) for height, width in item["hot_shapes"]),
+                }
+            )
+            for section, item in data["models"].items()
+        }
+        combinations = tuple(Combination(**item) for item in data["combinations"])
+        workers = tuple(WorkerTrial(**item) for item in data.get("worker_trials", ()))
+        return cls(
+            **{**data, "models": models, "combinations": combinations, "worker_trials": workers}
+        )
 
     def summary(self) -> dict[str, Any]:
         """What was measured of the engines that were chosen, for people who ask the server."""
@@ -93,6 +132,8 @@ class Plan:
             for section, trial in chosen.items()
             if trial is not None
         }
+        found["workers"] = self.workers
+        found["worker_trials"] = [asdict(trial) for trial in self.worker_trials]
         return found
 
     @property
@@ -124,7 +165,7 @@ def load_plan(models: Path, key: str, *, pipeline: str) -> Plan:
         ) from None
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); delete it and run: {BUILD}") from error
-    return _plan(data)
+    return Plan.from_plain(data)
 
 
 def all_plans(models: Path) -> list[Plan]:
@@ -132,23 +173,7 @@ def all_plans(models: Path) -> list[Plan]:
     found = []
     for path in (models / "engines" / "plans").glob("*/plan.json"):
         try:
-            found.append(_plan(json.loads(path.read_text(encoding="utf-8"))))
+            found.append(Plan.from_plain(json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError) as error:
             _LOG.info("%s is passed over: %s: %s", path, type(error).__name__, error)
     return sorted(found, key=lambda plan: plan.made, reverse=True)
-
-
-def _plan(data: Mapping[str, Any]) -> Plan:
-    models = {
-        section: ModelPlan(
-            **{
-                **item,
-                "trials": tuple(Trial.from_plain(trial) for trial in item["trials"]),
-                "choice": EngineSpec(**item["choice"]),
-                "hot_shapes": tuple((height, width) for height, width in item["hot_shapes"]),
-            }
-        )
-        for section, item in data["models"].items()
-    }
-    combinations = tuple(Combination(**item) for item in data["combinations"])
-    return Plan(**{**data, "models": models, "combinations": combinations})

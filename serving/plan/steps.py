@@ -12,15 +12,18 @@ _REFERENCE, _TIMING = 1.5, 1.5
 """The reading of the reference, and the timing of those that race: so many trials' time."""
 
 CONVERT, FUSE, RENDER, QUANTISE, PAGES, COLD = 20.0, 1.0, 2.0, 12.0, 15.0, 2.0
+WORKERS = 30.0
+"""Start of a number of worker processes, and two rounds beside a smaller one."""
 
 
 def expected_seconds(
-    graphs: list[bool], specs: Mapping[str, list[EngineSpec]], known: set[str]
+    graphs: list[bool], specs: Mapping[str, list[EngineSpec]], known: set[str], workers: int = 0
 ) -> list[float]:
     """Seconds of each step in order.
 
     graphs: for each graph that is missing, whether Paddle's must be converted for it.
-    specs: candidates by section. known: sections whose trials are on disk.
+    specs: candidates by section. known: sections whose trials are on disk. workers: numbers of
+    worker processes to measure.
     """
     steps = [CONVERT if converted else FUSE for converted in graphs] + [RENDER]
     for listed in specs.values():
@@ -30,4 +33,4 @@ def expected_seconds(
         if section not in known:
             one = _TRIAL[section]
             steps += [_REFERENCE * one, *[one] * len(listed), _TIMING * one]
-    return [*steps, PAGES, COLD]
+    return [*steps, PAGES, COLD, *[WORKERS] * workers]

@@ -1,0 +1,105 @@
+"""Reading and rewriting an ONNX graph: who makes a value, which values are constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = npt.NDArray[Any]
+
+
+class Edit:
+    """A graph that is being rewritten: new nodes are added anywhere, `done` brings it in order."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self._initial = {item.name: item for item in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+
+    def source(self, name: str) -> str:
+        """The value itself, where `name` is only another name of it."""
+        while (node := self._makers.get(name)) is not None and node.op_type == "Identity":
+            name = node.input[0]
+        return name
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """The node that computes a value; None for an input of the graph and for a weight."""
+        return self._makers.get(self.source(name))
+
+    def constant(self, name: str) -> Array | None:
+        """The value of a weight, also behind a Reshape; None for what depends on the input."""
+        import onnx
+
+        name = self.source(name)
+        if name in self._initial:
+            return np.asarray(onnx.numpy_helper.to_array(self._initial[name]))
+        node = self._makers.get(name)
+        if node is None or node.op_type not in ("Constant", "Reshape"):
+            return None
+        if node.op_type == "Constant":
+            value = attributes(node).get("value")
+            return None if value is None else np.asarray(onnx.numpy_helper.to_array(value))
+        values = [self.constant(part) for part in node.input]
+        if any(value is None for value in values):
+            return None
+        return np.reshape(values[0], values[1])  # type: ignore[arg-type]
+
+    def add(self, *nodes: onnx.NodeProto) -> None:
+        """Add nodes; their outputs have new names."""
+        self.graph.node.extend(nodes)
+        self._makers.update({name: node for node in nodes for name in node.output})
+
+    def done(self) -> None:
+        """Drop what no output needs, and sort the rest: each node behind what it reads."""
+        order: dict[int, onnx.NodeProto] = {}
+        for output in self.graph.output:
+            stack = [(output.name, False)]
+            while stack:
+                name, ready = stack.pop()
+                node = self._makers.get(name)
+                if node is None or id(node) in order:
+                    continue
+                if ready:
+                    order[id(node)] = node
+                    continue
+                stack.append((name, True))
+                stack += [(read, False) for read in _reads(node)]
+        kept = list(order.values())
+        del self.graph.node[:]
+        self.graph.node.extend(kept)
+        read = {name for node in kept for name in _reads(node)} | {
+            output.name for output in self.graph.output
+        }
+        weights = [item for item in self.graph.initializer if item.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(weights)
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of the values that a node reads, also within its branches and loops."""
+    yield from node.input
+    for value in attributes(node).values():
+        for inner in getattr(value, "node", ()):
+            yield from _reads(inner)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes by name."""
+    import onnx
+
+    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+
+
+def constant(name: str, value: Array) -> onnx.NodeProto:
+    """A node for a constant."""
+    import onnx
+
+    return onnx.helper.make_node(
+        "Constant", [], [name], value=onnx.numpy_helper.from_array(value, name)
+    )

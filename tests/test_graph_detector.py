@@ -1,0 +1,182 @@
+"""The fused detector computes the plain one's map, in a form that takes less time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from serving.config import load_config
+from serving.config.model import DetectionModel, Normalisation
+from serving.corpus import Sample
+from serving.errors import ModelInvalid
+from serving.graph import fuse
+from serving.parts import parts
+from serving.plan.graphs import Graphs
+from serving.store import Store
+
+MODEL = DetectionModel("tiny", Normalisation(order="BGR"))
+CHANNELS = 5
+
+
+class Maker:
+    """Nodes one after another, with random weights."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.last = "x"
+
+    def weight(self, *shape: int, positive: bool = False) -> str:
+        value = self.rng.normal(size=shape).astype(np.float32) / 2
+        value = np.abs(value) + 0.5 if positive else value
+        self.weights.append(numpy_helper.from_array(value, f"w{len(self.weights)}"))
+        return self.weights[-1].name
+
+    def add(self, kind: str, *more: str, **attributes: object) -> str:
+        """A node on the last value."""
+        output = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, [self.last, *more], [output], **attributes))
+        self.last = output
+        return output
+
+    def conv(self, into: int, out: int, side: int = 3) -> str:
+        return self.add("Conv", self.weight(out, into, side, side), pads=[side // 2] * 4)
+
+    def enlarge(self, out: int, side: int = 2, stride: int = 2) -> str:
+        return self.add(
+            "ConvTranspose", self.weight(CHANNELS, out, side, side), strides=[stride] * 2
+        )
+
+    def norm(self) -> str:
+        sizes = [self.weight(CHANNELS, positive=place in (0, 3)) for place in range(4)]
+        return self.add("BatchNormalization", *sizes, epsilon=1e-3)
+
+    def head(self, side: int = 2, stride: int = 2) -> str:
+        """Of a DB detector, as paddle2onnx writes it: biases are sums, names are many."""
+        self.enlarge(CHANNELS, side, stride)
+        self.add("Identity")
+        self.add("Add", self.weight(1, CHANNELS, 1, 1))
+        self.norm()
+        self.add("Relu")
+        self.enlarge(1)
+        self.add("Add", self.weight(1, 1, 1, 1))
+        return self.add("Sigmoid")
+
+    def save(self, path: Path) -> None:
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+        y = helper.make_tensor_value_info(self.last, TensorProto.FLOAT, ["N", 1, "H", "W"])
+        graph = helper.make_graph(self.nodes, "tiny", [x], [y], self.weights)
+        opsets = [helper.make_opsetid("", 17)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def run(path: Path, feed: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: feed})[0])
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(logits / 2)
+
+
+def compare(folder: Path, made: Maker) -> Counter[str]:
+    """The fused graph's operators, once its map is the plain one's."""
+    plain, fused = folder / "plain.onnx", folder / "fused.onnx"
+    made.save(plain)
+    fuse(plain, MODEL, fused)
+    image = np.random.default_rng(1).integers(0, 256, (2, 8, 12, 3), np.uint8)
+    norm = MODEL.normalisation
+    planes = ((image * norm.scale - norm.mean) / norm.std).transpose(0, 3, 1, 2)
+    wanted = run(plain, planes.astype(np.float32))
+    found = sigmoid(run(fused, image))
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.ptp(wanted) > 0.5
+    return operators(fused)
+
+
+def test_the_head_works_on_the_small_map(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    made.head()
+    found = compare(tmp_path, made)
+    assert (found["ConvTranspose"], found["DepthToSpace"], found["Identity"]) == (0, 1, 0)
+
+
+def test_squares_of_other_sizes(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    made.head(side=3, stride=3)
+    assert compare(tmp_path, made)["ConvTranspose"] == 0
+
+
+def test_squares_that_overlap_stay_as_they_are(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    made.head(side=3, stride=2)
+    assert compare(tmp_path, made)["ConvTranspose"] == 2
+
+
+def test_a_gate_that_is_added_to_its_input_is_one_product(tmp_path: Path) -> None:
+    made = Maker()
+    x = made.conv(3, CHANNELS)
+    made.add("GlobalAveragePool")
+    made.conv(CHANNELS, CHANNELS, side=1)
+    made.add("HardSigmoid")
+    made.add("Mul", x)
+    made.add("Add", x)
+    made.head()
+    found = compare(tmp_path, made)
+    # Of the Adds one is the normalisation's, one the gate's, on a pixel; the other Mul likewise.
+    assert (found["Add"], found["Mul"]) == (2, 2)
+
+
+def test_a_server_models_mean_of_two_maps_gets_logits(tmp_path: Path) -> None:
+    """PFHeadLocal of PP-OCRv4_server_det and PP-OCRv5_server_det."""
+    made = Maker()
+    features = made.conv(3, CHANNELS)
+    first = made.head()
+    made.last = features
+    made.head()
+    made.add("Add", first)
+    made.weights.append(numpy_helper.from_array(np.float32(0.5), "half"))
+    made.add("Mul", "half")
+    assert compare(tmp_path, made)["Log"] == 1
+
+
+def test_a_map_that_is_no_probability_is_refused(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, 1)
+    made.add("Mul", made.weight(1))
+    made.save(tmp_path / "plain.onnx")
+    with pytest.raises(ModelInvalid, match="ends in Mul, not in the Sigmoid"):
+        fuse(tmp_path / "plain.onnx", MODEL, tmp_path / "out.onnx")
+
+
+def test_the_real_detector_is_rewritten_and_finds_the_same(
+    built: Path, model_store: Store, repo: Path, sample_page: Sample
+) -> None:
+    found = parts(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), built)
+    (part,) = (part for part in found if part.section == "TextDetection")
+    graphs = Graphs(built)
+    fused = graphs.find(part.folder, part.model)
+    assert operators(fused)["ConvTranspose"] == 0
+    page = cv2.resize(sample_page.image, (320, 480))[None]
+    norm = part.model.normalisation
+    planes = (page * norm.scale - np.array(norm.mean)) / np.array(norm.std)
+    (plain,) = (built / "engines" / "onnx").glob("PP-OCRv4_mobile_det-*.onnx")
+    wanted = run(plain, planes.transpose(0, 3, 1, 2).astype(np.float32))
+    np.testing.assert_allclose(sigmoid(run(fused, page)), wanted, atol=2e-3)
+    assert (wanted > 0.5).sum() > 1000

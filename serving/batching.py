@@ -88,20 +88,25 @@ class FairPool:
             thread.join()
 
     def _work(self) -> None:
-        while (taken := self._take()) is not None:
+        job: _Job | None = None
+        while (taken := self._next(job)) is not None:
             job, (place, item) = taken
             try:
                 job.results[place] = job.function(item)
             except BaseException as error:
                 self._fail(job, error)
-            with self._changed:
-                job.left -= 1
-                if job.left == 0:
-                    job.done.set()
 
-    def _take(self) -> tuple[_Job, tuple[int, Any]] | None:
-        """The next item of the page whose turn it is; None when closed and nothing waits."""
+    def _next(self, done: _Job | None) -> tuple[_Job, tuple[int, Any]] | None:
+        """Count one item of the job `done` as done, and take one of the page whose turn it is.
+
+        Both at once: a lock that two threads want costs as much as decoding a line's text.
+        None when closed and nothing waits.
+        """
         with self._changed:
+            if done is not None:
+                done.left -= 1
+                if done.left == 0:
+                    done.done.set()
             while not self._jobs:
                 if self._closed:
                     return None

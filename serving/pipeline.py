@@ -141,7 +141,9 @@ class Pipeline:
         if not text or score < first_set(options.text_rec_score_thresh, self.score_thresh):
             return None
         line = Line(text=text, score=score, quad=corners(quad), turn=turn)
-        return replace(line, words=tuple(place(word, line.box) for word in words))
+        return (
+            replace(line, words=tuple(place(word, line.box) for word in words)) if words else line
+        )
 
     def _check(self, options: Options) -> None:
         """Raise BadRequest for an option that this pipeline cannot obey."""

@@ -12,12 +12,10 @@ from serving.benchmark.labelled import LabelledPage
 from serving.benchmark.profile import profile
 from serving.benchmark.watch import LINES, Watch, replayed, timed
 from serving.benchmark.work import MacCounter, MatrixProduct
-from serving.config.model import load_model
+from serving.convert import onnx_graph
 from serving.corpus import Sample
 from serving.engines.base import EngineSpec
 from serving.errors import EngineError
-from serving.parts import KINDS
-from serving.plan.graphs import Graphs
 from serving.reader import Reader, load_pipeline
 
 MODELS = {
@@ -33,9 +31,7 @@ def reader(repo: Path, built: Path) -> Reader:
 
 
 def counter(built: Path, section: str) -> MacCounter:
-    folder = built / MODELS[section]
-    model = load_model(folder, MODELS[section], KINDS[section])
-    return MacCounter(Graphs(built).find(folder, model))
+    return MacCounter(onnx_graph(built / MODELS[section], built / "engines", convert=False))
 
 
 @pytest.mark.parametrize(

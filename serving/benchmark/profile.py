@@ -17,11 +17,11 @@ from serving.benchmark.watch import LINES, ReplayEngine, Watch, replayed, timed
 from serving.benchmark.work import BACKENDS, PRECISIONS, MacCounter, MatrixProduct
 from serving.config.options import Options
 from serving.config.pipeline import load_config
+from serving.convert import onnx_graph
 from serving.imaging.decode import Decoder
 from serving.imaging.source import load
 from serving.parts import parts
 from serving.pipeline import Pipeline
-from serving.plan.graphs import Graphs
 from serving.stages.detect import input_size
 
 _OFF = Options(use_textline_orientation=False)
@@ -128,7 +128,7 @@ class _Profiler:
         config = load_config(yaml)
         self._name, self._decoder, self._plain = yaml.stem, decoder, pipeline
         self._counters = {
-            part.section: MacCounter(Graphs(models).find(part.folder, part.model))
+            part.section: MacCounter(onnx_graph(part.folder, models / "engines", convert=False))
             for part in parts(config, models)
         }
         cores = find_plan(config, models, None).cores

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
-
-import numpy as np
 
 from serving.batching import FairPool
 from serving.engines.base import Array, Engine
@@ -128,12 +125,12 @@ class ReplayEngine(Engine):
 
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
         start = time.thread_time()
-        digest = hashlib.blake2b(np.ascontiguousarray(images).data).digest()
-        kept = self._kept.get((images.shape, digest))
+        key = images.shape, images.tobytes()  # a digest would let other threads in meanwhile
+        kept = self._kept.get(key)
         if kept is None:
             if self.replaying:
                 raise EngineError("benchmark: a page read again gave an engine another input")
-            kept = self._kept[images.shape, digest] = self._engine.run(images, *more)
+            kept = self._kept[key] = self._engine.run(images, *more)
         answer = tuple(array.copy() for array in kept)
         with self._lock:
             self.seconds += time.thread_time() - start

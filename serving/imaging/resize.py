@@ -63,12 +63,14 @@ def shrink(height: int, width: int, most: tuple[int, int]) -> tuple[int, int]:
     return down, across
 
 
-def pad(image: Image, height: int, width: int) -> Image:
-    """Repeat the last row and column up to that size."""
-    down, right = height - image.shape[0], width - image.shape[1]
-    if not (down or right):
-        return image
-    return np.asarray(cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+def resize_padded(image: Image, size: tuple[int, int], padded: tuple[int, int]) -> Image:
+    """The image at `size`, its last row and column repeated up to `padded`, (height, width)."""
+    (height, width), (full_height, full_width) = size, padded
+    fitted = np.empty((full_height, full_width, 3), np.uint8)
+    resize_into(fitted[:height, :width], image)
+    fitted[:height, width:] = fitted[:height, width - 1 : width]
+    fitted[height:] = fitted[height - 1]
+    return fitted
 
 
 def pad_tiny(image: Image) -> Image:
@@ -86,3 +88,13 @@ def resize(image: Image, height: int, width: int) -> Image:
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(cv2.resize(image, (width, height)), np.uint8)
+
+
+def resize_into(target: Image, image: Image) -> None:
+    """Fill a part of an array, (H, W, 3) with rows of their own, with the image at that size."""
+    height, width = target.shape[:2]
+    if image.shape[:2] == (height, width):
+        target[:] = image
+    else:
+        written = cv2.resize(image, (width, height), dst=target)
+        assert written is target  # OpenCV makes an array of its own where the size is another

@@ -135,15 +135,14 @@ def _logit(probability: float) -> float:
 def _mean_probability(logits: Map, outline: npt.NDArray[Any]) -> float:
     """Mean probability inside a polygon (its pixels truncated to integers)."""
     height, width = logits.shape
-    (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
-    left, right = (max(0, min(edge, width - 1)) for edge in (floor(x0), ceil(x1)))
-    top, bottom = (max(0, min(edge, height - 1)) for edge in (floor(y0), ceil(y1)))
+    across, down = outline.T.tolist()
+    left, right = (max(0, min(edge, width - 1)) for edge in (floor(min(across)), ceil(max(across))))
+    top, bottom = (max(0, min(edge, height - 1)) for edge in (floor(min(down)), ceil(max(down))))
     mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
-    cv2.fillPoly(mask, [(outline - (left, top)).astype(np.int32)], 1)
-    halved = np.tanh(
-        logits[top : bottom + 1, left : right + 1] * 0.5
-    )  # a sigmoid is its half + 1/2
-    return 0.5 + 0.5 * float(cv2.mean(halved, mask)[0])
+    cv2.fillPoly(mask, [outline.astype(np.int32)], 1, offset=(-left, -top))
+    # A sigmoid is half a tanh and a half.
+    halved = np.tanh(logits[top : bottom + 1, left : right + 1] * np.float32(0.5))
+    return 0.5 + 0.5 * cv2.mean(halved, mask)[0]
 
 
 def _to_page(

@@ -14,9 +14,8 @@ from serving.engines.base import Engine
 from serving.imaging.resize import (
     SizeLimit,
     detection_size,
-    pad,
     pad_tiny,
-    resize,
+    resize_padded,
     shrink,
     size_class,
 )
@@ -52,7 +51,7 @@ class Detector:
         height, width = page.shape[:2]
         size = input_size(self.model, self.settings, height, width, options)
         size = shrink(*size, self.engine.largest) if self.engine.largest else size
-        return pad(resize(page, *size), *size_class(*size)), size
+        return resize_padded(page, size, size_class(*size)), size
 
     def settings_in_force(self, options: Options) -> dict[str, int | float | str]:
         """The request's `text_det_params`, in PaddleX's own words."""
@@ -117,5 +116,5 @@ def db_parameters(model: DetectionModel, settings: TextDetection, asked: Options
 
 def corners(quad: npt.NDArray[np.int32]) -> Quad:
     """A quad (4, 2) as plain values."""
-    a, b, c, d = ((int(x), int(y)) for x, y in quad)
+    a, b, c, d = map(tuple, quad.tolist())
     return a, b, c, d

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from serving.config.model import RecognitionModel
 from serving.engines.base import Engine
-from serving.imaging.resize import resize
-from serving.stages.ctc import decode, steps
+from serving.imaging.resize import resize_into
+from serving.stages.ctc import decode, starts, steps, text_at
 from serving.stages.spaces import with_spaces
 from serving.stages.words import Span, spans
 
@@ -55,8 +55,10 @@ class Recogniser:
         characters = self.model.characters
         text, score = decode(index, scores, characters)
         if self.restore_spaces:
-            index = with_spaces(index, space, characters)
-            text, _ = decode(index, scores, characters)
+            spaced = with_spaces(index, space, characters)
+            if spaced is not index:
+                index = spaced
+                text = text_at(starts(index, characters), index, characters)
         if not words:
             return Recognised(text, score)
         # The padding on the right is no part of the line.
@@ -71,8 +73,9 @@ class Recogniser:
         """
         height, width = self.model.height, self.own_width(crop)
         padded = width_class(width, self.engine.spec.kind)
-        fitted = np.full((height, padded, 3), _GREY, np.uint8)
-        fitted[:, :width] = resize(crop, height, width)
+        fitted = np.empty((height, padded, 3), np.uint8)
+        resize_into(fitted[:, :width], crop)
+        fitted[:, width:] = _GREY
         return fitted
 
     def own_width(self, crop: Image) -> int:

@@ -54,7 +54,8 @@ def test_a_pipeline_tells_of_its_calls(pipeline: Pipeline, pages: list[corpus.Sa
     assert page == replace(pipeline.read(pages[0].image, upright), timing=page.timing)
     assert len(calls) >= len(page.lines) > 5
     assert set(calls) == {("TextRecognition", 1)}  # on a processor every line is a call
-    telling.read(np.ascontiguousarray(pages[0].image[::-1, ::-1]))
+    for turned in pages:
+        telling.read(np.ascontiguousarray(turned.image[::-1, ::-1]))
     assert ("TextLineOrientation", 1) in calls
 
 

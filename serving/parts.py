@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
 from serving.batching import FairPool
 from serving.config.model import (
     DetectionModel,
@@ -66,7 +68,9 @@ def assemble(
     """A pipeline from parts and engines by section; `threads` lines are read side by side.
 
     Or more, where an engine takes many in one call: as many as fill the next one meanwhile.
+    From now on OpenCV starts no threads in this process: on lines they cost more than they do.
     """
+    cv2.setNumThreads(1)
     detection, recognition = found["TextDetection"].model, found["TextRecognition"].model
     assert isinstance(detection, DetectionModel)
     assert isinstance(recognition, RecognitionModel)

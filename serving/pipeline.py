@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -77,14 +78,19 @@ class Pipeline:
 
         The first input of a shape costs an engine many times the next one, on each of its streams.
         """
-        stages = self.stages
-        for section, sizes in shapes.items():
-            engine = stages[section].engine
-            run = partial(_run_blank, engine, sizes)
-            if engine.spec.batch > 1:
-                run()  # called by the batches' own threads
-            else:
-                self.pool.everywhere(run, engine.spec.streams)
+        engines = {section: self.stages[section].engine for section in shapes}
+        with ThreadPoolExecutor() as pool:
+            begun = [
+                pool.submit(_run_blank, engine, shapes[section])
+                for section, engine in engines.items()
+                if _is_one_caller(engine)
+            ]
+            for section, engine in engines.items():
+                if not _is_one_caller(engine):
+                    run = partial(_run_blank, engine, shapes[section])
+                    self.pool.everywhere(run, engine.spec.streams)
+            for future in begun:
+                future.result()
 
     def telling(self, tell: Callable[[str, int], None]) -> Pipeline:
         """The same pipeline, which takes this one's place and tells of calls that take lines.
@@ -177,6 +183,11 @@ class Pipeline:
         self.pool.close()
         for stage in self.stages.values():
             stage.engine.close()
+
+
+def _is_one_caller(engine: Engine) -> bool:
+    """Whether calls do not run side by side, or are made by threads of the engine's own."""
+    return engine.spec.streams == 1 or engine.spec.batch > 1
 
 
 def _run_blank(engine: Engine, sizes: Sequence[tuple[int, int]]) -> None:

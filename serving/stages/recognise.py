@@ -21,9 +21,10 @@ Image = npt.NDArray[np.uint8]
 
 LONGEST = 3200
 """Pixels; PaddleX squeezes longer lines to this width."""
-_STEPS = ((320, 16), (640, 32), (1280, 64), (LONGEST, 128))
-"""Up to that width, in steps of so many pixels: 2.5 % of padding in the mean. These 55 shapes bound
-what an engine keeps: each costs OpenVINO some 4 MB and, at first sight, tens of milliseconds."""
+_STEPS = ((320, 16), (640, 32), (1280, 128), (2048, 256), (LONGEST, 384))
+"""Up to that width, in steps of so many pixels: 5.5 % of padding in the mean. These 42 shapes bound
+what an engine keeps: each costs OpenVINO 8 to 16 MB and, at first sight, 20 to 50 ms. Finer steps
+for long lines take as much time once they have been met, and read no better."""
 _GPU_STEPS = ((640, 160), (1280, 320), (LONGEST, 640))
 """On a GPU padding costs little, lines of one width share a call, and every shape may be searched
 for anew: 9 shapes."""

@@ -25,7 +25,7 @@ from serving.scores import Overlap
 
 def label(folder: Path, name: str = "a.png", text: str = "Total 5") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(b"")
+    (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n")
     truth = [{"image": name, "lines": [{"text": text}]}]
     (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
 
@@ -53,6 +53,18 @@ def test_labelled_folders_one_or_several(tmp_path: Path) -> None:
     assert [(page.group, page.texts) for page in both] == [("forms", ("A",)), ("receipts", ("B",))]
     assert labelled_pages(tmp_path / "forms") == both[:1]
     assert labelled_pages(tmp_path, ["receipts"]) == both[1:]
+
+
+def test_what_is_no_image_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label(tmp_path / "forms", text="A")
+    label(tmp_path / "arrays", "b.npy", "B")
+    (tmp_path / "arrays" / "b.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    assert [page.texts for page in labelled_pages(tmp_path)] == [("A",)]
+    assert "b.npy is left out: not a format that this reads" in caplog.text
+    with pytest.raises(ConfigError, match="no image or document in it"):
+        labelled_pages(tmp_path / "arrays")
 
 
 def test_what_is_wrong_with_a_labelled_folder_is_said(tmp_path: Path) -> None:

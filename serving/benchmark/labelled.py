@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serving import corpus
-from serving.errors import ConfigError
+from serving.errors import ConfigError, UnsupportedMedia
+from serving.imaging.sniff import HEAD, sniff
+
+_LOG = logging.getLogger(__name__)
 
 _RENDERED_SEED = 7
 
@@ -28,10 +32,14 @@ def labelled_pages(data: Path, groups: Sequence[str] = ()) -> list[LabelledPage]
     """The pages of `data/truth.json`, or of every subfolder with a truth.json.
 
     truth.json: `[{"image": FILE, "lines": [{"text": TEXT}]}]`. groups: only these subfolders.
-    Raises ConfigError when there is nothing, or a file is not as it should be.
+    A file that is no image or document is left out, and the log says so. Raises ConfigError when
+    there is nothing, or a file is not as it should be.
     """
     folders = [data] if (data / "truth.json").is_file() else _subfolders(data, groups)
-    return [page for folder in folders for page in _read(folder)]
+    pages = [page for folder in folders for page in _read(folder) if _is_readable(page.path)]
+    if not pages:
+        raise ConfigError(f"--data {data}: no image or document in it that this reads")
+    return pages
 
 
 def rendered_pages(folder: Path, count: int = 24) -> list[LabelledPage]:
@@ -82,3 +90,13 @@ def _read(folder: Path) -> list[LabelledPage]:
     if missing:
         raise ConfigError(f"{path}: names {missing[0]}, which is not in {folder}")
     return pages
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            sniff(file.read(HEAD))
+    except UnsupportedMedia as error:
+        _LOG.warning("%s is left out: %s", path, error)
+        return False
+    return True

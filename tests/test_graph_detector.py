@@ -16,9 +16,10 @@ from serving.config import load_config
 from serving.config.model import DetectionModel, Normalisation
 from serving.corpus import Sample
 from serving.errors import ModelInvalid
-from serving.graph import fuse
+from serving.graph import fuse, lighten
 from serving.parts import parts
 from serving.plan.graphs import Graphs
+from serving.plan.sameness import check_same
 from serving.store import Store
 
 MODEL = DetectionModel("tiny", Normalisation(order="BGR"))
@@ -70,10 +71,16 @@ class Maker:
         self.add("Add", self.weight(1, 1, 1, 1))
         return self.add("Sigmoid")
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, weights_as_inputs: bool = False) -> None:
         x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
         y = helper.make_tensor_value_info(self.last, TensorProto.FLOAT, ["N", 1, "H", "W"])
-        graph = helper.make_graph(self.nodes, "tiny", [x], [y], self.weights)
+        inputs = [x]
+        if weights_as_inputs:  # as older converters write them
+            inputs += [
+                helper.make_tensor_value_info(item.name, item.data_type, item.dims)
+                for item in self.weights
+            ]
+        graph = helper.make_graph(self.nodes, "tiny", inputs, [y], self.weights)
         opsets = [helper.make_opsetid("", 17)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
 
@@ -113,6 +120,50 @@ def test_the_head_works_on_the_small_map(tmp_path: Path) -> None:
     made.head()
     found = compare(tmp_path, made)
     assert (found["ConvTranspose"], found["DepthToSpace"], found["Identity"]) == (0, 1, 0)
+
+
+def test_the_lighter_graph_takes_and_gives_what_the_plain_one_does(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    made.head()
+    plain, lighter = tmp_path / "plain.onnx", tmp_path / "lighter.onnx"
+    made.save(plain)
+    lighten(plain, lighter)
+    assert operators(lighter)["ConvTranspose"] == 0
+    feed = np.random.default_rng(1).normal(size=(2, 3, 8, 12)).astype(np.float32)
+    np.testing.assert_allclose(run(lighter, feed), run(plain, feed), atol=1e-5)
+
+
+def test_weights_that_are_no_longer_read_are_no_inputs_either(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    made.head()
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    made.save(plain, weights_as_inputs=True)
+    fuse(plain, MODEL, fused)
+    session = ort.InferenceSession(str(fused), providers=["CPUExecutionProvider"])
+    assert [item.name for item in session.get_inputs()] == ["image"]
+    assert run(fused, np.zeros((1, 8, 12, 3), np.uint8)).shape == (1, 1, 32, 48)
+
+
+def test_a_fused_graph_is_held_against_the_models_own(tmp_path: Path) -> None:
+    """A sum of two probabilities looks like the mean of two, and is none."""
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    for scale in (0.5, 1.0):
+        made = Maker()
+        features = made.conv(3, CHANNELS)
+        first = made.head()
+        made.last = features
+        made.head()
+        made.add("Add", first)
+        made.weights.append(numpy_helper.from_array(np.float32(scale), "scale"))
+        made.add("Mul", "scale")
+        made.save(plain)
+        fuse(plain, MODEL, fused)
+        if scale == 0.5:
+            check_same(fused, plain, MODEL)
+    with pytest.raises(ModelInvalid, match=r"plain.onnx: .* something else \(.* by nan\)"):
+        check_same(fused, plain, MODEL)
 
 
 def test_squares_of_other_sizes(tmp_path: Path) -> None:

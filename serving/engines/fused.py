@@ -1,4 +1,4 @@
-"""The face of a fused graph around an engine that runs the plain one (see serving/graph.py)."""
+"""The face of a fused graph around an engine that runs the plain one (see serving/graph)."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Fused(Engine):
 
 
 def _logits(probabilities: Array) -> Array:
-    """The numbers whose sigmoid these are; infinite where the sigmoid is 0 or 1."""
-    with np.errstate(divide="ignore"):
+    """The numbers whose sigmoid these are: infinite for 0 and 1, NaN for no probability."""
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.log(probabilities) - np.log1p(-probabilities))
 
 

@@ -1,5 +1,6 @@
-"""The fused variant of a model's ONNX graph, which engines load. Build time only."""
+"""Variants of a model's ONNX graph, which engines load. Made before anything is served."""
 
 from serving.graph.fuse import VARIANT, fuse
+from serving.graph.lighten import LIGHTER, lighten
 
-__all__ = ["VARIANT", "fuse"]
+__all__ = ["LIGHTER", "VARIANT", "fuse", "lighten"]

@@ -37,33 +37,30 @@ class _Enlarging:
         return int(self.weights.shape[2])
 
 
-def shrink_head(edit: Edit) -> bool:
-    """Rewrite the end of a graph whose output is the map; whether it has that form."""
+def shrink_head(edit: Edit, logits: str) -> str:
+    """The same map, made on the small one; `logits` itself where that is made in another way.
+
+    logits: the map before its sigmoid.
+    """
     import onnx
 
-    output = edit.graph.output[0]
-    second = _enlarging(edit, output.name)
+    second = _enlarging(edit, logits)
     relu = None if second is None else edit.maker(second.source)
     if second is None or relu is None or relu.op_type != "Relu" or second.weights.shape[1] != 1:
-        return False
+        return logits
     first = _enlarging(edit, relu.input[0])
     if first is None:
-        return False
+        return logits
+    bias = np.repeat(second.bias, _area(first, second))
     edit.add(
         *_convolution("head_1", first.source, _spread(first), np.tile(first.bias, first.side**2)),
         onnx.helper.make_node("Relu", ["head_1"], ["head_relu"]),
-        *_convolution(
-            "head_2",
-            "head_relu",
-            _squares(first, second),
-            np.repeat(second.bias, _area(first, second)),
-        ),
+        *_convolution("head_2", "head_relu", _squares(first, second), bias),
         onnx.helper.make_node(
             "DepthToSpace", ["head_2"], ["head_map"], blocksize=first.side * second.side
         ),
     )
-    output.name = "head_map"
-    return True
+    return "head_map"
 
 
 def _area(first: _Enlarging, second: _Enlarging) -> int:

@@ -76,9 +76,10 @@ class Edit:
         read = {name for node in kept for name in _reads(node)} | {
             output.name for output in self.graph.output
         }
-        weights = [item for item in self.graph.initializer if item.name in read]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(weights)
+        for items in (self.graph.initializer, self.graph.input):  # some list weights as inputs too
+            left = [item for item in items if item.name in read or item.name not in self._initial]
+            del items[:]
+            items.extend(left)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

@@ -56,8 +56,7 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     edit = Edit(graph)
     edit.add(*_normalise(model.normalisation, old.name))
     if isinstance(model, DetectionModel):
-        _end_in_logits(source, edit)
-        shrink_head(edit)
+        graph.output[0].name = shrink_head(edit, _logits(source, edit))
     if isinstance(model, RecognitionModel):
         _check_dictionary(source, graph, model)
         edit.add(*_arg_max(graph, len(model.characters), opset=loaded.opset_import[0].version))
@@ -70,29 +69,28 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     onnx.save(loaded, target)
 
 
-def _end_in_logits(source: Path, edit: Edit) -> None:
-    """Let a detector end with the logits of its map; few of its pixels are ever looked at.
+def _logits(source: Path, edit: Edit) -> str:
+    """The logits of a detector's map, in which it shall end: few are ever made a probability.
 
     PP-OCR's server models end in the mean of two maps (PFHeadLocal), which has no logits of its
     own: there these are computed.
     """
     import onnx
 
-    output = edit.graph.output[0]
-    last = edit.maker(output.name)
+    output = edit.graph.output[0].name
+    last = edit.maker(output)
     if last is not None and last.op_type == "Sigmoid":
-        output.name = last.input[0]
-        return
-    if not _is_probability(edit, output.name):
+        return str(last.input[0])
+    if not _is_probability(edit, output):
         ends = "a weight" if last is None else last.op_type
         raise ModelInvalid(f"{source}: ends in {ends}, not in the Sigmoid of a DB detector")
     edit.add(
         constant("map_one", np.ones(1, np.float32)),
-        onnx.helper.make_node("Sub", ["map_one", output.name], ["map_rest"]),
-        onnx.helper.make_node("Div", [output.name, "map_rest"], ["map_odds"]),
+        onnx.helper.make_node("Sub", ["map_one", output], ["map_rest"]),
+        onnx.helper.make_node("Div", [output, "map_rest"], ["map_odds"]),
         onnx.helper.make_node("Log", ["map_odds"], ["map_logits"]),
     )
-    output.name = "map_logits"
+    return "map_logits"
 
 
 def _is_probability(edit: Edit, name: str) -> bool:

@@ -3,6 +3,7 @@
 models/engines/graphs/<model name>-<key>/
     fused-5.onnx  8-bit pixels in, arg-max out
     about.json    what it was made from, in words
+    lighter-1.onnx  a detector's as PaddleX feeds it
     int8-...      the same in int8, where a pipeline asks for it
 """
 
@@ -21,8 +22,9 @@ from serving.config.model import Model
 from serving.convert import onnx_graph
 from serving.engines.base import EngineSpec
 from serving.errors import PlanError
-from serving.graph import VARIANT, fuse
+from serving.graph import LIGHTER, VARIANT, fuse, lighten
 from serving.parts import Part
+from serving.plan.sameness import check_same
 from serving.store import Progress
 from serving.store.disk import publish, write_whole
 from serving.store.files import digest, paddle_graph
@@ -42,7 +44,7 @@ class Graphs:
 
     def find(self, folder: Path, model: Model) -> Path:
         """The fused graph of a model folder. Raises PlanError where it is not built."""
-        path = self._folder(folder, model) / f"{VARIANT}.onnx"
+        path = self._folder(folder, model.name) / f"{VARIANT}.onnx"
         if not path.is_file():
             raise PlanError(
                 f"{model.name} ({folder}) has no engine yet; run: bash scripts/build_engines.sh"
@@ -55,9 +57,9 @@ class Graphs:
         """The fused graph, made where it is missing. Waits for another process doing so.
 
         It appears under its name only when it is whole. `convert`: as `onnx_graph` has it.
-        Raises ConfigError, ConversionError, ModelInvalid.
+        Raises ConfigError, ConversionError, ModelInvalid, EngineError.
         """
-        target = self._folder(folder, model)
+        target = self._folder(folder, model.name)
         target.mkdir(parents=True, exist_ok=True)
         fused = target / f"{VARIANT}.onnx"
         with FileLock(target / ".lock"):
@@ -65,14 +67,27 @@ class Graphs:
                 part = fused.with_suffix(".part")
                 plain = onnx_graph(folder, self._engines, convert=convert, progress=progress)
                 fuse(plain, model, part)
+                check_same(part, plain, model)
                 about = {"model": model.name, "folder": str(folder), "files": digest(folder)}
                 write_whole(target / "about.json", json.dumps(about, indent=2) + "\n")
                 part.replace(fused)
         return fused
 
+    def lighter(self, folder: Path, plain: Path) -> Path:
+        """A detector's own graph `plain` in the form that takes less time; made where missing."""
+        target = self._folder(folder, folder.resolve().name)
+        target.mkdir(parents=True, exist_ok=True)
+        lighter = target / f"{LIGHTER}.onnx"
+        with FileLock(target / ".lock"):
+            if not lighter.is_file():
+                part = lighter.with_suffix(".part")
+                lighten(plain, part)
+                part.replace(lighter)
+        return lighter
+
     def has(self, part: Part) -> bool:
         """Whether the fused graph of a model is built."""
-        return (self._folder(part.folder, part.model) / f"{VARIANT}.onnx").is_file()
+        return (self._folder(part.folder, part.model.name) / f"{VARIANT}.onnx").is_file()
 
     def quantised(self, part: Part, int8: str, calibration: Calibration) -> None:
         """Make the int8 graph of that name where it is missing; it appears whole or not at all.
@@ -106,8 +121,8 @@ class Graphs:
             raise PlanError(f"{path}: missing; run: bash scripts/build_engines.sh")
         return path
 
-    def _folder(self, folder: Path, model: Model) -> Path:
-        return self._engines / "graphs" / f"{model.name}-{graph_key(folder)}"
+    def _folder(self, folder: Path, name: str) -> Path:
+        return self._engines / "graphs" / f"{name}-{graph_key(folder)}"
 
 
 def graph_key(folder: Path) -> str:

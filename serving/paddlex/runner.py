@@ -10,7 +10,10 @@ import numpy as np
 from serving.batching import FairPool
 from serving.engines.base import Array, Engine
 from serving.errors import EngineError
-from serving.stages.recognise import LONGEST, width_class
+from serving.stages.recognise import LONGEST, Steps, next_step
+
+_STEPS: Steps = ((320, 16), (640, 32), (1280, 64), (LONGEST, 128))
+"""Finer than our own recogniser's: PaddleX has padded a batch already, and more costs it spaces."""
 
 
 class EngineRunner:
@@ -66,4 +69,4 @@ def _padded(batch: Array) -> Array:
     width = batch.shape[-1]
     if width > LONGEST:
         return batch
-    return np.pad(batch, ((0, 0), (0, 0), (0, 0), (0, width_class(width) - width)))
+    return np.pad(batch, ((0, 0), (0, 0), (0, 0), (0, next_step(width, _STEPS) - width)))

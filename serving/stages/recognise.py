@@ -19,6 +19,8 @@ from serving.stages.words import Span, spans
 
 Image = npt.NDArray[np.uint8]
 
+Steps = Sequence[tuple[int, int]]
+"""(longest width, step) pairs, narrow to wide."""
 LONGEST = 3200
 """Pixels; PaddleX squeezes longer lines to this width."""
 _STEPS = ((320, 16), (640, 32), (1280, 128), (2048, 256), (LONGEST, 384))
@@ -88,7 +90,11 @@ class Recogniser:
 
 def width_class(width: int, kind: str = "cpu") -> int:
     """The width at which a line of `width` pixels is read on that kind of device: the next step."""
-    steps = _STEPS if kind == "cpu" else _GPU_STEPS
+    return next_step(width, _STEPS if kind == "cpu" else _GPU_STEPS)
+
+
+def next_step(width: int, steps: Steps) -> int:
+    """`width`, made the next multiple of the step that holds for it."""
     step = next(step for longest, step in steps if width <= longest)
     return ceil(width / step) * step
 

@@ -27,7 +27,8 @@ def environment() -> dict[str, str]:
 class Child:
     """Asks a running child.
 
-    Raises EngineError when it ends early, with what it said on stderr, or is killed as overdue.
+    Raises EngineError when it cannot be started, when it ends early, with what it said on stderr,
+    and when it is killed as overdue.
     """
 
     def __init__(
@@ -45,14 +46,18 @@ class Child:
         self.name = name
         self._patience = patience
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        self._process = subprocess.Popen(
-            [str(word) for word in command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment() if env is None else env,
-            encoding="utf-8",
-        )
+        try:
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environment() if env is None else env,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._log.close()
+            raise EngineError(f"{name} cannot be started: {error}") from error
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """Its answer."""

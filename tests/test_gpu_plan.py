@@ -204,6 +204,7 @@ def test_build_takes_a_gpu_where_one_is_and_never_leaves_it_silently(
     record_choice(tmp_path, config, 2, "cpu", 1)
     assert planned_workers(tmp_path, [config], 2) == 1
     assert planned_workers(tmp_path, [config], 2, "gpu:0,1") == 4
+    assert planned_workers(tmp_path, [config], 2, "gpu:0,1", cpu_fallback=True) == 1
     assert choose_device(tmp_path, config, 2) == "cpu"
     (file,) = (tmp_path / "engines" / "plans").glob("*.json")
     file.write_text('{"device": "cpu"}')  # as it was before workers were measured

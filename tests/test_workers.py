@@ -104,7 +104,7 @@ def choose(
         assert sum(not crew.closed for crew in crews) <= 2  # no more are in memory at a time
         return crews[-1]
 
-    trials = measure_workers(list(shows), hire, free, lambda _: None)
+    trials = measure_workers(list(shows), hire, lambda: free, lambda _: None)
     assert all(crew.closed for crew in crews)
     [chosen] = [trial.workers for trial in trials if trial.chosen]
     return chosen, [trial.reason for trial in trials]

@@ -156,7 +156,8 @@ def command(
     cores = usable_cores() if threads is None else threads * (workers or 1)
     if workers is None:
         told = settings["models"], configs, cores, settings["device"]
-        workers = planned_workers(*told) if threads is None else 1
+        fallback = settings["allow_cpu_fallback"]
+        workers = planned_workers(*told, cpu_fallback=fallback) if threads is None else 1
     run(
         Settings(
             pipelines=dict(pipelines),

@@ -43,7 +43,11 @@ def read_generation(number: int, settings: Settings) -> Generation:
         configs,
         keys=None if file is None else read_keys(file),
         planned=planned_workers(
-            settings.models, configs.values(), settings.cores or usable_cores(), settings.device
+            settings.models,
+            configs.values(),
+            settings.cores or usable_cores(),
+            settings.device,
+            cpu_fallback=settings.allow_cpu_fallback,
         ),
     )
 

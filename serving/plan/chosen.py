@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.config.pipeline import PipelineConfig
-from serving.devices import parse_devices
+from serving.devices import check_alike, parse_devices
 from serving.engines.cuda import check_gpu
 from serving.errors import ConfigError, DeviceError, PlanError
 from serving.plan.keys import key
@@ -30,19 +30,36 @@ def chosen_device(models: Path, config: PipelineConfig, cores: int) -> str | Non
 
 
 def planned_workers(
-    models: Path, configs: Iterable[PipelineConfig], cores: int, device: str | None = None
+    models: Path,
+    configs: Iterable[PipelineConfig],
+    cores: int,
+    device: str | None = None,
+    *,
+    cpu_fallback: bool = False,
 ) -> int:
-    """Worker processes for a server of these pipelines: as many as were best for any of them.
+    """Worker processes for a server of these pipelines: as few as were best for one of them.
 
-    Every worker serves them all. 1 where nothing was built. device: default what was built.
-    Raises PlanError for a file that cannot be read.
+    Every worker serves them all, and they were found to fit in memory alone. 1 where nothing was
+    built. device: default what was built. cpu_fallback: the CPU's number where that is a GPU which
+    cannot be used. Raises PlanError for a file that cannot be read.
     """
-    numbers = [1]
+    numbers = []
     for config in configs:
         found = _read(_path(models, config, cores))
         if found is not None:
-            numbers.append(found["workers"].get(device or found["device"], 1))
-    return max(numbers)
+            place = device or found["device"]
+            if cpu_fallback and not _is_usable(place):
+                place = "cpu"
+            numbers.append(found["workers"].get(place, 1))
+    return min(numbers, default=1)
+
+
+def _is_usable(device: str) -> bool:
+    try:
+        check_alike(parse_devices(device))
+    except DeviceError:
+        return False
+    return True
 
 
 def choose_device(models: Path, config: PipelineConfig, cores: int) -> str:

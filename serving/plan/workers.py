@@ -57,22 +57,23 @@ def with_workers(
             np.save(file, page)
         hire = partial(Crew, Opening(config, plan, models, device, files))
         counts = worker_counts(plan.cores, device)
-        trials = measure_workers(counts, hire, free_memory(device), say)
+        trials = measure_workers(counts, hire, partial(free_memory, device), say)
     workers = next(trial.workers for trial in trials if trial.chosen)
     return replace(plan, workers=workers, worker_trials=trials)
 
 
 def measure_workers(
-    counts: Sequence[int], hire: Hire, free: Memory, say: Say
+    counts: Sequence[int], hire: Hire, free_memory: Callable[[], Memory], say: Say
 ) -> tuple[WorkerTrial, ...]:
     """What each number of workers showed, one of them chosen.
 
-    counts: up from 1. hire: starts so many; raises EngineError. free: what they may take.
+    counts: up from 1. hire: starts so many; raises EngineError. free_memory: what they may take.
     A number that fails is the last that is tried.
     """
     if len(counts) == 1:
         few = f"not measured: more processes need {2 * _CORES} cores, or 2 with a GPU"
         return (WorkerTrial(counts[0], chosen=True, reason=few),)
+    free = free_memory()
     crews: list[Crew] = []
     reasons: dict[int, str] = {}
     best: Crew | None = None

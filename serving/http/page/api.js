@@ -67,7 +67,11 @@ export async function* read(pipeline, file, { pictures, signal }) {
 
 async function ask(path) {
   const response = await send(path, "application/json");
-  return { body: await response.json() };
+  try {
+    return { body: await response.json() };
+  } catch {
+    throw new Refusal("unreachable", CUT_OFF);
+  }
 }
 
 /** The response, where it is what was asked for. */
@@ -88,11 +92,16 @@ async function send(path, type, options = {}) {
 
 /** @param {ReadableStream<Uint8Array>} body */
 async function* linesOf(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader(); // not every browser iterates
   let rest = "";
-  for await (const piece of body.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + piece).split("\n");
-    rest = lines.pop();
-    yield* lines;
+  try {
+    for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+      const lines = (rest + piece.value).split("\n");
+      rest = lines.pop();
+      yield* lines;
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // of what was cut off, nothing more is wanted
   }
 }
 

@@ -39,7 +39,8 @@ state() {
   cat /proc/driver/nvidia/version /proc/driver/nvidia/gpus/*/information 2>/dev/null || true
   cat /sys/fs/cgroup/cpu.max 2>/dev/null || true
   cat .venv/"$STAMP"
-  sha256sum serving/plan/keys.py configs/*.yaml ${yamls[@]+"${yamls[@]}"}
+  find serving -name '*.py' -print0 | sort -z | xargs -0 sha256sum # what plans are keyed by is there
+  sha256sum configs/*.yaml ${yamls[@]+"${yamls[@]}"}
   grep -m1 '^flags' /proc/cpuinfo || true
   find "$models" -type f -not -name '.*' -printf '%p %s %T@\n' | sort
 }

@@ -106,6 +106,7 @@ class FairPool:
             if done is not None:
                 done.left -= 1
                 if done.left == 0:
+                    done.function = _nothing  # a thread that waits for work would keep the page
                     done.done.set()
             while not self._jobs:
                 if self._closed:
@@ -125,3 +126,7 @@ class FairPool:
             job.todo.clear()
             if job in self._jobs:
                 self._jobs.remove(job)
+
+
+def _nothing(_: object) -> None:
+    """The work of a page that is done."""

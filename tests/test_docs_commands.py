@@ -120,6 +120,8 @@ def test_it_does_what_the_page_says(shell: Shell, command: str) -> None:
     else:
         out = shell.type(command)
         assert '"error"' not in out
+        for name in re.findall(r"-o (\S+\.png)", command):  # curl writes an error there as well
+            assert (shell.folder / name).read_bytes().startswith(b"\x89PNG")
         for sign, told in SIGNS.items():
             if sign in command:
                 assert told in out + _written(shell.folder)

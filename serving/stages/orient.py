@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from serving.config.model import OrientationModel
 from serving.engines.base import Engine
-from serving.imaging.resize import resize
+from serving.imaging.resize import resize, resize_into
 
 Image = npt.NDArray[np.uint8]
 _GREY = 128
@@ -34,6 +34,7 @@ class Orienter:
         if not self.model.keep_ratio:
             return resize(crop, height, width)
         own = min(width, ceil(height * crop.shape[1] / crop.shape[0]))
-        fitted = np.full((height, width, 3), _GREY, np.uint8)
-        fitted[:, :own] = resize(crop, height, own)
+        fitted = np.empty((height, width, 3), np.uint8)
+        resize_into(fitted[:, :own], crop)
+        fitted[:, own:] = _GREY
         return fitted

@@ -1,0 +1,83 @@
+"""Crops: a straight quad is a part of the page, a slanting one is laid straight."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from serving.imaging.crop import crop
+
+
+@pytest.fixture(scope="module")
+def page() -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 200, 3), np.uint8)
+    return cv2.GaussianBlur(noise, (9, 9), 0)
+
+
+def quad(*corners: tuple[int, int]) -> np.ndarray:
+    return np.array(corners, np.int32)
+
+
+def warped(page: np.ndarray, corners: np.ndarray, width: int, height: int) -> np.ndarray:
+    """By the reference's perspective warp, but linear."""
+    flat = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    turn = cv2.getPerspectiveTransform(corners.astype(np.float32), flat)
+    return cv2.warpPerspective(page, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+
+
+def test_a_straight_quad_is_what_the_page_has_there(page: np.ndarray) -> None:
+    corners = quad((20, 30), (150, 30), (150, 50), (20, 50))
+    cut, turn = crop(page, corners)
+    assert turn == 0
+    np.testing.assert_array_equal(cut, page[30:50, 20:150])
+    np.testing.assert_array_equal(cut, warped(page, corners, 130, 20))
+
+
+def test_up_to_the_pages_edge(page: np.ndarray) -> None:
+    cut, _ = crop(page, quad((0, 100), (200, 100), (200, 120), (0, 120)))
+    np.testing.assert_array_equal(cut, page[100:])
+
+
+@pytest.mark.parametrize("slope", [-30, -3, 4, 25])
+def test_a_slanting_rectangle_is_laid_straight(page: np.ndarray, slope: int) -> None:
+    across = np.array([100, slope])
+    down = np.array([-slope, 100]) * 0.2
+    start = np.array([50, 50])
+    corners = np.rint([start, start + across, start + across + down, start + down])
+    cut, turn = crop(page, corners.astype(np.int32))
+    height, width = cut.shape[:2]
+    length = np.hypot(*across)
+    assert turn == 0
+    assert (height, width) == pytest.approx((length * 0.2, length), abs=2)
+    wanted = warped(page, corners, width, height).astype(int)
+    assert np.abs(cut - wanted).mean() < 6 < np.abs(cut[::-1] - wanted).mean()
+
+
+def test_a_line_down_the_page_lies_flat(page: np.ndarray) -> None:
+    cut, turn = crop(page, quad((20, 10), (40, 10), (40, 100), (20, 100)))
+    assert turn == 90
+    np.testing.assert_array_equal(cut, np.rot90(page[10:100, 20:40]))
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        quad((50, 50), (50, 50), (50, 50), (50, 50)),
+        quad((20, 30), (150, 30), (150, 30), (20, 30)),
+        quad((20, 30), (20, 30), (20, 50), (20, 50)),
+    ],
+)
+def test_no_area_is_an_empty_crop(page: np.ndarray, corners: np.ndarray) -> None:
+    assert crop(page, corners)[0].size == 0
+
+
+def test_a_quad_that_reaches_out_of_the_page_repeats_its_edge(page: np.ndarray) -> None:
+    cut, _ = crop(page, quad((-20, -10), (100, -10), (100, 10), (-20, 10)))
+    assert cut.shape[0] in (19, 20)
+    assert np.abs(cut[2, 2].astype(int) - page[0, 0]).max() <= 1
+
+
+def test_corners_may_begin_anywhere(page: np.ndarray) -> None:
+    corners = quad((150, 50), (20, 50), (20, 30), (150, 30))
+    np.testing.assert_allclose(crop(page, corners)[0], page[30:50, 20:150], atol=1)

@@ -23,10 +23,11 @@ Steps = Sequence[tuple[int, int]]
 """(longest width, step) pairs, narrow to wide."""
 LONGEST = 3200
 """Pixels; PaddleX squeezes longer lines to this width."""
-_STEPS = ((320, 16), (640, 32), (1280, 128), (2048, 256), (LONGEST, 384))
-"""Up to that width, in steps of so many pixels: 5.5 % of padding in the mean. These 42 shapes bound
+_STEPS = ((96, 96), (320, 16), (640, 32), (1280, 128), (2048, 256), (LONGEST, 384))
+"""Up to that width, in steps of so many pixels: 5.5 % of padding in the mean. These 37 shapes bound
 what an engine keeps: each costs OpenVINO 8 to 16 MB and, at first sight, 20 to 50 ms. Finer steps
-for long lines take as much time once they have been met, and read no better."""
+for long lines take as much time once they have been met, and read no better; the shortest lines, of
+a character or two, read better with some room beside them."""
 _GPU_STEPS = ((640, 160), (1280, 320), (LONGEST, 640))
 """On a GPU padding costs little, lines of one width share a call, and every shape may be searched
 for anew: 9 shapes."""

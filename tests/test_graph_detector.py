@@ -85,6 +85,19 @@ class Maker:
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
 
 
+def two_heads(scale: float) -> Maker:
+    """The sum of two maps, times `scale`."""
+    made = Maker()
+    features = made.conv(3, CHANNELS)
+    first = made.head()
+    made.last = features
+    made.head()
+    made.add("Add", first)
+    made.weights.append(numpy_helper.from_array(np.float32(scale), "scale"))
+    made.add("Mul", "scale")
+    return made
+
+
 def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
@@ -150,14 +163,7 @@ def test_a_fused_graph_is_held_against_the_models_own(tmp_path: Path) -> None:
     """A sum of two probabilities looks like the mean of two, and is none."""
     plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
     for scale in (0.5, 1.0):
-        made = Maker()
-        features = made.conv(3, CHANNELS)
-        first = made.head()
-        made.last = features
-        made.head()
-        made.add("Add", first)
-        made.weights.append(numpy_helper.from_array(np.float32(scale), "scale"))
-        made.add("Mul", "scale")
+        made = two_heads(scale)
         made.save(plain)
         fuse(plain, MODEL, fused)
         if scale == 0.5:
@@ -196,14 +202,7 @@ def test_a_gate_that_is_added_to_its_input_is_one_product(tmp_path: Path) -> Non
 
 def test_a_server_models_mean_of_two_maps_gets_logits(tmp_path: Path) -> None:
     """PFHeadLocal of PP-OCRv4_server_det and PP-OCRv5_server_det."""
-    made = Maker()
-    features = made.conv(3, CHANNELS)
-    first = made.head()
-    made.last = features
-    made.head()
-    made.add("Add", first)
-    made.weights.append(numpy_helper.from_array(np.float32(0.5), "half"))
-    made.add("Mul", "half")
+    made = two_heads(0.5)
     assert compare(tmp_path, made)["Log"] == 1
 
 

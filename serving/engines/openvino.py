@@ -52,7 +52,8 @@ class OpenVinoEngine(Engine):
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
         request = self._requests.get()
         try:
-            request.infer([images, *more], share_inputs=True)
+            # The outputs are copied below, once; infer() would copy them as well.
+            request.infer([images, *more], share_inputs=True, share_outputs=True)
             return tuple(request.get_output_tensor(i).data.copy() for i in self._outputs)
         except RuntimeError as error:
             raise EngineError(

@@ -14,6 +14,11 @@ from serving.errors import EngineError
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 """What is computed in; an int8 graph says itself what of it is int8."""
 
+_PREPARED_KEPT = 2000
+"""Layers, each for one shape of its input, that a stream keeps prepared; beyond, the longest unused
+goes. All 37 widths of a recogniser fit, and some 60 sizes of a detector: 130 of these hold 500 MB
+so, and without a bound 1050 MB and more with each further size."""
+
 # OpenVINO fills a table at the first tensor of a process; two threads doing so at once wait for
 # one another for ever (seen with 2026.4). Importing is done by one thread.
 ov.Tensor(np.zeros(1, np.uint8))
@@ -38,6 +43,7 @@ class OpenVinoEngine(Engine):
                     "INFERENCE_NUM_THREADS": spec.threads,
                     # Pinning fights with other processes and with a container's quota.
                     "ENABLE_CPU_PINNING": False,
+                    "CPU_RUNTIME_CACHE_CAPACITY": str(_PREPARED_KEPT),
                     **spec.options,
                 },
             )

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-def join_gates(edit: Edit) -> int:
-    """Rewrite every such sum; how many there were."""
+def join_gates(edit: Edit) -> None:
+    """Rewrite every such sum."""
     import onnx
 
     found = [(node, gate) for node in edit.graph.node if (gate := _gate(edit, node)) is not None]
@@ -28,7 +28,6 @@ def join_gates(edit: Edit) -> int:
         edit.add(onnx.helper.make_node("Add", [scale, "gate_one"], [name]))
         node.op_type = "Mul"
         node.input[:] = [x, name]
-    return len(found)
 
 
 def _gate(edit: Edit, node: onnx.NodeProto) -> tuple[str, str] | None:

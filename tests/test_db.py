@@ -12,7 +12,7 @@ from serving.stages.db import (
     DbParameters,
     Quads,
     order_corners,
-    quads_from_logits,
+    quads_from_map,
     reading_order,
     unclip,
 )
@@ -23,9 +23,8 @@ PARAMETERS = DbParameters(thresh=0.3, box_thresh=0.6, unclip_ratio=1.5)
 def found_in(
     probability: np.ndarray, parameters: DbParameters, *, width: int, height: int
 ) -> Quads:
-    clipped = probability.clip(1e-6, 1 - 1e-6)
-    logits = np.log(clipped / (1 - clipped)).astype(np.float32)
-    return quads_from_logits(logits, parameters, width=width, height=height)
+    found = np.rint(255 * probability).astype(np.uint8)
+    return quads_from_map(found, parameters, width=width, height=height)
 
 
 def blob(value: float = 0.9) -> np.ndarray:

@@ -102,8 +102,9 @@ def test_the_face_counts_no_number_as_no_class() -> None:
     assert space[0].tolist() == [np.float32(0.2), 0.5]
 
 
-def test_the_face_of_a_sure_detector_has_infinite_logits() -> None:
-    map_ = np.array([[[[0, 0.5, 1]]]], np.float32)
+def test_the_face_of_a_detector_gives_its_map_in_255ths() -> None:
+    map_ = np.array([[[[0, 0.5, 1, np.nan]]]], np.float32)
     model = DetectionModel("tiny", Normalisation())
-    (logits,) = Fused(FakeEngine(lambda _: (map_,)), model).run(np.zeros((1, 1, 3, 3), np.uint8))
-    assert logits.tolist() == [[[[-np.inf, 0, np.inf]]]]
+    (found,) = Fused(FakeEngine(lambda _: (map_,)), model).run(np.zeros((1, 1, 4, 3), np.uint8))
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[[[0, 128, 255, 0]]]]

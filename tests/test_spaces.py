@@ -19,13 +19,21 @@ from serving.imaging.fonts import CHINESE, LATIN, Face, load
 from serving.parts import KINDS
 from serving.plan.graphs import Graphs
 from serving.scores import Overlap, token_overlap
-from serving.stages.ctc import decode, steps
+from serving.stages.ctc import letter_steps, starts, text_at
 from serving.stages.recognise import Recogniser
 from serving.stages.spaces import with_spaces
 from serving.store import Store
 
 CHARACTERS = ("", *map(chr, range(0x21, 0x7F)), "é", "字", "，", " ")
 SURE, FAINT, NONE = 0.9, 0.1, 1e-4
+
+
+def spaced(path: list[int], space: list[float]) -> list[int]:
+    return list(with_spaces(path, starts(path, len(CHARACTERS)), space, CHARACTERS))
+
+
+def text_of(path: list[int]) -> str:
+    return text_at(starts(path, len(CHARACTERS)), path, CHARACTERS)
 
 
 def restored(line: str, *, seen: float = FAINT) -> str:
@@ -38,9 +46,7 @@ def restored(line: str, *, seen: float = FAINT) -> str:
         else:
             index += [CHARACTERS.index(character), 0]
             space += [SURE if character == " " else NONE, NONE]
-    path, score = np.array(index), np.ones(len(index), np.float32)
-    found = with_spaces(path, np.array(space, np.float32), CHARACTERS)
-    return decode(found, score, CHARACTERS)[0]
+    return text_of(spaced(index, space))
 
 
 @pytest.mark.parametrize(
@@ -73,20 +79,19 @@ def test_what_two_steps_saw_counts_together() -> None:
 
 
 def test_a_step_without_a_number_puts_nothing() -> None:
-    index, space = np.array([1, len(CHARACTERS), 0, 2]), np.array([0, np.nan, 0, 0], np.float32)
-    np.testing.assert_array_equal(with_spaces(index, space, CHARACTERS), index)
+    path = [1, len(CHARACTERS), 0, 2]
+    assert spaced(path, [0.0, float("nan"), 0.0, 0.0]) == path
 
 
 @given(st.lists(st.tuples(st.integers(0, len(CHARACTERS)), st.floats(0, 1, width=32)), max_size=60))
 def test_no_other_character_changes(read: list[tuple[int, float]]) -> None:
-    index = np.array([step for step, _ in read], np.int64)
-    space = np.array([seen for _, seen in read], np.float32)
-    text, _ = decode(index, space, CHARACTERS)
-    found = with_spaces(index, space, CHARACTERS)
-    after, _ = decode(found, space, CHARACTERS)
+    path = [step for step, _ in read]
+    found = spaced(path, [seen for _, seen in read])
+    text, after = text_of(path), text_of(found)
     assert after.replace(" ", "") == text.replace(" ", "")
     assert after.count("  ") == text.count("  ")
-    assert len(steps(found, CHARACTERS)) == len(after)
+    at = starts(found, len(CHARACTERS))
+    assert len(letter_steps(at, found, CHARACTERS)) == len(after)
 
 
 @pytest.fixture(scope="module")

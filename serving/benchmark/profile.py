@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.assembly import find_plan, open_pipeline
 from serving.benchmark.labelled import LabelledPage
-from serving.benchmark.watch import LINES, ReplayEngine, Watch, replayed, timed
+from serving.benchmark.watch import READING, ReplayEngine, Watch, replayed, timed
 from serving.benchmark.work import BACKENDS, PRECISIONS, MacCounter, MatrixProduct
 from serving.config.options import Options
 from serving.config.pipeline import load_config
@@ -34,7 +34,7 @@ MS_A_MEGAPIXEL, MS_A_LINE = 8.0, 0.1
 class Stage:
     """A step of reading, in ms a page (the mean of a set).
 
-    The steps of lines are thread time: several lines are read side by side.
+    `side_by_side` is thread time: several lines are read at once.
     """
 
     name: str
@@ -220,15 +220,14 @@ class _Profiler:
     def _stages(self) -> tuple[Stage, ...]:
         spent = {name: 1e3 * s / self._pages for name, s in self._watch.seconds.items()}
         detect, detect_engine = spent["TextDetection"], spent["TextDetection engine"]
-        read, read_engine = spent.get("TextRecognition", 0), spent.get("TextRecognition engine", 0)
+        reading, lines = spent.get(READING, 0.0), self._lines_ms / self._pages
         return (
             Stage("decode", spent["decode"]),
             Stage("detect: engine", detect_engine),
             Stage("detect: resize, boxes", detect - detect_engine),
-            Stage("lines", self._lines_ms / self._pages),
-            Stage("line: crop", spent.get(LINES, 0) - read, side_by_side=True),
-            Stage("line: resize, CTC", read - read_engine, side_by_side=True),
-            Stage("line: engine", read_engine, side_by_side=True),
+            Stage("lines: crop, resize, CTC", lines - reading),
+            Stage("lines: engine", reading),
+            Stage("line: engine", spent.get("TextRecognition engine", 0.0), side_by_side=True),
         )
 
     def _efficiency(self, section: str) -> Efficiency:

@@ -18,9 +18,9 @@ from serving.stages.detect import Detector
 from serving.stages.orient import Orienter
 from serving.stages.recognise import Recogniser
 
-_METHODS = {"TextDetection": "find", "TextLineOrientation": "turned", "TextRecognition": "read"}
-LINES = "lines"
-"""What the pool's threads do, all of it."""
+_METHODS = {"TextDetection": "find", "TextLineOrientation": "turned", "TextRecognition": "fit"}
+READING = "reading"
+"""What a page waits for while its lines are read side by side."""
 
 
 class Watch:
@@ -73,7 +73,8 @@ Seen = Callable[[str, Any], None]
 def timed(pipeline: Pipeline, watch: Watch, seen: Seen = lambda *_: None) -> Pipeline:
     """The pipeline with its engines, stages and lines timed by `watch`.
 
-    Names: a section of the YAML, for all of a stage; `<section> engine` for its engine; LINES.
+    Names: a section of the YAML, for its stage (of the recogniser, to scale lines); `<section>
+    engine` for its engine; READING.
     """
     stages: dict[str, Any] = {}
     for section, stage in pipeline.stages.items():
@@ -81,11 +82,8 @@ def timed(pipeline: Pipeline, watch: Watch, seen: Seen = lambda *_: None) -> Pip
         stages[section] = _timed_stage(section, inner, watch, seen)
 
     def map_timed(function: Callable[[Any], Any], items: Any) -> list[Any]:
-        def one(item: Any) -> Any:
-            with watch.time(LINES):
-                return function(item)
-
-        return pipeline.pool.map(one, items)
+        with watch.time(READING):
+            return pipeline.pool.map(function, items)
 
     return dataclasses.replace(
         pipeline,

@@ -22,9 +22,9 @@ class FakeEngine(Engine):
 
 
 def dark_is_text(images: Array) -> tuple[Array, ...]:
-    """A detector: a pixel darker than mid-grey is text. (N, H, W, 3) -> logits (N, 1, H, W)."""
+    """A detector: a pixel darker than mid-grey is text. (N, H, W, 3) -> (N, 1, H, W)."""
     dark = (images.max(axis=3, keepdims=True) < 128).transpose(0, 3, 1, 2)
-    return (np.where(dark, 9, -9).astype(np.float32),)
+    return (np.where(dark, 255, 0).astype(np.uint8),)
 
 
 def width_as_text(images: Array) -> tuple[Array, ...]:

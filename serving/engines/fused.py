@@ -29,7 +29,7 @@ class Fused(Engine):
         planes = (pixels * self._scale + self._shift).transpose(0, 3, 1, 2)
         (found,) = self._plain.run(np.ascontiguousarray(planes, np.float32))
         if isinstance(self._model, DetectionModel):
-            return (_logits(found),)
+            return (_in_bytes(found),)
         if isinstance(self._model, RecognitionModel):
             return _best(found)
         return (found,)
@@ -38,10 +38,9 @@ class Fused(Engine):
         self._plain.close()
 
 
-def _logits(probabilities: Array) -> Array:
-    """The numbers whose sigmoid these are: infinite for 0 and 1, NaN for no probability."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.log(probabilities) - np.log1p(-probabilities))
+def _in_bytes(probabilities: Array) -> Array:
+    """Probabilities in whole 255ths; 0 for what is no number."""
+    return np.asarray(np.rint(np.nan_to_num(probabilities) * 255), np.uint8)
 
 
 def _best(probabilities: Array) -> tuple[Array, Array, Array]:

@@ -37,11 +37,15 @@ class _Enlarging:
         return int(self.weights.shape[2])
 
 
-def shrink_head(edit: Edit, logits: str) -> str:
-    """The same map, made on the small one; `logits` itself where that is made in another way.
+def enlarge_last(edit: Edit) -> None:
+    """Make the same map on the small one, where the graph ends in the sigmoid of such a head."""
+    last = edit.maker(edit.graph.output[0].name)
+    if last is not None and last.op_type == "Sigmoid":
+        last.input[0] = _on_small_map(edit, last.input[0])
 
-    logits: the map before its sigmoid.
-    """
+
+def _on_small_map(edit: Edit, logits: str) -> str:
+    """The map before its sigmoid, made on the small one; itself where it is made in another way."""
     import onnx
 
     second = _enlarging(edit, logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.graph.db_head import shrink_head
+from serving.graph.db_head import enlarge_last
 from serving.graph.edit import Edit
 from serving.graph.gates import join_gates
 
@@ -15,12 +15,19 @@ LIGHTER = "lighter-1"
 def lighten(source: Path, target: Path) -> None:
     """Write a graph that computes what the detector `source` does, in less time where it can be."""
     import onnx
+    import onnx.compose
 
     loaded = onnx.load(source)
+    onnx.compose.add_prefix(
+        loaded,
+        "model/",
+        rename_inputs=False,
+        rename_outputs=False,
+        rename_functions=False,
+        inplace=True,
+    )
     edit = Edit(loaded.graph)
     join_gates(edit)
-    last = edit.maker(loaded.graph.output[0].name)
-    if last is not None and last.op_type == "Sigmoid":
-        last.input[0] = shrink_head(edit, last.input[0])
+    enlarge_last(edit)
     edit.done()
     onnx.save(loaded, target)

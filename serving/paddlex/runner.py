@@ -10,7 +10,8 @@ import numpy as np
 from serving.batching import FairPool
 from serving.engines.base import Array, Engine
 from serving.errors import EngineError
-from serving.stages.recognise import LONGEST, Steps, next_step
+from serving.imaging.crop import LONGEST
+from serving.stages.recognise import Steps, next_step
 
 _STEPS: Steps = ((320, 16), (640, 32), (1280, 64), (LONGEST, 128))
 """Finer than our own recogniser's: PaddleX has padded a batch already, and more costs it spaces."""

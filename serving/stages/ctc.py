@@ -9,43 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 
+def starts(path: Sequence[int], classes: int) -> list[int]:
+    """The steps that begin a character: neither a blank nor a repeat.
 
-def decode(
-    index: npt.NDArray[np.int64], score: npt.NDArray[np.float32], characters: Sequence[str]
-) -> tuple[str, float]:
-    """Text and its mean score.
-
-    index: (T,) class per step, 0 is the blank; one past the last class means that the engine gave
-    no number, and counts as blank. score: (T,) its probability. No character: 0.0.
+    path: class per step, 0 is the blank; `classes`, one past the last, means that the engine gave
+    no number, and counts as blank.
     """
-    found = starts(index, characters)
-    if not found:
-        return "", 0.0
-    scores = score.tolist()
-    mean = sum([scores[step] for step in found]) / len(found)
-    return text_at(found, index, characters), mean
-
-
-def steps(index: npt.NDArray[np.int64], characters: Sequence[str]) -> list[int]:
-    """The step of every character of the text that `decode` makes of the same `index`."""
-    found = starts(index, characters)
-    return [step for step in found for _ in characters[index[step]]]
-
-
-def starts(index: npt.NDArray[np.int64], characters: Sequence[str]) -> list[int]:
-    """The steps that begin an entry of the dictionary: neither a blank nor a repeat."""
-    found, last, most = [], 0, len(characters)
-    for step, number in enumerate(index.tolist()):
-        if number != last and 0 < number < most:
+    found, last = [], 0
+    for step, number in enumerate(path):
+        if number != last and 0 < number < classes:
             found.append(step)
         last = number
     return found
 
 
-def text_at(found: Sequence[int], index: npt.NDArray[np.int64], characters: Sequence[str]) -> str:
-    """The text that begins at these steps."""
-    numbers = index.tolist()
-    return "".join([characters[numbers[step]] for step in found])
+def text_at(at: Sequence[int], path: Sequence[int], characters: Sequence[str]) -> str:
+    """The text that begins at these steps; an entry of the dictionary may be several letters."""
+    return "".join([characters[path[step]] for step in at])
+
+
+def score_at(at: Sequence[int], scores: Sequence[float]) -> float:
+    """The mean of the probabilities at these steps; without any, 0.0."""
+    return sum([scores[step] for step in at]) / len(at) if at else 0.0
+
+
+def letter_steps(at: Sequence[int], path: Sequence[int], characters: Sequence[str]) -> list[int]:
+    """The step of every letter of the text that `text_at` makes."""
+    return [step for step in at for _ in characters[path[step]]]

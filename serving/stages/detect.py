@@ -19,7 +19,7 @@ from serving.imaging.resize import (
     shrink,
     size_class,
 )
-from serving.stages.db import DbParameters, Quads, quads_from_logits, reading_order
+from serving.stages.db import DbParameters, Quads, quads_from_map, reading_order
 from serving.types import Quad
 
 Image = npt.NDArray[np.uint8]
@@ -37,9 +37,9 @@ class Detector:
         """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order."""
         padded = pad_tiny(page)
         fitted, size = self.fit(padded, options)
-        logits = self.engine.run(fitted[None])[0][0, 0]
-        quads = quads_from_logits(
-            logits[: size[0], : size[1]],
+        found = self.engine.run(fitted[None])[0][0, 0]
+        quads = quads_from_map(
+            found[: size[0], : size[1]],
             db_parameters(self.model, self.settings, options),
             width=padded.shape[1],
             height=padded.shape[0],

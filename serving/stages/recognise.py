@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.config.model import RecognitionModel
-from serving.engines.base import Engine
+from serving.engines.base import Array, Engine
+from serving.imaging.crop import LONGEST, line_width
 from serving.imaging.resize import resize_into
-from serving.stages.ctc import decode, starts, steps, text_at
+from serving.stages.ctc import letter_steps, score_at, starts, text_at
 from serving.stages.spaces import with_spaces
 from serving.stages.words import Span, spans
 
@@ -21,8 +22,6 @@ Image = npt.NDArray[np.uint8]
 
 Steps = Sequence[tuple[int, int]]
 """(longest width, step) pairs, narrow to wide."""
-LONGEST = 3200
-"""Pixels; PaddleX squeezes longer lines to this width."""
 _STEPS = ((96, 96), (320, 16), (640, 32), (1280, 128), (2048, 256), (LONGEST, 384))
 """Up to that width, in steps of so many pixels: 5.5 % of padding in the mean. These 37 shapes bound
 what an engine keeps: each costs OpenVINO 8 to 16 MB and, at first sight, 20 to 50 ms. Finer steps
@@ -54,20 +53,29 @@ class Recogniser:
 
     def read(self, crop: Image, *, words: bool = False) -> Recognised:
         """Read one line, (H, W, 3) BGR, upright; with its words where they are wanted."""
-        fitted = self.fit(crop)
-        index, scores, space = (output[0] for output in self.engine.run(fitted[None]))
+        return self.decode(self.run(self.fit(crop)), crop, words=words)
+
+    def run(self, fitted: Image) -> tuple[Array, ...]:
+        """What the engine says of one line as `fit` makes it, for `decode`."""
+        return tuple(output[0] for output in self.engine.run(fitted[None]))
+
+    def decode(self, outputs: Sequence[Array], crop: Image, *, words: bool = False) -> Recognised:
+        """The reading of a line from what the engine said of it."""
+        path, scores, space = (output.tolist() for output in outputs)
         characters = self.model.characters
-        text, score = decode(index, scores, characters)
+        at = starts(path, len(characters))
+        score = score_at(at, scores)
         if self.restore_spaces:
-            spaced = with_spaces(index, space, characters)
-            if spaced is not index:
-                index = spaced
-                text = text_at(starts(index, characters), index, characters)
+            spaced = with_spaces(path, at, space, characters)
+            if spaced is not path:
+                path, at = spaced, starts(spaced, len(characters))
+        text = text_at(at, path, characters)
         if not words:
             return Recognised(text, score)
         # The padding on the right is no part of the line.
-        length = len(index) * self.own_width(crop) / fitted.shape[1]
-        return Recognised(text, score, spans(text, steps(index, characters), length))
+        own = self.own_width(crop)
+        length = len(path) * own / width_class(own, self.engine.spec.kind)
+        return Recognised(text, score, spans(text, letter_steps(at, path, characters), length))
 
     def fit(self, crop: Image) -> Image:
         """Scale to the model's height and pad to the width class of the line, and no further.
@@ -85,8 +93,7 @@ class Recogniser:
     def own_width(self, crop: Image) -> int:
         """The width of a line at the model's height, before it is padded."""
         height, width = crop.shape[:2]
-        own: int = ceil(self.model.height * width / height)
-        return min(LONGEST, own)
+        return line_width(height, width, self.model.height)
 
 
 def width_class(width: int, kind: str = "cpu") -> int:

@@ -166,7 +166,10 @@ class Pipeline:
             fitted = [reader.fit(picture) for picture in some]
             # Longest first, so that no thread is left with a long line when the others are done.
             order = sorted(range(len(some)), key=lambda place: -fitted[place].shape[1])
-            answers = self.pool.map(reader.run, [fitted[place] for place in order])
+            lines = [fitted[place] for place in order]
+            # One call of a batched engine takes lines of one width from many threads.
+            widths = [line.shape[1] for line in lines] if reader.engine.spec.batch == 1 else None
+            answers = self.pool.map(reader.run, lines, widths)
             outputs = dict(zip(order, answers, strict=True))
             found += [
                 reader.decode(outputs[place], picture, words=words)

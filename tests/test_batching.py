@@ -75,3 +75,80 @@ def test_at_once_is_as_many_threads_as_asked_for() -> None:
     pool.everywhere(lambda: seen.append(threading.get_ident()))
     assert len(seen) == 5
     pool.close()
+
+
+def held(pool: FairPool) -> tuple[threading.Thread, threading.Event]:
+    """A page of one item that keeps the pool's only thread until the event is set."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        begun.set()
+        gate.wait(10)
+
+    thread = threading.Thread(target=pool.map, args=(hold, [0]))
+    thread.start()
+    assert begun.wait(10)
+    return thread, gate
+
+
+def begin(pool: FairPool, order: list[str], items: list[str]) -> threading.Thread:
+    """A page whose items say their kind by their first letter; it waits in the pool's line."""
+    before = pool.waiting
+    kinds = [item[0] for item in items]
+    thread = threading.Thread(target=pool.map, args=(order.append, items, kinds))
+    thread.start()
+    while pool.waiting == before:
+        pass
+    return thread
+
+
+def test_a_thread_goes_on_with_the_kind_it_had() -> None:
+    pool, order = FairPool(1), []
+    first, gate = held(pool)
+    one = begin(pool, order, ["a0", "b0", "b1", "c0"])
+    two = begin(pool, order, ["b2", "c1", "a1"])
+    gate.set()
+    for thread in (first, one, two):
+        thread.join(10)
+    pool.close()
+    assert order == ["a0", "a1", "b0", "b1", "b2", "c1", "c0"]
+
+
+def test_for_the_sake_of_a_kind_a_page_waits_for_few_others() -> None:
+    pool, order = FairPool(1), []
+    first, gate = held(pool)
+    large = begin(pool, order, [f"a{i}" for i in range(50)])
+    small = begin(pool, order, ["b0", "b1", "b2"])
+    gate.set()
+    for thread in (first, large, small):
+        thread.join(10)
+    pool.close()
+    assert len(order) == 53
+    assert order.index("b0") <= 5
+    assert order.index("b2") <= 10
+
+
+def test_threads_leave_one_another_their_kinds() -> None:
+    pool, lock, had = FairPool(2), threading.Lock(), dict[int, set[str]]()
+    together = threading.Barrier(2)
+
+    def read(item: str) -> None:
+        with lock:
+            had.setdefault(threading.get_ident(), set()).add(item[0])
+        together.wait(10)  # both threads are always in an item, so that neither runs ahead
+
+    items = [f"{kind}{i}" for kind in "abcd" for i in range(3)]
+    pool.map(read, items, [item[0] for item in items])
+    pool.close()
+    first, second = had.values()
+    assert first.isdisjoint(second)
+
+
+def test_an_error_forgets_items_of_every_kind(pool: FairPool) -> None:
+    def fail(x: int) -> int:
+        raise ValueError(x)
+
+    with pytest.raises(ValueError, match="0"):
+        pool.map(fail, list(range(100)), [x % 7 for x in range(100)])
+    assert pool.waiting == 0
+    assert pool.map(abs, [-1, -2], ["a", "b"]) == [1, 2]

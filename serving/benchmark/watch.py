@@ -81,9 +81,9 @@ def timed(pipeline: Pipeline, watch: Watch, seen: Seen = lambda *_: None) -> Pip
         inner = dataclasses.replace(stage, engine=TimedEngine(stage.engine, watch, section))
         stages[section] = _timed_stage(section, inner, watch, seen)
 
-    def map_timed(function: Callable[[Any], Any], items: Any) -> list[Any]:
+    def map_timed(function: Callable[[Any], Any], items: Any, kinds: Any = None) -> list[Any]:
         with watch.time(READING):
-            return pipeline.pool.map(function, items)
+            return pipeline.pool.map(function, items, kinds)
 
     return dataclasses.replace(
         pipeline,

@@ -16,7 +16,7 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "
 
 _PREPARED_KEPT = 2000
 """Layers, each for one shape of its input, that a stream keeps prepared; beyond, the longest unused
-goes. All 37 widths of a recogniser fit, and some 60 sizes of a detector: 130 of these hold 500 MB
+goes. All 32 widths of a recogniser fit, and some 60 sizes of a detector: 130 of these hold 500 MB
 so, and without a bound 1050 MB and more with each further size."""
 
 # OpenVINO fills a table at the first tensor of a process; two threads doing so at once wait for

@@ -22,11 +22,11 @@ Image = npt.NDArray[np.uint8]
 
 Steps = Sequence[tuple[int, int]]
 """(longest width, step) pairs, narrow to wide."""
-_STEPS = ((96, 96), (320, 16), (640, 32), (1280, 128), (2048, 256), (LONGEST, 384))
-"""Up to that width, in steps of so many pixels: 5.5 % of padding in the mean. These 37 shapes bound
+_STEPS = ((96, 96), (320, 16), (640, 64), (1280, 128), (2048, 256), (LONGEST, 384))
+"""Up to that width, in steps of so many pixels: 8 % of padding in the mean. These 32 shapes bound
 what an engine keeps: each costs OpenVINO 8 to 16 MB and, at first sight, 20 to 50 ms. Finer steps
-for long lines take as much time once they have been met, and read no better; the shortest lines, of
-a character or two, read better with some room beside them."""
+for long lines take a little more time, as the next line has another shape more often, and read no
+better; the shortest lines, of a character or two, read better with some room beside them."""
 _GPU_STEPS = ((640, 160), (1280, 320), (LONGEST, 640))
 """On a GPU padding costs little, lines of one width share a call, and every shape may be searched
 for anew: 9 shapes."""

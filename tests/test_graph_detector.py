@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,8 @@ from serving.config.model import DetectionModel, Normalisation
 from serving.corpus import Sample
 from serving.errors import ModelInvalid
 from serving.graph import fuse, lighten
+from serving.graph.affine import fold_before, fold_behind
+from serving.graph.edit import Edit
 from serving.parts import parts
 from serving.plan.graphs import Graphs
 from serving.plan.sameness import check_same
@@ -123,6 +126,20 @@ def compare(folder: Path, made: Maker) -> Counter[str]:
     return operators(fused)
 
 
+def edited(plain: Path, *edits: Callable[[Edit], None]) -> Counter[str]:
+    """The operators of a graph so edited, once it computes the same."""
+    made = onnx.load(plain)
+    edit = Edit(made.graph)
+    for change in edits:
+        change(edit)
+    edit.done()
+    onnx.save(made, plain.with_name("edited.onnx"))
+    feed = np.random.default_rng(1).normal(size=(2, 3, 8, 12)).astype(np.float32)
+    wanted = run(plain, feed)
+    np.testing.assert_allclose(run(plain.with_name("edited.onnx"), feed), wanted, atol=1e-5)
+    return operators(plain.with_name("edited.onnx"))
+
+
 def test_the_head_works_on_the_small_map(tmp_path: Path) -> None:
     made = Maker()
     made.conv(3, CHANNELS)
@@ -196,6 +213,46 @@ def test_a_gate_that_is_added_to_its_input_is_one_product(tmp_path: Path) -> Non
     found = compare(tmp_path, made)
     # One each is of the normalisation, the gate (on a pixel) and the map's bytes.
     assert (found["Add"], found["Mul"]) == (3, 3)
+
+
+def test_factors_and_offsets_are_in_the_weights(tmp_path: Path) -> None:
+    """Layers as PP-LCNetV3 has them: scaled and shifted before and after their activation."""
+    made = Maker()
+
+    def act() -> None:
+        made.add("Mul", made.weight(1))
+        made.add("Add", made.weight(1))
+        made.add("HardSwish")
+        made.add("Mul", made.weight(1))
+        made.add("Identity")
+        made.add("Add", made.weight(1, CHANNELS, 1, 1))
+
+    made.conv(3, CHANNELS)
+    made.norm()
+    act()
+    by_channel = made.weight(CHANNELS, 1, 3, 3)
+    made.add("Conv", by_channel, made.weight(CHANNELS), group=CHANNELS, pads=[1] * 4)
+    act()
+    made.conv(CHANNELS, CHANNELS, side=1)
+    act()
+    made.conv(CHANNELS, CHANNELS)
+    made.head()
+    found = compare(tmp_path, made)
+    # Left are three behind activations, the normalisation and the map's bytes.
+    assert (found["Add"], found["Mul"], found["BatchNormalization"]) == (5, 5, 0)
+    before = edited(tmp_path / "plain.onnx", fold_behind, fold_before)
+    # One of the three stood before a convolution without padding; two Adds are the head's.
+    assert (before["Add"], before["Mul"]) == (4, 2)
+
+
+def test_what_another_reads_as_well_stays(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    shared = made.add("Mul", made.weight(1))
+    made.conv(CHANNELS, CHANNELS, side=1)
+    made.add("Add", shared)
+    made.head()
+    assert compare(tmp_path, made)["Conv"] == 4
 
 
 def test_a_server_models_mean_of_two_maps_stays_as_it_is(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.graph.affine import affine
 from serving.graph.edit import Array, Edit, attributes, constant
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _enlarging(edit: Edit, name: str) -> _Enlarging | None:
     """The transposed convolution that `name` comes from, through an affine map of each channel."""
     scale, shift = np.ones(1), np.zeros(1)
     while (node := edit.maker(name)) is not None and node.op_type != "ConvTranspose":
-        found = _affine(edit, node)
+        found = affine(edit, node)
         if found is None:
             return None
         name, factor, offset = found
@@ -116,28 +117,6 @@ def _enlarging(edit: Edit, name: str) -> _Enlarging | None:
     return _Enlarging(
         node.input[0], weights * (scale * out)[:, None, None], scale * bias + shift * out
     )
-
-
-def _affine(edit: Edit, node: onnx.NodeProto) -> tuple[str, Array, Array] | None:
-    """(x, factor, offset) of a node that computes factor * x + offset by channel; None: another."""
-    values = [edit.constant(part) for part in node.input]
-    known = [value.astype(np.float64).ravel() for value in values if value is not None]
-    if node.op_type == "BatchNormalization" and len(known) == 4:
-        gamma, beta, mean, variance = known
-        factor = gamma / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
-        return node.input[0], factor, beta - mean * factor
-    if node.op_type in ("Add", "Mul") and len(known) == 1:
-        place = 0 if values[0] is None else 1
-        value = values[1 - place]
-        assert value is not None
-        if value.size > 1 and value.shape[-3:] != (value.size, 1, 1):
-            return None
-        zero, one = np.zeros(1), np.ones(1)
-        return (
-            node.input[place],
-            *((one, known[0]) if node.op_type == "Add" else (known[0], zero)),
-        )
-    return None
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:

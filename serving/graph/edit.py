@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,15 @@ class Edit:
         if any(value is None for value in values):
             return None
         return np.reshape(values[0], values[1])  # type: ignore[arg-type]
+
+    def users(self) -> Counter[str]:
+        """How many nodes and outputs of the graph read each value; other names are not counted."""
+        reads = (
+            name for node in self.graph.node if node.op_type != "Identity" for name in _reads(node)
+        )
+        found = Counter(map(self.source, reads))
+        found.update(self.source(output.name) for output in self.graph.output)
+        return found
 
     def add(self, *nodes: onnx.NodeProto) -> None:
         """Add nodes; their outputs have new names."""

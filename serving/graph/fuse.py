@@ -21,6 +21,7 @@ from serving.config.model import (
     RecognitionModel,
 )
 from serving.errors import ModelInvalid
+from serving.graph.affine import fold_before, fold_behind
 from serving.graph.db_head import enlarge_last
 from serving.graph.edit import Edit, constant
 from serving.graph.gates import join_gates
@@ -28,7 +29,7 @@ from serving.graph.gates import join_gates
 if TYPE_CHECKING:
     import onnx
 
-VARIANT = "fused-6"
+VARIANT = "fused-7"
 """Name of the recipe below, part of every engine's key. Change it when the recipe changes."""
 
 
@@ -66,6 +67,9 @@ def fuse(source: Path, model: Model, target: Path) -> None:
         _check_dictionary(source, graph, model)
         edit.add(*_arg_max(graph, len(model.characters), opset=loaded.opset_import[0].version))
     join_gates(edit)
+    fold_behind(edit)
+    if isinstance(model, RecognitionModel):  # for a detector it is a five-hundredth of a page
+        fold_before(edit)
     edit.done()
     del graph.value_info[:]  # shapes of the old input
     graph.input.remove(old)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from serving.graph.affine import fold_behind
 from serving.graph.db_head import enlarge_last
 from serving.graph.edit import Edit
 from serving.graph.gates import join_gates
 
-LIGHTER = "lighter-1"
+LIGHTER = "lighter-2"
 """Name of the recipe below. Change it when the recipe changes."""
 
 
@@ -29,5 +30,6 @@ def lighten(source: Path, target: Path) -> None:
     edit = Edit(loaded.graph)
     join_gates(edit)
     enlarge_last(edit)
+    fold_behind(edit)
     edit.done()
     onnx.save(loaded, target)

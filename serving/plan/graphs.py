@@ -1,9 +1,9 @@
 """The graphs that engines load, built once from a model folder and kept beside the models.
 
 models/engines/graphs/<model name>-<key>/
-    fused-6.onnx  8-bit pixels in, arg-max out
+    fused-7.onnx  8-bit pixels in, arg-max out
     about.json    what it was made from, in words
-    lighter-1.onnx  a detector's as PaddleX feeds it
+    lighter-2.onnx  a detector's as PaddleX feeds it
     int8-...      the same in int8, where a pipeline asks for it
 """
 

@@ -63,12 +63,12 @@ class Pipeline:
         start = time.perf_counter()
         quads = self.detector.find(image, options)
         found = time.perf_counter()
-        lines = self._lines(image, quads, options)
+        lines = tuple(self._lines(image, quads, options))
         end = time.perf_counter()
         return Page(
             width=image.shape[1],
             height=image.shape[0],
-            lines=tuple(lines),
+            lines=lines,
             timing={"detect": (found - start) * 1e3, "recognise": (end - found) * 1e3},
         )
 

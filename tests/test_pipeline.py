@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,16 @@ def character_f1(pipeline: Pipeline, pages: list[corpus.Sample], *, turned: bool
 
 def test_rendered_pages_are_read(pipeline: Pipeline, pages: list[corpus.Sample]) -> None:
     assert character_f1(pipeline, pages) > 0.95
+
+
+def test_the_time_of_a_page_is_in_its_timing(
+    pipeline: Pipeline, pages: list[corpus.Sample]
+) -> None:
+    start = time.perf_counter()
+    timing = pipeline.read(pages[0].image).timing
+    took = 1e3 * (time.perf_counter() - start)
+    assert 0.9 * took < timing["detect"] + timing["recognise"] < took
+    assert min(timing.values()) > 1
 
 
 def test_a_pipeline_tells_of_its_calls(pipeline: Pipeline, pages: list[corpus.Sample]) -> None:

@@ -1,4 +1,4 @@
-"""Lines of many pages on a bounded number of threads, page by page in turn.
+"""Lines of many pages on a bounded number of threads, the pages in turn.
 
 http/turns.py takes turns among requests: their pages come one by one, and may be given up. Here
 nothing can be cancelled, and a page's lines run side by side, which a request's pages never do.
@@ -15,7 +15,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 4
-"""Items that a page may be ahead of the one that waits most, for the sake of their kind."""
+"""Items that go before those of the page that waits most, for the sake of their kind: so many in a
+row, and so many that another page is ahead of it."""
 
 
 class _Job:
@@ -29,7 +30,7 @@ class _Job:
         for place, (item, kind) in enumerate(zip(items, kinds, strict=True)):
             self.todo.setdefault(kind, deque()).append((place, item))
         self.taken = 0
-        """Items begun, and those that others had begun when it came."""
+        """Items begun, and what the page that waited most had begun when this one came."""
         self.left = len(items)
         self.results: list[Any] = [None] * len(items)
         self.error: BaseException | None = None
@@ -66,6 +67,8 @@ class FairPool:
         self._jobs: list[_Job] = []
         self._kinds: dict[int, Hashable] = {}
         """What each thread had last."""
+        self._before = 0
+        """Items in a row that were not of the page that waits most."""
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -83,7 +86,7 @@ class FairPool:
     ) -> list[Result]:
         """Apply `function` to every item; results in the order of the items.
 
-        kinds: of each item; None: all alike. Kinds are begun in their order.
+        kinds: of each item; None: it does not matter. A thread that may choose takes the first.
         The first error ends the page's work and is raised here.
         """
         if not items:
@@ -96,9 +99,12 @@ class FairPool:
             self._jobs.append(job)
             self._changed.notify(len(items))
         job.done.wait()
-        if job.error is not None:
-            raise job.error
-        return job.results
+        # A thread that waits for work has its last job still, and shall not keep what was in it.
+        results, error = job.results, job.error
+        job.results, job.error = [], None
+        if error is not None:
+            raise error
+        return results
 
     def everywhere(self, function: Callable[[], object], at_once: int | None = None) -> None:
         """Call `function` on every thread, or on `at_once` of them, all at the same time."""
@@ -132,6 +138,7 @@ class FairPool:
                 job.results[task.place] = job.function(task.item)
             except BaseException as error:
                 self._fail(job, error)
+            del task
 
     def _next(self, done: _Job | None) -> _Task | None:
         """Count one item of the job `done` as done, and choose the next.
@@ -151,7 +158,8 @@ class FairPool:
                     return None
                 self._changed.wait()
             job, kind = self._choose(me)
-            self._kinds[me] = kind
+            if kind is not None:
+                self._kinds[me] = kind
             place, item = job.take(kind)
             if not job.todo:
                 self._jobs.remove(job)
@@ -160,10 +168,12 @@ class FairPool:
     def _choose(self, me: int) -> tuple[_Job, Hashable]:
         behind = min(self._jobs, key=lambda job: job.taken)  # the first of equals
         mine = self._kinds.get(me)
-        if mine is not None:
+        if mine is not None and self._before < _AHEAD:
             for job in self._jobs:
                 if mine in job.todo and job.taken < behind.taken + _AHEAD:
+                    self._before = 0 if job is behind else self._before + 1
                     return job, mine
+        self._before = 0
         others = {kind for thread, kind in self._kinds.items() if thread != me}
         free = (kind for kind in behind.todo if kind not in others)
         return behind, next(free, next(iter(behind.todo)))

@@ -36,7 +36,7 @@ _GAIN = 0.05
 _CLEAR_GAIN = 0.1
 """... and where nobody asked it."""
 _AT_ONCE = 256
-"""Lines of a page that are scaled before they are read: at most 118 MB, whatever the page."""
+"""Lines of a page that are cut out and scaled before they are read: at most 236 MB of a page."""
 _ONE_CHARACTER = 1.5
 """Width over height; a shorter line is read as well, or as badly, on its head."""
 
@@ -134,7 +134,11 @@ class Pipeline:
         return {section: stage for section, stage in stages.items() if stage is not None}
 
     def _lines(self, page: Image, quads: Quads, options: Options) -> Iterator[Line]:
-        """The lines in these quads; not those without text, or without one that is sure enough."""
+        """The lines in these quads whose text is sure enough."""
+        for first in range(0, len(quads), _AT_ONCE):
+            yield from self._some_lines(page, quads[first : first + _AT_ONCE], options)
+
+    def _some_lines(self, page: Image, quads: Quads, options: Options) -> list[Line]:
         height = self.recogniser.model.height
         crops = [(quad, *cut) for quad in quads if (cut := crop(page, quad, height))[0].size]
         pictures = [picture for _, picture, _ in crops]
@@ -144,6 +148,7 @@ class Pipeline:
         if self._orients(options):
             turned = self._read_turned(pictures, readings, words=wants_words)
         least = first_set(options.text_rec_score_thresh, self.score_thresh)
+        lines = []
         for place, (quad, _, turn) in enumerate(crops):
             text, score, words = turned.get(place, readings[place])
             if not text or score < least:
@@ -151,7 +156,8 @@ class Pipeline:
             line = Line(text, score, corners(quad), turn + 180 if place in turned else turn)
             if words:
                 line = replace(line, words=tuple(place_word(word, line.box) for word in words))
-            yield line
+            lines.append(line)
+        return lines
 
     def _read(self, pictures: Sequence[Image], *, words: bool) -> list[Recognised]:
         """Every line's text, in order.
@@ -160,22 +166,19 @@ class Pipeline:
         engine: if they also scaled and decoded, they would take twice the time for it, and a page
         3 % more, because they wait for the interpreter's lock in turn.
         """
-        reader, found = self.recogniser, []
-        for first in range(0, len(pictures), _AT_ONCE):
-            some = pictures[first : first + _AT_ONCE]
-            fitted = [reader.fit(picture) for picture in some]
-            # Longest first, so that no thread is left with a long line when the others are done.
-            order = sorted(range(len(some)), key=lambda place: -fitted[place].shape[1])
-            lines = [fitted[place] for place in order]
-            # One call of a batched engine takes lines of one width from many threads.
-            widths = [line.shape[1] for line in lines] if reader.engine.spec.batch == 1 else None
-            answers = self.pool.map(reader.run, lines, widths)
-            outputs = dict(zip(order, answers, strict=True))
-            found += [
-                reader.decode(outputs[place], picture, words=words)
-                for place, picture in enumerate(some)
-            ]
-        return found
+        reader = self.recogniser
+        fitted = [reader.fit(picture) for picture in pictures]
+        # Longest first, so that no thread is left with a long line when the others are done.
+        order = sorted(range(len(fitted)), key=lambda place: -fitted[place].shape[1])
+        lines = [fitted[place] for place in order]
+        # One call of a batched engine takes lines of one width from many threads.
+        widths = [line.shape[1] for line in lines] if reader.engine.spec.batch == 1 else None
+        answers = self.pool.map(reader.run, lines, widths)
+        outputs = dict(zip(order, answers, strict=True))
+        return [
+            reader.decode(outputs[place], picture, words=words)
+            for place, picture in enumerate(pictures)
+        ]
 
     def _check(self, options: Options) -> None:
         """Raise BadRequest for an option that this pipeline cannot obey."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -152,3 +156,48 @@ def test_an_error_forgets_items_of_every_kind(pool: FairPool) -> None:
         pool.map(fail, list(range(100)), [x % 7 for x in range(100)])
     assert pool.waiting == 0
     assert pool.map(abs, [-1, -2], ["a", "b"]) == [1, 2]
+
+
+def test_newcomers_of_a_kind_keep_no_page_waiting_for_ever() -> None:
+    pool, order, done = FairPool(1), list[str](), threading.Event()
+
+    def read(item: str) -> None:
+        order.append(item)
+        if item == "b0":
+            done.set()
+
+    def come_and_go() -> None:
+        while not done.is_set() and len(order) < 200:
+            pool.map(read, ["a0"], ["a"])
+
+    first, gate = held(pool)
+    waiting = threading.Thread(target=pool.map, args=(read, ["a1", "b0"], ["a", "b"]))
+    comers = [threading.Thread(target=come_and_go) for _ in range(3)]
+    for thread in (waiting, *comers):
+        thread.start()
+    while pool.waiting < 4:
+        pass
+    gate.set()
+    for thread in (first, waiting, *comers):
+        thread.join(10)
+    pool.close()
+    assert order.index("b0") < 20
+
+
+def test_a_thread_that_waits_keeps_nothing_of_its_last_page(pool: FairPool) -> None:
+    class Page:
+        pass
+
+    def fail(page: Page) -> Page:
+        raise ValueError(page)
+
+    for function in (lambda page: page, fail):
+        page = Page()
+        gone = weakref.ref(page)
+        with contextlib.suppress(ValueError):
+            pool.map(function, [page, page, page])
+        del page
+        deadline = time.monotonic() + 5  # the threads let go of it as they begin to wait
+        while gone() is not None and time.monotonic() < deadline:
+            gc.collect()
+        assert gone() is None

@@ -70,7 +70,8 @@ def test_stand_ins_read_the_same_and_time_every_stage(reader: Reader, sample_pag
     assert stand_in.read(sample_page.image) == plain.read(sample_page.image)
     seconds = watch.seconds
     assert seconds["TextDetection"] > seconds["TextDetection engine"] > 0
-    assert seconds["TextRecognition engine"] > seconds[READING] > seconds["TextRecognition"] > 0
+    assert seconds[READING] > seconds["TextRecognition"] > 0
+    assert seconds["TextRecognition engine"] > 0
     assert ("TextDetection", sample_page.image.shape) in seen
     assert sum(section == "TextRecognition" for section, _ in seen) >= len(sample_page.lines) / 2
 

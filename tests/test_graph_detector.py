@@ -158,6 +158,8 @@ def test_the_lighter_graph_takes_and_gives_what_the_plain_one_does(tmp_path: Pat
     assert operators(lighter)["ConvTranspose"] == 0
     feed = np.random.default_rng(1).normal(size=(2, 3, 8, 12)).astype(np.float32)
     np.testing.assert_allclose(run(lighter, feed), run(plain, feed), atol=1e-5)
+    before, after = onnx.load(plain).graph, onnx.load(lighter).graph
+    assert (before.input, before.output) == (after.input, after.output)
 
 
 def test_weights_that_are_no_longer_read_are_no_inputs_either(tmp_path: Path) -> None:
@@ -252,7 +254,39 @@ def test_what_another_reads_as_well_stays(tmp_path: Path) -> None:
     made.conv(CHANNELS, CHANNELS, side=1)
     made.add("Add", shared)
     made.head()
-    assert compare(tmp_path, made)["Conv"] == 4
+    found = compare(tmp_path, made)
+    # Of the pixels, the one that is shared, and of the map's bytes.
+    assert (found["Mul"], found["Conv"]) == (3, 4)
+
+
+def test_groups_of_channels_are_scaled_as_they_meet_the_weights(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, 6)
+    made.add("HardSwish")
+    made.add("Mul", made.weight(6, 1, 1))
+    made.add("Add", made.weight(1, 6, 1, 1))
+    made.add("Conv", made.weight(4, 3, 1, 1), group=2)
+    made.add("Mul", made.weight(4, 1, 1))  # the graph ends in it: nothing reads it
+    made.save(tmp_path / "plain.onnx")
+    found = edited(tmp_path / "plain.onnx", fold_behind, fold_before)
+    assert (found["Add"], found["Mul"]) == (0, 1)
+
+
+def test_a_branch_reads_weights_by_their_new_names(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    features = made.last
+    weight = made.weight(CHANNELS, 1, 1)
+    made.weights.append(numpy_helper.from_array(np.array(True), "always"))
+    branches = {}
+    for name, kind in (("then_branch", "Mul"), ("else_branch", "Add")):
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        node = helper.make_node(kind, [features, weight], ["y"])
+        branches[name] = helper.make_graph([node], name, [], [y])
+    made.nodes.append(helper.make_node("If", ["always"], ["chosen"], **branches))
+    made.last = "chosen"
+    made.head()
+    assert compare(tmp_path, made)["If"] == 1
 
 
 def test_a_server_models_mean_of_two_maps_stays_as_it_is(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def test_the_time_of_a_page_is_in_its_timing(
     start = time.perf_counter()
     timing = pipeline.read(pages[0].image).timing
     took = 1e3 * (time.perf_counter() - start)
-    assert 0.9 * took < timing["detect"] + timing["recognise"] < took
-    assert min(timing.values()) > 1
+    assert 0.5 * took < timing["detect"] + timing["recognise"] < took
+    assert min(timing.values()) > 0
 
 
 def test_a_pipeline_tells_of_its_calls(pipeline: Pipeline, pages: list[corpus.Sample]) -> None:

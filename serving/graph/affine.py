@@ -43,7 +43,7 @@ def fold_behind(edit: Edit) -> None:
     users = edit.users()
     for node in list(edit.graph.node):
         if affine(edit, node) is not None and users[edit.source(node.output[0])] == 1:
-            continue  # not the last of them
+            continue  # its only reader will fold it
         for place, name in enumerate(node.input):
             scaled = _scaled(edit, name, users)
             made = _convolution(edit, edit.maker(scaled.source))
@@ -111,7 +111,7 @@ def _convolution(edit: Edit, node: onnx.NodeProto | None) -> _Convolution | None
         return None
     weights = edit.constant(node.input[1])
     bias = edit.constant(node.input[2]) if len(node.input) > 2 else np.zeros(1)
-    if weights is None or bias is None or weights.ndim != 4:
+    if weights is None or bias is None or weights.ndim != 4 or weights.dtype != np.float32:
         return None
     told = attributes(node)
     padded = any(told.get("pads", ())) or told.get("auto_pad", b"NOTSET") != b"NOTSET"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Edit:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self._initial = {item.name: item for item in graph.initializer}
-        self._makers = {name: node for node in graph.node for name in node.output}
+        self._makers = {name: node for node in graph.node for name in node.output if name}
 
     def source(self, name: str) -> str:
         """The value itself, where `name` is only another name of it."""
@@ -52,7 +52,7 @@ class Edit:
         return np.reshape(values[0], values[1])  # type: ignore[arg-type]
 
     def users(self) -> Counter[str]:
-        """How many nodes and outputs of the graph read each value; other names are not counted."""
+        """How often nodes and outputs of the graph read each value; Identity nodes do not count."""
         reads = (
             name for node in self.graph.node if node.op_type != "Identity" for name in _reads(node)
         )
@@ -63,7 +63,8 @@ class Edit:
     def add(self, *nodes: onnx.NodeProto) -> None:
         """Add nodes; their outputs have new names."""
         self.graph.node.extend(nodes)
-        self._makers.update({name: node for node in nodes for name in node.output})
+        added = self.graph.node[len(self.graph.node) - len(nodes) :]  # the graph has copies
+        self._makers.update({name: node for node in added for name in node.output})
 
     def done(self) -> None:
         """Drop what no output needs, and sort the rest: each node behind what it reads."""
@@ -90,6 +91,27 @@ class Edit:
             left = [item for item in items if item.name in read or item.name not in self._initial]
             del items[:]
             items.extend(left)
+
+
+def prefix_names(graph: onnx.GraphProto, prefix: str, keep: Container[str] = ()) -> None:
+    """Put `prefix` before the name of every value, so that none has the name of an added one.
+
+    As onnx.compose.add_prefix, which leaves branches and loops with the old names of weights.
+    """
+
+    def new(name: str) -> str:
+        return name if not name or name in keep else prefix + name
+
+    for node in graph.node:
+        node.input[:] = list(map(new, node.input))
+        node.output[:] = list(map(new, node.output))
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                prefix_names(inner, prefix, keep)
+    for item in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        item.name = new(item.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = new(sparse.values.name)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

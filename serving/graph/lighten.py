@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serving.graph.affine import fold_behind
 from serving.graph.db_head import enlarge_last
-from serving.graph.edit import Edit
+from serving.graph.edit import Edit, prefix_names
 from serving.graph.gates import join_gates
 
 LIGHTER = "lighter-2"
@@ -16,20 +16,14 @@ LIGHTER = "lighter-2"
 def lighten(source: Path, target: Path) -> None:
     """Write a graph that computes what the detector `source` does, in less time where it can be."""
     import onnx
-    import onnx.compose
 
     loaded = onnx.load(source)
-    onnx.compose.add_prefix(
-        loaded,
-        "model/",
-        rename_inputs=False,
-        rename_outputs=False,
-        rename_functions=False,
-        inplace=True,
-    )
-    edit = Edit(loaded.graph)
+    graph = loaded.graph
+    prefix_names(graph, "model/", keep={item.name for item in (*graph.input, *graph.output)})
+    edit = Edit(graph)
     join_gates(edit)
     enlarge_last(edit)
     fold_behind(edit)
     edit.done()
+    onnx.checker.check_model(loaded)
     onnx.save(loaded, target)

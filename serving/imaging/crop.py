@@ -10,13 +10,18 @@ import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
 Quad = npt.NDArray[np.int32]
+HEIGHT = 48
+"""Of a line, in pixels, for all of PP-OCR's recognisers since v3."""
 LONGEST = 3200
 """Pixels; PaddleX squeezes longer lines to this width."""
+_FEW = 4
+"""Pixels of the page for each of the crop, up to which they get a fourth channel: OpenCV warps four
+in half the time of three. A long slanting line may have the whole page around it."""
 _UPRIGHT_RATIO = 1.5
 """A crop this much higher than wide holds a line that runs along its height."""
 
 
-def crop(page: Image, quad: Quad, height: int = 48) -> tuple[Image, int]:
+def crop(page: Image, quad: Quad, height: int = HEIGHT) -> tuple[Image, int]:
     """Cut the quad (4, 2) out of the page; returns the crop and its turn in degrees.
 
     As PaddleX's CropByPolys: the minimal rectangle of the quad, edges replicated. A quad that
@@ -31,7 +36,7 @@ def crop(page: Image, quad: Quad, height: int = 48) -> tuple[Image, int]:
     if cut is None:
         return _laid_straight(page, quad, height)
     if _runs_down(*cut.shape[:2]):
-        return np.ascontiguousarray(np.rot90(cut)), 90
+        return np.rot90(cut), 90
     return cut, 0
 
 
@@ -62,25 +67,28 @@ def _laid_straight(page: Image, quad: Quad, height: int) -> tuple[Image, int]:
     width = line_width(down, across, height)
     x, y = across / width, down / height
     patch, first = _around(page, corners)
+    four = patch.shape[0] * patch.shape[1] <= _FEW * width * height
+    if four:
+        patch = np.asarray(cv2.cvtColor(patch, cv2.COLOR_BGR2BGRA), np.uint8)
     # Pixel centres fall on pixel centres.
     columns = on * x, below * y, start - first + on * (x - 1) / 2 + below * (y - 1) / 2
     cut = cv2.warpAffine(
-        cv2.cvtColor(
-            patch, cv2.COLOR_BGR2BGRA
-        ),  # four channels take less than half of three's time
+        patch,
         np.array([[column.real for column in columns], [column.imag for column in columns]]),
         (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return np.asarray(cv2.cvtColor(cut, cv2.COLOR_BGRA2BGR), np.uint8), turn
+    if four:
+        cut = cv2.cvtColor(cut, cv2.COLOR_BGRA2BGR)
+    return np.asarray(cut, np.uint8), turn
 
 
 def _around(page: Image, corners: list[list[float]]) -> tuple[Image, complex]:
     """The part of the page with the pixels that a rectangle needs, and its first pixel's place."""
-    (across, down), (height, width) = zip(*corners, strict=True), page.shape[:2]
-    left, right = max(int(min(across)) - 1, 0), min(int(max(across)) + 2, width)
-    top, bottom = max(int(min(down)) - 1, 0), min(int(max(down)) + 2, height)
+    (xs, ys), (height, width) = zip(*corners, strict=True), page.shape[:2]
+    left, right = max(int(min(xs)) - 1, 0), min(int(max(xs)) + 2, width)
+    top, bottom = max(int(min(ys)) - 1, 0), min(int(max(ys)) + 2, height)
     left, top = min(left, width - 1), min(top, height - 1)
     return page[top:bottom, left:right], complex(left, top)
 

@@ -48,7 +48,6 @@ class _Task(NamedTuple):
     """What a thread does next."""
 
     job: _Job
-    kind: Hashable
     place: int
     item: Any
 
@@ -163,7 +162,7 @@ class FairPool:
             place, item = job.take(kind)
             if not job.todo:
                 self._jobs.remove(job)
-            return _Task(job, kind, place, item)
+            return _Task(job, place, item)
 
     def _choose(self, me: int) -> tuple[_Job, Hashable]:
         behind = min(self._jobs, key=lambda job: job.taken)  # the first of equals

@@ -37,18 +37,24 @@ def test_an_error_ends_its_own_page_only(pool: FairPool) -> None:
     assert pool.map(fail, [1, 2]) == [1, 2]
 
 
+def held(pool: FairPool) -> tuple[threading.Thread, threading.Event]:
+    """A page of one item that keeps the pool's only thread until the event is set."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        begun.set()
+        gate.wait(10)
+
+    thread = threading.Thread(target=pool.map, args=(hold, [0]))
+    thread.start()
+    assert begun.wait(10)
+    return thread, gate
+
+
 def test_a_small_page_does_not_wait_for_a_large_one() -> None:
     pool = FairPool(1)
     order: list[str] = []
-    gate, both_wait = threading.Event(), threading.Event()
-
-    def hold(_: int) -> None:
-        both_wait.set()
-        gate.wait(10)
-
-    first = threading.Thread(target=pool.map, args=(hold, [0]))
-    first.start()
-    assert both_wait.wait(10)  # the only worker is busy: what follows queues up
+    first, gate = held(pool)  # what follows queues up
     large = threading.Thread(target=pool.map, args=(order.append, [f"large{i}" for i in range(50)]))
     large.start()
     while not pool.waiting:
@@ -79,20 +85,6 @@ def test_at_once_is_as_many_threads_as_asked_for() -> None:
     pool.everywhere(lambda: seen.append(threading.get_ident()))
     assert len(seen) == 5
     pool.close()
-
-
-def held(pool: FairPool) -> tuple[threading.Thread, threading.Event]:
-    """A page of one item that keeps the pool's only thread until the event is set."""
-    gate, begun = threading.Event(), threading.Event()
-
-    def hold(_: int) -> None:
-        begun.set()
-        gate.wait(10)
-
-    thread = threading.Thread(target=pool.map, args=(hold, [0]))
-    thread.start()
-    assert begun.wait(10)
-    return thread, gate
 
 
 def begin(pool: FairPool, order: list[str], items: list[str]) -> threading.Thread:

@@ -294,6 +294,13 @@ def test_a_server_models_mean_of_two_maps_stays_as_it_is(tmp_path: Path) -> None
     assert compare(tmp_path, two_heads(0.5))["Sigmoid"] == 2
 
 
+def test_a_sum_of_two_probabilities_is_refused(tmp_path: Path) -> None:
+    """It looks like the mean of two, and is none."""
+    two_heads(1.0).save(tmp_path / "plain.onnx")
+    with pytest.raises(ModelInvalid, match="not in the Sigmoid"):
+        fuse(tmp_path / "plain.onnx", MODEL, tmp_path / "out.onnx")
+
+
 def test_a_map_that_is_no_probability_is_refused(tmp_path: Path) -> None:
     made = Maker()
     made.conv(3, 1)

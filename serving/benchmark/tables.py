@@ -96,8 +96,8 @@ def _stages(name: str, profiles: Sequence[Profile]) -> Grid:
             (stage, *(f"{profile.stages[place].ms:.1f}" for profile in profiles))
             for place, stage in enumerate(names)
         ],
-        "Means, of shapes that were met before. Lines are read side by side: their steps are "
-        "thread time, and `lines` is how long they take together.",
+        "Means, of shapes that were met before. Lines are read side by side: `line: engine` is "
+        "thread time, and `lines: engine` is how long they take together.",
     )
 
 

@@ -40,7 +40,7 @@ class Fused(Engine):
 
 def _in_bytes(probabilities: Array) -> Array:
     """Probabilities in whole 255ths; 0 for what is no number."""
-    return np.asarray(np.rint(np.nan_to_num(probabilities).clip(0, 1) * 255), np.uint8)
+    return np.asarray(np.rint(np.nan_to_num(probabilities) * 255), np.uint8)
 
 
 def _best(probabilities: Array) -> tuple[Array, Array, Array]:

@@ -8,6 +8,7 @@ less time.
 
 from __future__ import annotations
 
+from math import inf, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def fuse(source: Path, model: Model, target: Path) -> None:
 def _check_map(source: Path, edit: Edit) -> None:
     """A DB detector ends in a sigmoid, PP-OCR's server models in the mean of two (PFHeadLocal)."""
     output = edit.graph.output[0].name
-    if not _is_probability(edit, output):
+    if not _most(edit, output) <= 1:  # also where it is no number
         last = edit.maker(output)
         ends = "a weight" if last is None else last.op_type
         raise ModelInvalid(f"{source}: ends in {ends}, not in the Sigmoid of a DB detector")
@@ -107,15 +108,20 @@ def _in_bytes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     ]
 
 
-def _is_probability(edit: Edit, name: str) -> bool:
-    """Whether a value is made of sigmoids alone, added up and scaled."""
+def _most(edit: Edit, name: str) -> float:
+    """The most that sigmoids, added up and scaled, come to; infinite or NaN for anything else."""
     node = edit.maker(name)
     if node is None or node.op_type not in ("Sigmoid", "Add", "Mul", "Cast"):
-        return False
+        return inf
     if node.op_type == "Sigmoid":
-        return True
-    parts = [part for part in node.input if edit.constant(part) is None]
-    return bool(parts) and all(_is_probability(edit, part) for part in parts)
+        return 1.0
+    found = [
+        float(np.abs(value).max())
+        if (value := edit.constant(part)) is not None
+        else _most(edit, part)
+        for part in node.input
+    ]
+    return prod(found) if node.op_type == "Mul" else sum(found)
 
 
 def _check_dictionary(source: Path, graph: onnx.GraphProto, model: RecognitionModel) -> None:

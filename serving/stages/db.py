@@ -18,6 +18,7 @@ Quads = npt.NDArray[np.int32]
 Rects = npt.NDArray[np.float32]
 
 _MOST = 255
+"""In the map, for a probability of 1."""
 _MIN_SIDE = 3
 """Pixels of the map; a blob with a shorter side is noise."""
 

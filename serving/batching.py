@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from math import ceil
 from typing import Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Kind = TypeVar("Kind", bound=Hashable)
 
 _AHEAD = 4
 """Items that go before those of the page that waits most, for the sake of their kind: so many in a
@@ -23,33 +25,49 @@ class _Job:
     """The work of one page: items still to do, by kind, and what came out."""
 
     def __init__(
-        self, function: Callable[[Any], Any], items: Sequence[Any], kinds: Sequence[Hashable]
+        self,
+        function: Callable[[Sequence[Any]], Sequence[Any]],
+        items: Sequence[Any],
+        kinds: Sequence[Hashable],
+        together: Callable[[Any], int],
     ) -> None:
         self.function = function
+        self.together = together
         self.todo: dict[Hashable, deque[tuple[int, Any]]] = {}
         for place, (item, kind) in enumerate(zip(items, kinds, strict=True)):
             self.todo.setdefault(kind, deque()).append((place, item))
         self.taken = 0
         """Items begun, and what the page that waited most had begun when this one came."""
         self.left = len(items)
+        """Items not yet done."""
         self.results: list[Any] = [None] * len(items)
         self.error: BaseException | None = None
         self.done = threading.Event()
 
-    def take(self, kind: Hashable) -> tuple[int, Any]:
-        self.taken += 1
-        taken = self.todo[kind].popleft()
-        if not self.todo[kind]:
+    def take(self, kind: Hashable, threads: int) -> _Task:
+        """Items of a kind for one of so many threads: 1, 2, 4, ..., but no more than its share of
+        what is left, so that a page does not end with one thread at work.
+        """
+        waiting = self.todo[kind]
+        most = min(self.together(kind), len(waiting), ceil(self.left / threads))
+        count = 1 << (most.bit_length() - 1)
+        places, items = zip(*(waiting.popleft() for _ in range(count)), strict=True)
+        if not waiting:
             del self.todo[kind]
-        return taken
+        self.taken += count
+        return _Task(self, places, items)
+
+    def keep(self, places: Sequence[int], results: Sequence[Any]) -> None:
+        for place, result in zip(places, results, strict=True):
+            self.results[place] = result
 
 
 class _Task(NamedTuple):
     """What a thread does next."""
 
     job: _Job
-    place: int
-    item: Any
+    places: tuple[int, ...]
+    items: tuple[Any, ...]
 
 
 class FairPool:
@@ -77,20 +95,32 @@ class FairPool:
         for thread in self._threads:
             thread.start()
 
-    def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Sequence[Item],
-        kinds: Sequence[Hashable] | None = None,
-    ) -> list[Result]:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Apply `function` to every item; results in the order of the items.
 
-        kinds: of each item; None: it does not matter. A thread that may choose takes the first.
         The first error ends the page's work and is raised here.
+        """
+
+        def one(items: Sequence[Item]) -> list[Result]:
+            return [function(items[0])]
+
+        return self.map_together(one, items, [None] * len(items), lambda _: 1)
+
+    def map_together(
+        self,
+        function: Callable[[Sequence[Item]], Sequence[Result]],
+        items: Sequence[Item],
+        kinds: Sequence[Kind],
+        together: Callable[[Kind], int],
+    ) -> list[Result]:
+        """As `map`, but `function` takes several items of one kind and has a result for each.
+
+        kinds: of each item; a thread that may choose takes the first. together: how many of a kind
+        to take at most; 1, 2, 4, ... are taken.
         """
         if not items:
             return []
-        job = _Job(function, items, [None] * len(items) if kinds is None else kinds)
+        job = _Job(function, items, kinds, together)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the pool is closed")
@@ -130,17 +160,17 @@ class FairPool:
             thread.join()
 
     def _work(self) -> None:
-        job: _Job | None = None
-        while (task := self._next(job)) is not None:
-            job = task.job
+        job, count = None, 0
+        while (task := self._next(job, count)) is not None:
+            job, count = task.job, len(task.items)
             try:
-                job.results[task.place] = job.function(task.item)
+                job.keep(task.places, job.function(task.items))
             except BaseException as error:
                 self._fail(job, error)
             del task
 
-    def _next(self, done: _Job | None) -> _Task | None:
-        """Count one item of the job `done` as done, and choose the next.
+    def _next(self, done: _Job | None, count: int) -> _Task | None:
+        """Say that `count` items of the job `done` are done, and choose the next.
 
         Both at once: a lock that two threads want costs as much as decoding a line's text.
         None when closed and nothing waits.
@@ -148,7 +178,7 @@ class FairPool:
         me = threading.get_ident()
         with self._changed:
             if done is not None:
-                done.left -= 1
+                done.left -= count
                 if done.left == 0:
                     done.function = _nothing  # a thread that waits for work would keep the page
                     done.done.set()
@@ -159,10 +189,10 @@ class FairPool:
             job, kind = self._choose(me)
             if kind is not None:
                 self._kinds[me] = kind
-            place, item = job.take(kind)
+            task = job.take(kind, len(self._threads))
             if not job.todo:
                 self._jobs.remove(job)
-            return _Task(job, place, item)
+            return task
 
     def _choose(self, me: int) -> tuple[_Job, Hashable]:
         behind = min(self._jobs, key=lambda job: job.taken)  # the first of equals
@@ -187,5 +217,6 @@ class FairPool:
                 self._jobs.remove(job)
 
 
-def _nothing(_: object) -> None:
+def _nothing(_: object) -> list[Any]:
     """The work of a page that is done."""
+    return []

@@ -171,9 +171,12 @@ class Pipeline:
         # Longest first, so that no thread is left with a long line when the others are done.
         order = sorted(range(len(fitted)), key=lambda place: -fitted[place].shape[1])
         lines = [fitted[place] for place in order]
-        # One call of a batched engine takes lines of one width from many threads.
-        widths = [line.shape[1] for line in lines] if reader.engine.spec.batch == 1 else None
-        answers = self.pool.map(reader.run, lines, widths)
+        spec = reader.engine.spec
+        if spec.gathers:  # one call takes lines of one width from many threads
+            answers = self.pool.map(lambda line: reader.run([line])[0], lines)
+        else:
+            widths = [line.shape[1] for line in lines]
+            answers = self.pool.map_together(reader.run, lines, widths, spec.together)
         outputs = dict(zip(order, answers, strict=True))
         return [
             reader.decode(outputs[place], picture, words=words)
@@ -230,7 +233,7 @@ class Pipeline:
 
 def _is_one_caller(engine: Engine) -> bool:
     """Whether calls do not run side by side, or are made by threads of the engine's own."""
-    return engine.spec.streams == 1 or engine.spec.batch > 1
+    return engine.spec.streams == 1 or engine.spec.gathers
 
 
 def _run_blank(engine: Engine, sizes: Sequence[tuple[int, int]]) -> None:

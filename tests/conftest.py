@@ -83,6 +83,21 @@ def built(model_store: Store) -> Path:
 
 
 @pytest.fixture
+def store(built: Path, tmp_path: Path) -> Path:
+    """The built models and plans, where a test may add to the plans."""
+    models = tmp_path / "models"
+    (models / "engines" / "plans").mkdir(parents=True)
+    for path in built.iterdir():
+        if path.name != "engines":
+            (models / path.name).symlink_to(path)
+    for path in (built / "engines" / "graphs", built / "engines" / "onnx"):
+        (models / "engines" / path.name).symlink_to(path)
+    for path in (built / "engines" / "plans").iterdir():
+        (models / "engines" / "plans" / path.name).symlink_to(path)
+    return models
+
+
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 

@@ -7,7 +7,8 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -87,11 +88,21 @@ def test_at_once_is_as_many_threads_as_asked_for() -> None:
     pool.close()
 
 
+def by_kind(
+    pool: FairPool, function: Callable[[str], object], items: Sequence[str], most: int = 1
+) -> list[Any]:
+    """A page whose items say their kind by their first letter."""
+
+    def group(items: Sequence[str]) -> list[object]:
+        return [function(item) for item in items]
+
+    return pool.map_together(group, items, [item[0] for item in items], lambda _: most)
+
+
 def begin(pool: FairPool, order: list[str], items: list[str]) -> threading.Thread:
-    """A page whose items say their kind by their first letter; it waits in the pool's line."""
+    """Such a page, waiting in the pool's line."""
     before = pool.waiting
-    kinds = [item[0] for item in items]
-    thread = threading.Thread(target=pool.map, args=(order.append, items, kinds))
+    thread = threading.Thread(target=by_kind, args=(pool, order.append, items))
     thread.start()
     while pool.waiting == before:
         pass
@@ -134,20 +145,20 @@ def test_threads_leave_one_another_their_kinds() -> None:
         together.wait(10)  # both threads are always in an item, so that neither runs ahead
 
     items = [f"{kind}{i}" for kind in "abcd" for i in range(3)]
-    pool.map(read, items, [item[0] for item in items])
+    by_kind(pool, read, items)
     pool.close()
     first, second = had.values()
     assert first.isdisjoint(second)
 
 
 def test_an_error_forgets_items_of_every_kind(pool: FairPool) -> None:
-    def fail(x: int) -> int:
-        raise ValueError(x)
+    def fail(item: str) -> None:
+        raise ValueError(item)
 
     with pytest.raises(ValueError, match="0"):
-        pool.map(fail, list(range(100)), [x % 7 for x in range(100)])
+        by_kind(pool, fail, [f"{x % 7}" for x in range(100)])
     assert pool.waiting == 0
-    assert pool.map(abs, [-1, -2], ["a", "b"]) == [1, 2]
+    assert by_kind(pool, str.upper, ["a", "b"]) == ["A", "B"]
 
 
 def test_newcomers_of_a_kind_keep_no_page_waiting_for_ever() -> None:
@@ -160,10 +171,10 @@ def test_newcomers_of_a_kind_keep_no_page_waiting_for_ever() -> None:
 
     def come_and_go() -> None:
         while not done.is_set() and len(order) < 200:
-            pool.map(read, ["a0"], ["a"])
+            by_kind(pool, read, ["a0"])
 
     first, gate = held(pool)
-    waiting = threading.Thread(target=pool.map, args=(read, ["a1", "b0"], ["a", "b"]))
+    waiting = threading.Thread(target=by_kind, args=(pool, read, ["a1", "b0"]))
     comers = [threading.Thread(target=come_and_go) for _ in range(3)]
     for thread in (waiting, *comers):
         thread.start()
@@ -174,6 +185,43 @@ def test_newcomers_of_a_kind_keep_no_page_waiting_for_ever() -> None:
         thread.join(10)
     pool.close()
     assert order.index("b0") < 20
+
+
+def groups(pool: FairPool, items: Sequence[str], most: int) -> list[list[str]]:
+    """In which groups the items of such a page are worked on; their results keep the order."""
+    seen: list[list[str]] = []
+
+    def upper(group: Sequence[str]) -> list[str]:
+        seen.append(list(group))
+        return [item.upper() for item in group]
+
+    found = pool.map_together(upper, items, [item[0] for item in items], lambda _: most)
+    assert found == [item.upper() for item in items]
+    return seen
+
+
+def test_items_of_a_kind_go_together_in_powers_of_two() -> None:
+    pool = FairPool(1)
+    items = ["a0", "b0", "a1", "a2", "c0", "a3", "a4", "b1", "a5", "a6"]
+    assert groups(pool, items, 4) == [
+        ["a0", "a1", "a2", "a3"],
+        ["a4", "a5"],
+        ["a6"],
+        ["b0", "b1"],
+        ["c0"],
+    ]
+    assert groups(pool, ["a0", "a1", "a2"], 1) == [["a0"], ["a1"], ["a2"]]
+    pool.close()
+
+
+def test_the_last_items_are_shared_among_the_threads(pool: FairPool) -> None:
+    for _ in range(20):
+        assert max(map(len, groups(pool, ["a0", "a1", "a2", "a3"], 4))) == 2
+
+
+def test_a_function_that_forgets_an_item_is_told(pool: FairPool) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        pool.map_together(lambda items: items[1:], ["a0", "a1"], "aa", lambda _: 2)
 
 
 def test_a_thread_that_waits_keeps_nothing_of_its_last_page(pool: FairPool) -> None:

@@ -249,11 +249,19 @@ def test_text_bombs_and_bad_profiles_are_not_even_looked_at(
 
 
 def test_what_can_run_away_is_sent_to_a_helper(decoder: Decoder) -> None:
-    data = files.encoded(files.picture(), "JPEG")
+    data = files.encoded(files.picture(), "JPEG", progressive=True)
     assert not jpeg.read(data).runaway
     scans = data + b"\xff\xda\0\0" * 100
     assert jpeg.read(scans).runaway
     np.testing.assert_array_equal(one(decoder, scans), one(decoder, data))
+
+
+def test_a_sequential_jpeg_has_one_scan_whatever_follows(decoder: Decoder) -> None:
+    data = files.encoded(files.picture(), "JPEG")
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    many = data[:-2] + scan * 100 + data[-2:]
+    assert not jpeg.read(many).runaway
+    np.testing.assert_array_equal(one(decoder, many), one(decoder, data))
 
 
 def test_run_length_bmp(decoder: Decoder) -> None:

@@ -49,21 +49,6 @@ def recogniser(config: PipelineConfig, built: Path) -> Part:
     return next(part for part in parts(config, built) if part.section == "TextRecognition")
 
 
-@pytest.fixture
-def store(built: Path, tmp_path: Path) -> Path:
-    """The built models and plans, where a test may add to the plans."""
-    models = tmp_path / "models"
-    (models / "engines" / "plans").mkdir(parents=True)
-    for path in built.iterdir():
-        if path.name != "engines":
-            (models / path.name).symlink_to(path)
-    for path in (built / "engines" / "graphs", built / "engines" / "onnx"):
-        (models / "engines" / path.name).symlink_to(path)
-    for path in (built / "engines" / "plans").iterdir():
-        (models / "engines" / "plans" / path.name).symlink_to(path)
-    return models
-
-
 def offered(hpi: HpiConfig | None = None, *, lines: bool = True) -> list[EngineSpec]:
     return candidates(hpi or HpiConfig(), cores=4, device="gpu:0", lines=lines)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
+
 from serving.batching import FairPool
 from serving.engines.base import Array, Engine
 from serving.errors import EngineError
@@ -56,11 +58,11 @@ class TimedEngine(Engine):
 
 
 class Stand:
-    """Stands in for an object; one method of it is another function."""
+    """Stands in for an object; some methods of it are other functions."""
 
-    def __init__(self, inner: Any, method: str, function: Callable[..., Any]) -> None:
+    def __init__(self, inner: Any, **methods: Callable[..., Any]) -> None:
         self._inner = inner
-        setattr(self, method, function)
+        self.__dict__.update(methods)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -81,15 +83,16 @@ def timed(pipeline: Pipeline, watch: Watch, seen: Seen = lambda *_: None) -> Pip
         inner = dataclasses.replace(stage, engine=TimedEngine(stage.engine, watch, section))
         stages[section] = _timed_stage(section, inner, watch, seen)
 
-    def map_timed(function: Callable[[Any], Any], items: Any, kinds: Any = None) -> list[Any]:
-        with watch.time(READING):
-            return pipeline.pool.map(function, items, kinds)
+    def waited(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with watch.time(READING):
+                return method(*arguments)
 
-    return dataclasses.replace(
-        pipeline,
-        **_fields(stages),
-        pool=cast(FairPool, Stand(pipeline.pool, "map", map_timed)),
-    )
+        return call
+
+    pool = pipeline.pool
+    stand = Stand(pool, map=waited(pool.map), map_together=waited(pool.map_together))
+    return dataclasses.replace(pipeline, **_fields(stages), pool=cast(FairPool, stand))
 
 
 def _timed_stage(section: str, stage: Any, watch: Watch, seen: Seen) -> Stand:
@@ -101,7 +104,7 @@ def _timed_stage(section: str, stage: Any, watch: Watch, seen: Seen) -> Stand:
         with watch.time(section):
             return function(image, *arguments, **options)
 
-    return Stand(stage, method, call)
+    return Stand(stage, **{method: call})
 
 
 class ReplayEngine(Engine):
@@ -123,13 +126,15 @@ class ReplayEngine(Engine):
 
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
         start = time.thread_time()
-        key = images.shape, images.tobytes()  # a digest would let other threads in meanwhile
-        kept = self._kept.get(key)
-        if kept is None:
+        # A digest would let other threads in meanwhile. Which lines share a call is by chance.
+        keys = [(image.shape, image.tobytes()) for image in images]
+        if not all(key in self._kept for key in keys):
             if self.replaying:
                 raise EngineError("benchmark: a page read again gave an engine another input")
-            kept = self._kept[key] = self._engine.run(images, *more)
-        answer = tuple(array.copy() for array in kept)
+            outputs = self._engine.run(images, *more)
+            self._kept.update(zip(keys, zip(*outputs, strict=True), strict=True))
+        answers = (self._kept[key] for key in keys)
+        answer = tuple(np.stack(column) for column in zip(*answers, strict=True))
         with self._lock:
             self.seconds += time.thread_time() - start
         return answer

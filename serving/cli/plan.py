@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from serving.plan.plan import ModelPlan, Plan, Trial
+    from serving.plan.plan import Company, ModelPlan, Plan, Trial
 
 
 @click.command()
@@ -41,6 +41,8 @@ def command(
         _print_head(console, path, plan)
         for section, model in plan.models.items():
             console.print(_model_table(section, model))
+            if model.company is not None:
+                console.print(_together(model, model.company))
         console.print(_combination_table(plan))
         console.print(_worker_table(plan))
 
@@ -72,6 +74,14 @@ def _model_table(section: str, model: ModelPlan) -> Table:
         row = (str(trial.spec), ms, _agreement(trial), trial.verdict, trial.reason or _nodes(trial))
         table.add_row(*row, style=style)
     return table
+
+
+def _together(model: ModelPlan, company: Company) -> str:
+    """What came of reading short lines together."""
+    taken = f"read together: up to {model.choice.batch} a call"
+    told = taken if model.choice.batch > 1 else "read one by one"
+    read = "read the same" if company.same else "do not read the same"
+    return f"short lines together take {company.times:.2f} of their time and {read}: {told}"
 
 
 def _nodes(trial: Trial) -> str:

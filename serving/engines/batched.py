@@ -127,4 +127,4 @@ def batch_sizes(most: int) -> list[int]:
 
 def callers(spec: EngineSpec) -> int:
     """How many callers keep an engine busy: one a stream, or so many that its batches fill."""
-    return spec.streams * (1 if spec.batch == 1 else 2 * spec.batch)
+    return spec.streams * (2 * spec.batch if spec.gathers else 1)

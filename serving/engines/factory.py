@@ -47,4 +47,4 @@ def open_engine(graph: Path, spec: EngineSpec) -> Engine:
             f"the backend {spec.backend} is not installed ({error}); run: {mend}"
         ) from error
     engine: Engine = getattr(backend, name)(graph, spec)
-    return BatchedEngine(engine) if spec.batch > 1 else engine
+    return BatchedEngine(engine) if spec.gathers else engine

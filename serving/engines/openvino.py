@@ -18,6 +18,8 @@ _PREPARED_KEPT = 2000
 """Layers, each for one shape of its input, that a stream keeps prepared; beyond, the longest unused
 goes. All 32 widths of a recogniser fit, and some 60 sizes of a detector: 130 of these hold 500 MB
 so, and without a bound 1050 MB and more with each further size."""
+_PREPARED_TOGETHER = 3000
+"""The same where short lines are read together: 46 shapes."""
 
 # OpenVINO fills a table at the first tensor of a process; two threads doing so at once wait for
 # one another for ever (seen with 2026.4). Importing is done by one thread.
@@ -32,6 +34,7 @@ class OpenVinoEngine(Engine):
         if spec.precision not in _PRECISIONS:
             known = ", ".join(_PRECISIONS)
             raise EngineError(f"OpenVINO has no precision {spec.precision!r}; there are: {known}")
+        kept = _PREPARED_KEPT if spec.batch == 1 else _PREPARED_TOGETHER
         try:
             core = ov.Core()
             self._model = core.compile_model(
@@ -43,7 +46,7 @@ class OpenVinoEngine(Engine):
                     "INFERENCE_NUM_THREADS": spec.threads,
                     # Pinning fights with other processes and with a container's quota.
                     "ENABLE_CPU_PINNING": False,
-                    "CPU_RUNTIME_CACHE_CAPACITY": str(_PREPARED_KEPT),
+                    "CPU_RUNTIME_CACHE_CAPACITY": str(kept),
                     **spec.options,
                 },
             )

@@ -7,6 +7,7 @@ from serving.imaging import exif
 from serving.imaging.header import Header
 from serving.imaging.sniff import Data
 
+_SEQUENTIAL = {0xC0, 0xC1}
 _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 _START_OF_SCAN = 0xDA
@@ -23,6 +24,7 @@ def read(data: Data) -> Header:
     data = bytes(data)
     width = height = components = precision = 0
     profile: bytes | None = None
+    sequential = False
     position = 2
     for _ in range(_MOST_SEGMENTS):
         position = data.find(b"\xff", position)
@@ -37,6 +39,7 @@ def read(data: Data) -> Header:
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : position + 2 + length]
         if marker in _START_OF_FRAME and len(segment) >= 6:
+            sequential = marker in _SEQUENTIAL
             precision, components = segment[0], segment[5]
             height = int.from_bytes(segment[1:3], "big")
             width = int.from_bytes(segment[3:5], "big")
@@ -49,9 +52,11 @@ def read(data: Data) -> Header:
         raise Undecodable(f"broken JPEG: more than {_MOST_SEGMENTS} segments before its first scan")
     if not width or not height:
         raise Undecodable("broken JPEG: no frame header with a width and a height")
-    # Inside a scan 0xFF is always stuffed, so these two are markers and nothing else.
-    scans = data.count(b"\xff\xda", position)
-    whole = data.find(b"\xff\xd9", position) >= 0
+    # Inside a scan 0xFF is always stuffed, so these two are markers and nothing else. A sequential
+    # frame whose first scan has every component has no other: few files have to be counted through.
+    alone = sequential and data[position + 4 : position + 5] == bytes([components])
+    scans = 1 if alone else data.count(b"\xff\xda", position)
+    whole = data.rfind(b"\xff\xd9", position) >= 0
     return Header(
         width,
         height,

@@ -5,32 +5,37 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 
+from serving.config.model import RecognitionModel
 from serving.config.pipeline import PipelineConfig
 from serving.convert import needs_conversion
 from serving.devices import kind
 from serving.engines.base import EngineSpec
-from serving.errors import PlanError
+from serving.engines.factory import open_fused
+from serving.errors import EngineError, PlanError
 from serving.parts import Part
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import version
 from serving.plan.combine import measure_combinations, whole_pages
+from serving.plan.company import MOST, measure_company, pays
 from serving.plan.contexts import Contexts
 from serving.plan.graphs import GraphOf, Graphs
 from serving.plan.keys import OBJECTIVE, int8_name, key, machine, model_words
 from serving.plan.pace import Pace
-from serving.plan.plan import ModelPlan, Plan, Trial, load_plan
+from serving.plan.plan import Company, ModelPlan, Plan, Trial, is_trial_of, load_plan
 from serving.plan.quantise import nncf_version, require_nncf
 from serving.plan.shapes import cold_shape_ms, hot_shapes
 from serving.plan.steps import expected_seconds
 from serving.plan.subject import Subject, subject
 from serving.plan.trials import run_trials
 from serving.plan.workers import with_workers, worker_counts
+from serving.stages.recognise import Recogniser
 from serving.store import Progress
 from serving.store.disk import write_whole
 from serving.store.files import digest
@@ -106,6 +111,12 @@ class Builder:
             for section in found
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
+        company = self._company(about, shortlist, graphs, calibration, pace)
+        if company is not None and pays(company):
+            lines = shortlist["TextRecognition"]
+            shortlist["TextRecognition"] = [
+                spec if spec.batch > 1 else replace(spec, batch=MOST) for spec in lines
+            ]
         shapes = hot_shapes(found, calibration, kind(self.device))
         pace.begin("measuring whole pages")
         combinations, choice = measure_combinations(
@@ -128,6 +139,7 @@ class Builder:
                     files=digest(part.folder),
                     trials=_marked(trials[section], choice[section]),
                     choice=choice[section],
+                    company=company if section == "TextRecognition" else None,
                     hot_shapes=shapes[section],
                 )
                 for section, part in found.items()
@@ -180,6 +192,37 @@ class Builder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return trials
+
+    def _company(
+        self,
+        about: Subject,
+        shortlist: Mapping[str, list[EngineSpec]],
+        graphs: Mapping[str, GraphOf],
+        calibration: Calibration,
+        pace: Pace,
+    ) -> Company | None:
+        """How the best recogniser reads short lines together, unless that is not wanted.
+
+        Raises EngineError where it is wanted, and a line would read otherwise than alone.
+        """
+        section = "TextRecognition"
+        part, spec = about.parts[section], shortlist[section][0]
+        assert isinstance(part.model, RecognitionModel)
+        hpi = about.config.hpi(part.module)
+        asked = (hpi.backend_config or {}).get("batch", None if hpi.auto_config else 1)
+        if spec.kind == "gpu" or asked == 1:
+            return None
+        pace.begin(f"{part.model.name}: reading short lines together")
+        with closing(open_fused(graphs[section](spec), spec, part.model)) as engine:
+            reader = Recogniser(engine, part.model, restore_spaces=False)
+            lines = [reader.fit(crop) for crop in calibration.crops]
+            company = measure_company(engine, lines, asked or MOST)
+        if asked and company is not None and not company.same:
+            raise EngineError(
+                f"{part.model.name}: {spec} reads lines otherwise together than alone; leave batch "
+                "out of hpi_config.backend_config"
+            )
+        return company
 
     def _trials_path(self, about: Subject, section: str, calibration: str) -> Path:
         part, specs = about.parts[section], about.specs[section]
@@ -238,7 +281,7 @@ def _marked(trials: list[Trial], choice: EngineSpec) -> tuple[Trial, ...]:
         replace(
             trial,
             verdict="chosen"
-            if trial.spec == choice
+            if is_trial_of(trial, choice)
             else trial.verdict.replace("chosen", "accepted"),
         )
         for trial in trials

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -48,6 +49,8 @@ def candidates(
     """
     settings = _settings(hpi)
     cores = int(settings.pop("cpu_num_threads", cores))
+    if not 1 <= int(settings.get("batch", 1)) <= gpus.MOST_LINES:
+        raise ConfigError(f"hpi_config.backend_config.batch: must be 1 to {gpus.MOST_LINES}")
     if not lines:  # pages come one at a time
         settings.pop("batch", None)
     if device != "cpu" and hpi.backend in gpus.BACKENDS:
@@ -60,14 +63,15 @@ def candidates(
         if hpi.backend is None:
             raise ConfigError("hpi_config.auto_config: False needs hpi_config.backend")
         return [_fixed(hpi.backend, settings, cores)]
+    batch = int(settings.pop("batch", 1))
     found = [
-        spec
+        replace(spec, batch=batch)
         for spec in _all(cores, paddle_graph)
         if hpi.backend in (None, spec.backend)
         and all(getattr(spec, key) == value for key, value in settings.items())
     ]
     if settings.get("precision") == "int8" and hpi.backend in (None, "openvino"):
-        found = [EngineSpec("openvino", "int8", s, cores) for s in _streams(cores)]
+        found = [EngineSpec("openvino", "int8", s, cores, batch=batch) for s in _streams(cores)]
     if not found:
         wanted = hpi.model_dump(exclude_none=True)
         why = "" if paddle_graph or hpi.backend != "paddle" else " (the model has no Paddle graph)"

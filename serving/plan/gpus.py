@@ -107,6 +107,4 @@ def _fixed(
             f"hpi_config.backend_config.precision: {backend} on {card.name} has no {precision}"
         )
     streams, batch = int(settings.get("streams", 1)), int(settings.get("batch", 1))
-    if not 1 <= batch <= MOST_LINES:
-        raise ConfigError(f"hpi_config.backend_config.batch: must be 1 to {MOST_LINES}")
     return EngineSpec(backend, precision, streams, cores, device=device, batch=batch)

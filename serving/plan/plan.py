@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,16 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Company:
+    """Short lines in calls of several, beside the same lines one by one, on one engine."""
+
+    times: float
+    """Time together over time one by one, in the worse of two rounds."""
+    same: bool
+    """Whether the engine says of each line, bit for bit, what it says of it alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPlan:
     """One model's trials and the engine it runs on."""
 
@@ -45,8 +55,20 @@ class ModelPlan:
     files: str
     trials: tuple[Trial, ...]
     choice: EngineSpec
+    company: Company | None = None
+    """Of a recogniser on a CPU, unless the YAML says `batch: 1`."""
     hot_shapes: tuple[tuple[int, int], ...] = ()
     """(height, width) of inputs to run once before serving."""
+
+    @property
+    def trial(self) -> Trial | None:
+        """The one of the engine that it runs on."""
+        return next((trial for trial in self.trials if is_trial_of(trial, self.choice)), None)
+
+
+def is_trial_of(trial: Trial, choice: EngineSpec) -> bool:
+    """On a CPU, whether lines are read together is settled after the trials."""
+    return trial.spec == choice or (choice.kind == "cpu" and trial.spec == replace(choice, batch=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +127,7 @@ class Plan:
                     **item,
                     "trials": tuple(Trial.from_plain(trial) for trial in item["trials"]),
                     "choice": EngineSpec(**item["choice"]),
+                    "company": Company(**item["company"]) if item["company"] else None,
                     "hot_shapes": tuple((height, width) for height, width in item["hot_shapes"]),
                 }
             )
@@ -123,10 +146,7 @@ class Plan:
         if end_to_end is not None:
             found["pages_per_second"] = end_to_end.pages_per_second
             found["latency_ms"] = end_to_end.latency_ms
-        chosen = {
-            section: next((trial for trial in model.trials if trial.spec == model.choice), None)
-            for section, model in self.models.items()
-        }
+        chosen = {section: model.trial for section, model in self.models.items()}
         found["models"] = {
             section: {"ms": trial.ms, "figures": trial.figures}
             for section, trial in chosen.items()

@@ -53,11 +53,16 @@ class Recogniser:
 
     def read(self, crop: Image, *, words: bool = False) -> Recognised:
         """Read one line, (H, W, 3) BGR, upright; with its words where they are wanted."""
-        return self.decode(self.run(self.fit(crop)), crop, words=words)
+        (outputs,) = self.run([self.fit(crop)])
+        return self.decode(outputs, crop, words=words)
 
-    def run(self, fitted: Image) -> tuple[Array, ...]:
-        """What the engine says of one line as `fit` makes it, for `decode`."""
-        return tuple(output[0] for output in self.engine.run(fitted[None]))
+    def run(self, fitted: Sequence[Image]) -> list[tuple[Array, ...]]:
+        """What the engine says of each of these lines as `fit` makes them, for `decode`.
+
+        They have one width, and are read in one call.
+        """
+        images = np.stack(fitted) if len(fitted) > 1 else fitted[0][None]
+        return list(zip(*self.engine.run(images), strict=True))
 
     def decode(self, outputs: Sequence[Array], crop: Image, *, words: bool = False) -> Recognised:
         """The reading of a line from what the engine said of it."""

@@ -1,0 +1,177 @@
+"""Short lines on a processor: several go into one call, where that pays and changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving import corpus
+from serving.assembly import find_plan, open_pipeline
+from serving.config import load_config
+from serving.config.pipeline import HpiConfig
+from serving.engines.base import Array, EngineSpec
+from serving.engines.factory import open_fused
+from serving.engines.fake import FakeEngine, width_as_text
+from serving.errors import ConfigError, EngineError
+from serving.machine import usable_cores
+from serving.parts import Part, parts
+from serving.plan.build import Builder
+from serving.plan.calibration import calibration_set
+from serving.plan.candidates import candidates
+from serving.plan.company import measure_company, pays
+from serving.plan.graphs import Graphs
+from serving.plan.plan import Company, Plan
+from serving.stages.recognise import Recogniser
+from serving.store.progress import Quiet
+
+YAML = "configs/PP-OCRv4_mobile.yaml"
+SECTION = "TextRecognition"
+
+
+@pytest.fixture(scope="module")
+def part(repo: Path, built: Path) -> Part:
+    return next(part for part in parts(load_config(repo / YAML), built) if part.section == SECTION)
+
+
+def test_so_many_go_together_as_one_call_has_room_for() -> None:
+    spec = EngineSpec("openvino", batch=4)
+    widths = (96, 128, 144, 256, 272, 3200)
+    assert [spec.together(width) for width in widths] == [4, 4, 2, 2, 1, 1]
+    assert EngineSpec("openvino", batch=3).together(96) == 2
+    assert EngineSpec("openvino").together(96) == 1
+    assert EngineSpec("tensorrt", device="gpu:0", batch=8).together(96) == 1  # it gathers itself
+
+
+def test_warming_runs_every_number_of_lines() -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def note(images: Array) -> tuple[Array, ...]:
+        calls.append(images.shape)
+        return width_as_text(images)
+
+    engine = FakeEngine(note)
+    engine.spec = EngineSpec("fake", batch=4)
+    engine.warm(48, 96)
+    engine.warm(48, 320)
+    assert calls == [(1, 48, 96, 3), (2, 48, 96, 3), (4, 48, 96, 3), (1, 48, 320, 3)]
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_real_engines_read_a_line_the_same_among_others(
+    part: Part, built: Path, backend: str
+) -> None:
+    spec = EngineSpec(backend, streams=2, threads=2)
+    graph = Graphs(built).find(part.folder, part.model)
+    with closing(open_fused(graph, spec, part.model)) as engine:
+        reader = Recogniser(engine, part.model, restore_spaces=False)  # type: ignore[arg-type]
+        found = measure_company(engine, [reader.fit(c) for c in calibration_set().crops[::4]])
+    assert found is not None
+    assert found.same
+    assert 0.2 < found.times < 2
+
+
+def lines(*widths: int) -> list[Array]:
+    return [np.full((48, width, 3), place, np.uint8) for place, width in enumerate(widths)]
+
+
+def test_an_engine_that_mixes_lines_does_not_read_them_together() -> None:
+    def mixed(images: Array) -> tuple[Array, ...]:
+        index, score, space = width_as_text(images)
+        return index, score + np.float32(1e-7) * len(images), space
+
+    engine = FakeEngine(mixed)
+    found = measure_company(engine, lines(96, 96, 160))
+    assert found is not None
+    assert not found.same
+    assert not pays(found)
+    assert measure_company(engine, lines(96, 112, 512, 512)) is None
+
+
+def test_it_has_to_pay() -> None:
+    assert pays(Company(0.9, same=True))
+    assert not pays(Company(0.97, same=True))
+    assert not pays(Company(0.5, same=False))
+
+
+def with_batch(built: Path, repo: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """Opens the default pipeline with so many lines a call, whatever was chosen."""
+    load = Plan.from_plain
+
+    def changed(data: dict) -> Plan:
+        plan = load(data)
+        model = plan.models[SECTION]
+        choice = dataclasses.replace(model.choice, batch=batch)
+        models = {**plan.models, SECTION: dataclasses.replace(model, choice=choice)}
+        return dataclasses.replace(plan, models=models)
+
+    monkeypatch.setattr(Plan, "from_plain", changed)
+    return open_pipeline(repo / YAML, models=built)
+
+
+def test_a_page_reads_the_same_with_its_short_lines_together(
+    repo: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [page.image for page in corpus.pages(seed=7, count=4)]
+    read, calls = {}, {}
+    for batch in (1, 4):
+        told: list[int] = []
+        opened = with_batch(built, repo, batch, monkeypatch)
+        pipeline = opened.telling(lambda _, count, told=told: told.append(count))
+        read[batch] = [pipeline.read(page).lines for page in pages]
+        calls[batch] = told
+        pipeline.close()
+        monkeypatch.undo()
+    assert read[4] == read[1]
+    assert set(calls[1]) == {1}
+    assert {2, 4} <= set(calls[4]) <= {1, 2, 4}
+    assert sum(calls[4]) == sum(calls[1])
+
+
+def test_the_plan_says_whether_it_pays(repo: Path, built: Path) -> None:
+    model = find_plan(load_config(repo / YAML), built).models[SECTION]
+    assert model.company is not None
+    assert model.company.same
+    assert model.choice.batch == (4 if pays(model.company) else 1)
+    assert model.trial is not None
+    assert model.trial.verdict == "chosen"
+
+
+def test_the_yaml_may_say_how_many() -> None:
+    two = HpiConfig(backend="openvino", backend_config={"batch": 2})
+    assert {spec.batch for spec in candidates(two, cores=2, lines=True)} == {2}
+    assert {spec.batch for spec in candidates(two, cores=2)} == {1}
+    for wrong in (0, 64):
+        with pytest.raises(ConfigError, match="batch: must be 1 to 32"):
+            candidates(HpiConfig(backend_config={"batch": wrong}), cores=2, lines=True)
+
+
+def built_with(repo: Path, store: Path, hpi: str) -> Plan:
+    yaml = store.parent / "batch.yaml"
+    yaml.write_text((repo / YAML).read_text() + f"\nhpi_config: {hpi}\n")
+    plan, made = Builder(store, usable_cores(), Quiet()).build(load_config(yaml))
+    assert made
+    return plan
+
+
+def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
+    repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = calibration_set()
+    few = dataclasses.replace(few, pages=few.pages[:2], crops=few.crops[:40], texts=few.texts[:40])
+    monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
+    fixed = "{auto_config: False, backend: onnxruntime, backend_config: {batch: %d}}"
+    alone = built_with(repo, store, fixed % 1).models[SECTION]
+    assert alone.company is None
+    assert alone.choice.batch == 1
+    model = built_with(repo, store, fixed % 2).models[SECTION]
+    assert model.company is not None
+    assert model.choice.batch == 2
+    mixed = Company(0.5, same=False)
+    monkeypatch.setattr("serving.plan.build.measure_company", lambda *_: mixed)
+    with pytest.raises(EngineError, match="leave batch out"):
+        built_with(repo, store, fixed % 3)

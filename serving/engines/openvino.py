@@ -53,6 +53,7 @@ class OpenVinoEngine(Engine):
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load {graph} as {spec}: {error}") from error
         self.inputs = tuple(port.any_name for port in self._model.inputs)
+        self._types = [port.get_element_type().to_dtype() for port in self._model.inputs]
         self._outputs = range(len(self._model.outputs))
         self._requests: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         for _ in range(spec.streams):
@@ -61,8 +62,15 @@ class OpenVinoEngine(Engine):
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
         request = self._requests.get()
         try:
-            # The outputs are copied below, once; infer() would copy them as well.
-            request.infer([images, *more], share_inputs=True, share_outputs=True)
+            # What infer() would do with arrays takes it 0.1 ms longer, 4 % of a short line; and it
+            # would copy the outputs, which are copied below, once.
+            tensors = [
+                ov.Tensor(np.ascontiguousarray(array, dtype), shared_memory=True)
+                for array, dtype in zip((images, *more), self._types, strict=True)
+            ]
+            for place, tensor in enumerate(tensors):
+                request.set_input_tensor(place, tensor)
+            request.infer(share_outputs=True)
             return tuple(request.get_output_tensor(i).data.copy() for i in self._outputs)
         except RuntimeError as error:
             raise EngineError(

@@ -17,8 +17,8 @@ Result = TypeVar("Result")
 Kind = TypeVar("Kind", bound=Hashable)
 
 _AHEAD = 4
-"""Items that go before those of the page that waits most, for the sake of their kind: so many in a
-row, and so many that another page is ahead of it."""
+"""Calls that go before those of the page that waits most, for the sake of their kind: so many in a
+row, and only of pages that are less than so many items ahead of it."""
 
 
 class _Job:
@@ -46,7 +46,7 @@ class _Job:
 
     def take(self, kind: Hashable, threads: int) -> _Task:
         """Items of a kind for one of so many threads: 1, 2, 4, ..., but no more than its share of
-        what is left, so that a page does not end with one thread at work.
+        what is not done, so that a page does not end with one thread at work for long.
         """
         waiting = self.todo[kind]
         most = min(self.together(kind), len(waiting), ceil(self.left / threads))
@@ -73,8 +73,8 @@ class _Task(NamedTuple):
 class FairPool:
     """Worker threads that take items of the waiting pages in turn.
 
-    A page of 200 lines does not keep one of 5 lines waiting. On a CPU an engine gains nothing
-    from batches, so the lines run side by side, as many as the engine has streams. But an input of
+    A page of 200 lines does not keep one of 5 lines waiting. The lines run side by side, as many
+    calls as the engine has streams; short ones of a kind share a call. An input of
     another shape than the last costs it half a millisecond and more (OpenVINO; a line takes 2 to
     5): a thread goes on with items of the kind it had last, and leaves to others the kinds that
     they have. A page takes 0.96 of the time so, and 4 at once give 1.1 times the pages a second.
@@ -85,7 +85,7 @@ class FairPool:
         self._kinds: dict[int, Hashable] = {}
         """What each thread had last."""
         self._before = 0
-        """Items in a row that were not of the page that waits most."""
+        """Calls in a row that were not for the page that waits most."""
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [

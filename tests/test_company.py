@@ -82,10 +82,10 @@ def lines(*widths: int) -> list[Array]:
 def test_an_engine_that_mixes_lines_does_not_read_them_together() -> None:
     def mixed(images: Array) -> tuple[Array, ...]:
         index, score, space = width_as_text(images)
-        return index, score + np.float32(1e-7) * len(images), space
+        return index, score + np.float32(1e-7) * (len(images) == 2), space
 
     engine = FakeEngine(mixed)
-    found = measure_company(engine, lines(96, 96, 160))
+    found = measure_company(engine, lines(96, 96, 96, 96, 96, 160))
     assert found is not None
     assert not found.same
     assert not pays(found)
@@ -145,8 +145,8 @@ def test_the_yaml_may_say_how_many() -> None:
     two = HpiConfig(backend="openvino", backend_config={"batch": 2})
     assert {spec.batch for spec in candidates(two, cores=2, lines=True)} == {2}
     assert {spec.batch for spec in candidates(two, cores=2)} == {1}
-    for wrong in (0, 64):
-        with pytest.raises(ConfigError, match="batch: must be 1 to 32"):
+    for wrong in (0, 3, 64, "2", 2.0, None):
+        with pytest.raises(ConfigError, match="batch: must be 1, 2 or 4 on a processor"):
             candidates(HpiConfig(backend_config={"batch": wrong}), cores=2, lines=True)
 
 
@@ -171,7 +171,28 @@ def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
     model = built_with(repo, store, fixed % 2).models[SECTION]
     assert model.company is not None
     assert model.choice.batch == 2
+    only = "{backend: onnxruntime, backend_config: {precision: float32%s}}"
+    paid = Company(0.5, same=True)
+    monkeypatch.setattr("serving.plan.build.measure_company", lambda *_: paid)
+    assert built_with(repo, store, only % "").models[SECTION].choice.batch == 4
+    assert built_with(repo, store, only % ", batch: 1").models[SECTION].choice.batch == 1
     mixed = Company(0.5, same=False)
     monkeypatch.setattr("serving.plan.build.measure_company", lambda *_: mixed)
     with pytest.raises(EngineError, match="leave batch out"):
-        built_with(repo, store, fixed % 3)
+        built_with(repo, store, fixed % 4)
+
+
+def test_a_model_that_takes_one_line_is_built_all_the_same(
+    repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("takes one")
+
+    few = calibration_set()
+    few = dataclasses.replace(few, pages=few.pages[:2], crops=few.crops[:40], texts=few.texts[:40])
+    monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
+    monkeypatch.setattr("serving.plan.build.measure_company", fail)
+    hpi = "{backend: onnxruntime, backend_config: {streams: 1}}"
+    model = built_with(repo, store, hpi).models[SECTION]
+    assert model.choice.batch == 1
+    assert model.company == Company(reason="takes one")

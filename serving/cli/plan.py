@@ -78,6 +78,8 @@ def _model_table(section: str, model: ModelPlan) -> Table:
 
 def _together(model: ModelPlan, company: Company) -> str:
     """What came of reading short lines together."""
+    if company.reason:
+        return f"lines are read one by one: {company.reason}"
     taken = f"read together: up to {model.choice.batch} a call"
     told = taken if model.choice.batch > 1 else "read one by one"
     read = "read the same" if company.same else "do not read the same"

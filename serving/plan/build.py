@@ -21,7 +21,7 @@ from serving.engines.factory import open_fused
 from serving.errors import EngineError, PlanError
 from serving.parts import Part
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
-from serving.plan.candidates import version
+from serving.plan.candidates import lines_asked, version
 from serving.plan.combine import measure_combinations, whole_pages
 from serving.plan.company import MOST, measure_company, pays
 from serving.plan.contexts import Contexts
@@ -40,6 +40,7 @@ from serving.store import Progress
 from serving.store.disk import write_whole
 from serving.store.files import digest
 
+_LINES = "TextRecognition"
 _SHORTLIST = 3
 """Engines of a model that enter the end-to-end measurement ..."""
 _CLOSE = 1.1
@@ -111,12 +112,8 @@ class Builder:
             for section in found
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
-        company = self._company(about, shortlist, graphs, calibration, pace)
-        if company is not None and pays(company):
-            lines = shortlist["TextRecognition"]
-            shortlist["TextRecognition"] = [
-                spec if spec.batch > 1 else replace(spec, batch=MOST) for spec in lines
-            ]
+        lines = self._lines_together(about, shortlist[_LINES], graphs[_LINES], calibration, pace)
+        shortlist[_LINES] = [spec for spec, _ in lines]
         shapes = hot_shapes(found, calibration, kind(self.device))
         pace.begin("measuring whole pages")
         combinations, choice = measure_combinations(
@@ -139,7 +136,7 @@ class Builder:
                     files=digest(part.folder),
                     trials=_marked(trials[section], choice[section]),
                     choice=choice[section],
-                    company=company if section == "TextRecognition" else None,
+                    company=_of(lines, choice[section]) if section == _LINES else None,
                     hot_shapes=shapes[section],
                 )
                 for section, part in found.items()
@@ -193,36 +190,35 @@ class Builder:
         write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return trials
 
-    def _company(
+    def _lines_together(
         self,
         about: Subject,
-        shortlist: Mapping[str, list[EngineSpec]],
-        graphs: Mapping[str, GraphOf],
+        specs: list[EngineSpec],
+        graph: GraphOf,
         calibration: Calibration,
         pace: Pace,
-    ) -> Company | None:
-        """How the best recogniser reads short lines together, unless that is not wanted.
+    ) -> list[tuple[EngineSpec, Company | None]]:
+        """The engines, each given as many short lines a call as pay, and how it reads them.
 
-        Raises EngineError where it is wanted, and a line would read otherwise than alone.
+        Raises EngineError where so many are asked for, and a line would read otherwise than alone.
         """
-        section = "TextRecognition"
-        part, spec = about.parts[section], shortlist[section][0]
+        part = about.parts[_LINES]
         assert isinstance(part.model, RecognitionModel)
-        hpi = about.config.hpi(part.module)
-        asked = (hpi.backend_config or {}).get("batch", None if hpi.auto_config else 1)
-        if spec.kind == "gpu" or asked == 1:
-            return None
+        asked = lines_asked(about.config.hpi(part.module))
         pace.begin(f"{part.model.name}: reading short lines together")
-        with closing(open_fused(graphs[section](spec), spec, part.model)) as engine:
-            reader = Recogniser(engine, part.model, restore_spaces=False)
-            lines = [reader.fit(crop) for crop in calibration.crops]
-            company = measure_company(engine, lines, asked or MOST)
-        if asked and company is not None and not company.same:
-            raise EngineError(
-                f"{part.model.name}: {spec} reads lines otherwise together than alone; leave batch "
-                "out of hpi_config.backend_config"
-            )
-        return company
+        if asked == 1 or kind(self.device) == "gpu":  # there the trials have it
+            return [(spec, None) for spec in specs]
+        found: list[tuple[EngineSpec, Company | None]] = []
+        for spec in specs:
+            company = _company(part.model, spec, graph(spec), calibration, asked or MOST)
+            if asked and company is not None and not company.same:
+                raise EngineError(
+                    f"{part.model.name}: {spec} does not read {asked} lines together as it reads "
+                    f"them alone; leave batch out of hpi_config.backend_config {company.reason}"
+                )
+            gains = not asked and company is not None and pays(company)
+            found.append((replace(spec, batch=MOST) if gains else spec, company))
+        return found
 
     def _trials_path(self, about: Subject, section: str, calibration: str) -> Path:
         part, specs = about.parts[section], about.specs[section]
@@ -230,6 +226,21 @@ class Builder:
         if any(spec.precision == "int8" for spec in specs):
             words["nncf"] = nncf_version()
         return self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
+
+
+def _company(
+    model: RecognitionModel, spec: EngineSpec, graph: Path, calibration: Calibration, most: int
+) -> Company | None:
+    with closing(open_fused(graph, spec, model)) as engine:
+        reader = Recogniser(engine, model, restore_spaces=False)
+        try:
+            return measure_company(engine, [reader.fit(crop) for crop in calibration.crops], most)
+        except EngineError as error:
+            return Company(reason=str(error))
+
+
+def _of(lines: list[tuple[EngineSpec, Company | None]], choice: EngineSpec) -> Company | None:
+    return next(company for spec, company in lines if spec == choice)
 
 
 def _versions(specs: Mapping[str, list[EngineSpec]]) -> dict[str, str]:

@@ -49,8 +49,7 @@ def candidates(
     """
     settings = _settings(hpi)
     cores = int(settings.pop("cpu_num_threads", cores))
-    if not 1 <= int(settings.get("batch", 1)) <= gpus.MOST_LINES:
-        raise ConfigError(f"hpi_config.backend_config.batch: must be 1 to {gpus.MOST_LINES}")
+    _check_batch(settings.get("batch", 1), device)
     if not lines:  # pages come one at a time
         settings.pop("batch", None)
     if device != "cpu" and hpi.backend in gpus.BACKENDS:
@@ -63,7 +62,7 @@ def candidates(
         if hpi.backend is None:
             raise ConfigError("hpi_config.auto_config: False needs hpi_config.backend")
         return [_fixed(hpi.backend, settings, cores)]
-    batch = int(settings.pop("batch", 1))
+    batch = settings.pop("batch", 1)
     found = [
         replace(spec, batch=batch)
         for spec in _all(cores, paddle_graph)
@@ -79,6 +78,20 @@ def candidates(
             f"hpi_config: nothing on this machine fits {wanted}{why}; see: ocr-hpi doctor"
         )
     return found
+
+
+def lines_asked(hpi: HpiConfig) -> int | None:
+    """Lines of one call that the YAML asks for; None: as many as are found to pay."""
+    asked: int | None = (hpi.backend_config or {}).get("batch", None if hpi.auto_config else 1)
+    return asked
+
+
+def _check_batch(batch: object, device: str) -> None:
+    """Raise ConfigError for a number of lines that no call has."""
+    allowed = (1, 2, 4) if device == "cpu" else range(1, gpus.MOST_LINES + 1)
+    if not isinstance(batch, int) or batch not in allowed:
+        told = "1, 2 or 4 on a processor" if device == "cpu" else f"1 to {gpus.MOST_LINES}"
+        raise ConfigError(f"hpi_config.backend_config.batch: must be {told}")
 
 
 def _settings(hpi: HpiConfig) -> dict[str, Any]:

@@ -21,13 +21,13 @@ MOST = 4
 
 def pays(company: Company) -> bool:
     """Whether lines shall be read together."""
-    return company.same and company.times <= GAIN
+    return company.same and company.times is not None and company.times <= GAIN
 
 
 def measure_company(engine: Engine, lines: Sequence[Image], most: int = MOST) -> Company | None:
     """How the engine reads short lines, at most so many a call; None where too few are short.
 
-    lines: (H, W, 3) uint8 as the recogniser fits them.
+    lines: (H, W, 3) uint8 as the recogniser fits them. Raises EngineError where it takes but one.
     """
     groups = _groups(lines, replace(engine.spec, batch=most))
     if not groups:
@@ -48,14 +48,19 @@ def _groups(lines: Sequence[Image], spec: EngineSpec) -> list[list[Image]]:
     by_width: defaultdict[int, list[Image]] = defaultdict(list)
     for line in lines:
         by_width[line.shape[1]].append(line)
-    groups = (alike[: spec.together(width)] for width, alike in sorted(by_width.items()))
+    groups = []
+    for width, alike in sorted(by_width.items()):
+        most = min(spec.together(width), len(alike))
+        groups.append(alike[: 1 << (most.bit_length() - 1)])
     return [group for group in groups if len(group) > 1]
 
 
 def _reads_the_same(engine: Engine, group: Sequence[Image]) -> bool:
-    together = engine.run(np.stack(group))
-    alone = zip(*(engine.run(line[None]) for line in group), strict=True)
-    return all(
-        np.array_equal(np.concatenate(ones), several)
-        for ones, several in zip(alone, together, strict=True)
-    )
+    """In every number of them that a call may have."""
+    alone = [engine.run(line[None]) for line in group]
+    for step in range(1, len(group).bit_length()):
+        ones = map(np.concatenate, zip(*alone[: 2**step], strict=True))
+        together = engine.run(np.stack(group[: 2**step]))
+        if not all(map(np.array_equal, ones, together)):
+            return False
+    return True

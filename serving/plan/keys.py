@@ -13,7 +13,7 @@ from serving.engines.base import EngineSpec
 from serving.graph import VARIANT
 from serving.machine import cpu_flags, cpu_name
 from serving.parts import Part
-from serving.plan.candidates import version
+from serving.plan.candidates import lines_asked, version
 from serving.plan.gpus import gpu_words
 from serving.store.files import digest
 
@@ -61,7 +61,8 @@ def plan_key(
 ) -> str:
     """The key of a pipeline's plan; the plan itself names its calibration set."""
     models = {section: model_words(part, specs[section], config) for section, part in found.items()}
-    return key({"models": models, "cores": cores, "objective": OBJECTIVE})
+    lines = lines_asked(config.hpi(found["TextRecognition"].module))
+    return key({"models": models, "lines": lines, "cores": cores, "objective": OBJECTIVE})
 
 
 def int8_name(calibration: str, nncf: str) -> str:

@@ -41,10 +41,12 @@ class Trial:
 class Company:
     """Short lines in calls of several, beside the same lines one by one, on one engine."""
 
-    times: float
+    times: float | None = None
     """Time together over time one by one, in the worse of two rounds."""
-    same: bool
+    same: bool = False
     """Whether the engine says of each line, bit for bit, what it says of it alone."""
+    reason: str = ""
+    """Why it takes no more than one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class ModelPlan:
     trials: tuple[Trial, ...]
     choice: EngineSpec
     company: Company | None = None
-    """Of a recogniser on a CPU, unless the YAML says `batch: 1`."""
+    """Of a recogniser on a CPU, where more than one line a call is open or asked for."""
     hot_shapes: tuple[tuple[int, int], ...] = ()
     """(height, width) of inputs to run once before serving."""
 

@@ -38,7 +38,9 @@ def subject(config: PipelineConfig, models: Path, cores: int, device: str = "cpu
             config.hpi(part.module),
             cores=cores,
             device=device,
-            lines=section != "TextDetection",
+            # A few lines a page go to the classifier: on a processor one by one.
+            lines=section == "TextRecognition"
+            or (section == "TextLineOrientation" and device != "cpu"),
             paddle_graph=model_files(part.folder).paddle is not None,
         )
         for section, part in found.items()

@@ -44,7 +44,7 @@ class Recognised(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recogniser:
-    """A recogniser; safe under many threads. A line is read at its own width, always alone."""
+    """A recogniser; safe under many threads. A line is read at its own width alone."""
 
     engine: Engine
     model: RecognitionModel

@@ -74,10 +74,10 @@ class FairPool:
     """Worker threads that take items of the waiting pages in turn.
 
     A page of 200 lines does not keep one of 5 lines waiting. The lines run side by side, as many
-    calls as the engine has streams; short ones of a kind share a call. An input of
-    another shape than the last costs it half a millisecond and more (OpenVINO; a line takes 2 to
-    5): a thread goes on with items of the kind it had last, and leaves to others the kinds that
-    they have. A page takes 0.96 of the time so, and 4 at once give 1.1 times the pages a second.
+    calls as the engine has streams; short ones of a kind share a call. An input of another shape
+    than the last costs it half a millisecond and more (OpenVINO; a line takes 2 to 5): a thread
+    goes on with items of the kind it had last, and leaves to others the kinds that they have. A
+    page takes 0.96 of the time so, and 4 at once give 1.1 times the pages a second.
     """
 
     def __init__(self, threads: int, name: str = "line") -> None:

@@ -14,8 +14,8 @@ from serving import corpus
 from serving.batching import FairPool
 from serving.config import load_config
 from serving.config.model import RecognitionModel
-from serving.engines.base import Array, Engine, EngineSpec
-from serving.engines.batched import BatchedEngine, batch_sizes
+from serving.engines.base import Array, Engine, EngineSpec, batch_sizes
+from serving.engines.batched import BatchedEngine
 from serving.engines.factory import open_engine
 from serving.engines.told import telling
 from serving.errors import EngineError

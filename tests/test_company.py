@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from serving.engines.fake import FakeEngine, width_as_text
 from serving.errors import ConfigError, EngineError
 from serving.machine import usable_cores
 from serving.parts import Part, parts
+from serving.pipeline import Pipeline
 from serving.plan.build import Builder
 from serving.plan.calibration import calibration_set
 from serving.plan.candidates import candidates
@@ -98,7 +98,7 @@ def test_it_has_to_pay() -> None:
     assert not pays(Company(0.5, same=False))
 
 
-def with_batch(built: Path, repo: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> Iterator:
+def with_batch(built: Path, repo: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """Opens the default pipeline with so many lines a call, whatever was chosen."""
     load = Plan.from_plain
 
@@ -158,12 +158,16 @@ def built_with(repo: Path, store: Path, hpi: str) -> Plan:
     return plan
 
 
-def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
-    repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def calibrate_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     few = calibration_set()
     few = dataclasses.replace(few, pages=few.pages[:2], crops=few.crops[:40], texts=few.texts[:40])
     monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
+
+
+def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
+    repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate_with_few(monkeypatch)
     fixed = "{auto_config: False, backend: onnxruntime, backend_config: {batch: %d}}"
     alone = built_with(repo, store, fixed % 1).models[SECTION]
     assert alone.company is None
@@ -173,11 +177,11 @@ def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
     assert model.choice.batch == 2
     only = "{backend: onnxruntime, backend_config: {precision: float32%s}}"
     paid = Company(0.5, same=True)
-    monkeypatch.setattr("serving.plan.build.measure_company", lambda *_: paid)
+    monkeypatch.setattr("serving.plan.company.measure_company", lambda *_: paid)
     assert built_with(repo, store, only % "").models[SECTION].choice.batch == 4
     assert built_with(repo, store, only % ", batch: 1").models[SECTION].choice.batch == 1
     mixed = Company(0.5, same=False)
-    monkeypatch.setattr("serving.plan.build.measure_company", lambda *_: mixed)
+    monkeypatch.setattr("serving.plan.company.measure_company", lambda *_: mixed)
     with pytest.raises(EngineError, match="leave batch out"):
         built_with(repo, store, fixed % 4)
 
@@ -188,10 +192,8 @@ def test_a_model_that_takes_one_line_is_built_all_the_same(
     def fail(*_: object) -> None:
         raise EngineError("takes one")
 
-    few = calibration_set()
-    few = dataclasses.replace(few, pages=few.pages[:2], crops=few.crops[:40], texts=few.texts[:40])
-    monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
-    monkeypatch.setattr("serving.plan.build.measure_company", fail)
+    calibrate_with_few(monkeypatch)
+    monkeypatch.setattr("serving.plan.company.measure_company", fail)
     hpi = "{backend: onnxruntime, backend_config: {streams: 1}}"
     model = built_with(repo, store, hpi).models[SECTION]
     assert model.choice.batch == 1

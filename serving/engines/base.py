@@ -105,8 +105,13 @@ class Engine(ABC):
 
     def warm(self, height: int, width: int) -> None:
         """Run blank inputs of that size, in every way that `run` may be asked to."""
-        for step in range(self.spec.together(width).bit_length()):
-            self.run(np.full((2**step, height, width, 3), 255, np.uint8))
+        for size in batch_sizes(self.spec.together(width)):
+            self.run(np.full((size, height, width, 3), 255, np.uint8))
 
     def close(self) -> None:  # noqa: B027  (most backends free with the object)
         """Free what the backend holds. The engine cannot run afterwards."""
+
+
+def batch_sizes(most: int) -> list[int]:
+    """The sizes of calls, up: 1, 2, 4, ... and `most`."""
+    return [*(2**step for step in range(most.bit_length()) if 2**step < most), most]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from serving.engines.base import Array, Engine, EngineSpec
+from serving.engines.base import Array, Engine, EngineSpec, batch_sizes
 from serving.errors import EngineError
 
 
@@ -118,11 +118,6 @@ class BatchedEngine(Engine):
         for place, ticket in enumerate(tickets):
             batch[place] = ticket.image
         return batch
-
-
-def batch_sizes(most: int) -> list[int]:
-    """The sizes of calls, up: 1, 2, 4, ... and `most`."""
-    return [*(2**step for step in range(most.bit_length()) if 2**step < most), most]
 
 
 def callers(spec: EngineSpec) -> int:

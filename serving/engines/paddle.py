@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     from paddle import inference
 
 _SHAPES_KEPT = 64
-"""Shapes for which oneDNN keeps what it prepared; a recogniser meets 32 widths."""
+"""Shapes for which oneDNN keeps what it prepared; a recogniser meets 46."""
 
 paddle.disable_signal_handler()  # the server's signals are the server's
 

@@ -5,37 +5,33 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 
-from serving.config.model import RecognitionModel
 from serving.config.pipeline import PipelineConfig
 from serving.convert import needs_conversion
 from serving.devices import kind
 from serving.engines.base import EngineSpec
-from serving.engines.factory import open_fused
-from serving.errors import EngineError, PlanError
+from serving.errors import PlanError
 from serving.parts import Part
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import lines_asked, version
 from serving.plan.combine import measure_combinations, whole_pages
-from serving.plan.company import MOST, measure_company, pays
+from serving.plan.company import lines_together
 from serving.plan.contexts import Contexts
 from serving.plan.graphs import GraphOf, Graphs
 from serving.plan.keys import OBJECTIVE, int8_name, key, machine, model_words
 from serving.plan.pace import Pace
-from serving.plan.plan import Company, ModelPlan, Plan, Trial, is_trial_of, load_plan
+from serving.plan.plan import ModelPlan, Plan, Trial, is_trial_of, load_plan
 from serving.plan.quantise import nncf_version, require_nncf
 from serving.plan.shapes import cold_shape_ms, hot_shapes
 from serving.plan.steps import expected_seconds
 from serving.plan.subject import Subject, subject
 from serving.plan.trials import run_trials
 from serving.plan.workers import with_workers, worker_counts
-from serving.stages.recognise import Recogniser
 from serving.store import Progress
 from serving.store.disk import write_whole
 from serving.store.files import digest
@@ -104,6 +100,7 @@ class Builder:
 
     def _make(self, about: Subject, versions: dict[str, str], pace: Pace) -> Plan:
         config, found = about.config, about.parts
+        asked = lines_asked(config.hpi(found[_LINES].module))
         pace.begin("rendering the calibration set")
         calibration = calibration_set(self.own_images)
         graphs = self._graphs(about, calibration, versions, pace)
@@ -112,13 +109,15 @@ class Builder:
             for section in found
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
-        lines = self._lines_together(about, shortlist[_LINES], graphs[_LINES], calibration, pace)
+        pace.begin(f"{found[_LINES].model.name}: reading short lines together")
+        lines = lines_together(found[_LINES], shortlist[_LINES], asked, graphs[_LINES], calibration)
         shortlist[_LINES] = [spec for spec, _ in lines]
         shapes = hot_shapes(found, calibration, kind(self.device))
         pace.begin("measuring whole pages")
         combinations, choice = measure_combinations(
             config, found, graphs, shortlist, shapes, calibration, self.cores
         )
+        company = next(company for spec, company in lines if spec == choice[_LINES])
         pace.begin("measuring what a cold shape costs")
         plan = Plan(
             key=about.key,
@@ -136,7 +135,7 @@ class Builder:
                     files=digest(part.folder),
                     trials=_marked(trials[section], choice[section]),
                     choice=choice[section],
-                    company=_of(lines, choice[section]) if section == _LINES else None,
+                    company=company if section == _LINES else None,
                     hot_shapes=shapes[section],
                 )
                 for section, part in found.items()
@@ -190,57 +189,12 @@ class Builder:
         write_whole(path, json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return trials
 
-    def _lines_together(
-        self,
-        about: Subject,
-        specs: list[EngineSpec],
-        graph: GraphOf,
-        calibration: Calibration,
-        pace: Pace,
-    ) -> list[tuple[EngineSpec, Company | None]]:
-        """The engines, each given as many short lines a call as pay, and how it reads them.
-
-        Raises EngineError where so many are asked for, and a line would read otherwise than alone.
-        """
-        part = about.parts[_LINES]
-        assert isinstance(part.model, RecognitionModel)
-        asked = lines_asked(about.config.hpi(part.module))
-        pace.begin(f"{part.model.name}: reading short lines together")
-        if asked == 1 or kind(self.device) == "gpu":  # there the trials have it
-            return [(spec, None) for spec in specs]
-        found: list[tuple[EngineSpec, Company | None]] = []
-        for spec in specs:
-            company = _company(part.model, spec, graph(spec), calibration, asked or MOST)
-            if asked and company is not None and not company.same:
-                raise EngineError(
-                    f"{part.model.name}: {spec} does not read {asked} lines together as it reads "
-                    f"them alone; leave batch out of hpi_config.backend_config {company.reason}"
-                )
-            gains = not asked and company is not None and pays(company)
-            found.append((replace(spec, batch=MOST) if gains else spec, company))
-        return found
-
     def _trials_path(self, about: Subject, section: str, calibration: str) -> Path:
         part, specs = about.parts[section], about.specs[section]
         words = {**model_words(part, specs, about.config), "calibration": calibration}
         if any(spec.precision == "int8" for spec in specs):
             words["nncf"] = nncf_version()
         return self.models / "engines" / "trials" / f"{part.model.name}-{key(words)}.json"
-
-
-def _company(
-    model: RecognitionModel, spec: EngineSpec, graph: Path, calibration: Calibration, most: int
-) -> Company | None:
-    with closing(open_fused(graph, spec, model)) as engine:
-        reader = Recogniser(engine, model, restore_spaces=False)
-        try:
-            return measure_company(engine, [reader.fit(crop) for crop in calibration.crops], most)
-        except EngineError as error:
-            return Company(reason=str(error))
-
-
-def _of(lines: list[tuple[EngineSpec, Company | None]], choice: EngineSpec) -> Company | None:
-    return next(company for spec, company in lines if spec == choice)
 
 
 def _versions(specs: Mapping[str, list[EngineSpec]]) -> dict[str, str]:

@@ -36,10 +36,10 @@ ensure_charts() {
     --editable ".[benchmark]" >&2)
 }
 
-command=benchmark peers= arguments=() pipelines=() help=
+command=compare peers= arguments=() pipelines=() help=
 while [ $# -gt 0 ]; do
   case $1 in
-    --serve) command=load ;;
+    --serve) command=serve ;;
     --peers) peers=yes ;;
     --pipeline) [ $# -gt 1 ] && pipelines+=("$2") && arguments+=("$1" "$2") && shift ;;
     --pipeline=*) pipelines+=("${1#*=}") && arguments+=("$1") ;;
@@ -54,16 +54,16 @@ done
 ensure_serving
 cd "$ROOT"
 if [ -z "$help" ]; then
-  [ "$command" = load ] || ensure_charts
+  [ "$command" = serve ] || ensure_charts
   bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   if [ -n "$peers" ]; then
     ensure_peer "$ROOT/.venv-peer-paddlex" "paddlex[ocr,serving]==3.7.2" "paddlepaddle==3.2.2" "onnxruntime>=1.22,<2"
     arguments+=(--paddlex "$ROOT/.venv-peer-paddlex/bin/python")
   fi
-  if [ -n "$peers" ] && [ "$command" = benchmark ]; then
+  if [ -n "$peers" ] && [ "$command" = compare ]; then
     ensure_peer "$ROOT/.venv-rapidocr" "rapidocr==3.10.0" "onnxruntime>=1.22,<2" "openvino>=2025.3,<2027"
     arguments+=(--rapidocr "$ROOT/.venv-rapidocr/bin/python")
   fi
 fi
-exec .venv/bin/ocr-hpi "$command" ${arguments[@]+"${arguments[@]}"}
+exec .venv/bin/python -m benchmarks "$command" ${arguments[@]+"${arguments[@]}"}

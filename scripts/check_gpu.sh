@@ -26,4 +26,4 @@ bash scripts/fetch_models.sh "$yaml" >&2
 bash scripts/build_engines.sh "$yaml" --device cpu >&2
 bash scripts/build_engines.sh "$yaml" --device "$device" >&2
 .venv/bin/ocr-hpi plan "$yaml" --device "$device"
-exec .venv/bin/python -m serving.benchmark.devices "$yaml" --device "$device" ${rest[@]+"${rest[@]}"}
+exec .venv/bin/python -m benchmarks.devices "$yaml" --device "$device" ${rest[@]+"${rest[@]}"}

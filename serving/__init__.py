@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 from serving.types import Line, Page, Point, Quad
 
 if TYPE_CHECKING:
+    from serving.api import PageResult, Reader, load_pipeline
     from serving.config.options import Options
-    from serving.reader import Reader, load_pipeline
-    from serving.results import PageResult
 
 __all__ = ["Line", "Options", "Page", "PageResult", "Point", "Quad", "Reader", "load_pipeline"]
 
 _LAZY = {
     "Options": "serving.config.options",
-    "PageResult": "serving.results",
-    "Reader": "serving.reader",
-    "load_pipeline": "serving.reader",
+    "PageResult": "serving.api",
+    "Reader": "serving.api",
+    "load_pipeline": "serving.api",
 }
 
 

@@ -43,7 +43,7 @@ class Gpu:
             *(("bfloat16",) if ampere else ()),
         )
 
-    def words(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What engines depend on: not which of several equal cards it is."""
         return {
             "gpu": self.name,
@@ -98,7 +98,7 @@ def check_alike(devices: Sequence[str]) -> None:
 
     Raises ConfigError where they are not, and DeviceError where one is not there.
     """
-    cards = {device: gpu(device).words() for device in devices if kind(device) == "gpu"}
+    cards = {device: gpu(device).to_dict() for device in devices if kind(device) == "gpu"}
     if any(card != cards[devices[0]] for card in cards.values()):
         told = ", ".join(f"{device} is {card['gpu']}" for device, card in cards.items())
         raise ConfigError(

@@ -4,7 +4,10 @@
     ├── ConfigError             a pipeline YAML, a flag or a model's inference.yml is wrong
     ├── ModelError              a model of the store
     │   ├── ModelMissing        not fetched yet, or not to be had
-    │   ├── FetchError          a download failed, was cut off or has the wrong hash
+    │   ├── FetchError          a download failed or was cut off
+    │   │   ├── NotThere        the host does not have the file: try the next source
+    │   │   ├── Unreachable     the host does not answer: ask it nothing more
+    │   │   └── WrongHash       not the bytes of the manifest or of the first fetch
     │   ├── ModelInvalid        a model folder without the files it needs
     │   └── ConversionError     Paddle to ONNX failed, or the result differs
     ├── EngineError             a backend is missing, does not load or fails
@@ -21,7 +24,7 @@
     ├── TimedOut                waited or worked longer than allowed
     └── NotReady                the server has not warmed up yet
 
-The message is for the person who can mend it: what is wrong, where, and the way out.
+The message is for the person who can fix it: what is wrong, where, and the way out.
 """
 
 from __future__ import annotations
@@ -45,6 +48,18 @@ class ModelMissing(ModelError):
 
 class FetchError(ModelError):
     """A download failed, was cut off or has the wrong hash."""
+
+
+class NotThere(FetchError):
+    """The host answers, but does not have this file: the next source."""
+
+
+class Unreachable(FetchError):
+    """The host does not answer at all: no further package of it."""
+
+
+class WrongHash(FetchError):
+    """Not the bytes of the manifest or of the first fetch: an alarm, so no other source."""
 
 
 class ModelInvalid(ModelError):

@@ -11,8 +11,8 @@ from http_pictures import Host
 from http_server import Server
 
 if TYPE_CHECKING:
-    from serving.corpus import Sample
-    from serving.store import Store
+    from benchmarks.corpus import Sample
+    from serving.models.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +38,7 @@ def shared_data() -> Path:
 def model_store() -> Store:
     """The store under models/, with the PP-OCRv4 mobile models in it."""
     from serving.errors import ModelError
-    from serving.store import Store
+    from serving.models.store import Store
 
     store = Store(ROOT / "models")
     for name in MODELS:
@@ -52,7 +52,7 @@ def model_store() -> Store:
 @pytest.fixture(scope="session")
 def calibration() -> list[Sample]:
     """The calibration set: pages with their lines, half of them degraded."""
-    from serving import corpus
+    from benchmarks import corpus
 
     return corpus.calibration()
 
@@ -60,7 +60,7 @@ def calibration() -> list[Sample]:
 @pytest.fixture(scope="session")
 def sample_page() -> Sample:
     """One clean rendered page with its ground truth."""
-    from serving import corpus
+    from benchmarks import corpus
 
     return next(page for page in corpus.pages(seed=0, count=8) if not page.degraded)
 
@@ -71,8 +71,8 @@ def built(model_store: Store) -> Path:
     from serving.config import load_config
     from serving.errors import OcrError
     from serving.machine import usable_cores
+    from serving.models.progress import progress_on
     from serving.plan.build import Builder
-    from serving.store import progress_on
 
     builder = Builder(model_store.root, usable_cores(), progress_on())
     try:

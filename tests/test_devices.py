@@ -7,8 +7,8 @@ import sys
 import pytest
 from gpu_fakes import L4, T4, hide_gpus, pretend_runtime, show_gpus
 
+from serving.cli.doctor import Finding, examine
 from serving.devices import check_alike, format_devices, gpu, gpus, parse_devices
-from serving.doctor import Finding, examine
 from serving.engines.cuda import check_gpu
 from serving.errors import ConfigError, DeviceError
 
@@ -107,9 +107,9 @@ def test_what_a_gpu_needs_is_checked_in_turn(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str, str]]:
-    """What doctor says, by topic: state, text and mend."""
-    monkeypatch.setattr("serving.doctor._opencv", lambda: Finding("OpenCV", "ok", "not asked"))
-    return {item.topic: (item.state, item.text, item.mend) for item in examine()}
+    """What doctor says, by topic: state, text and fix."""
+    monkeypatch.setattr("serving.cli.doctor._opencv", lambda: Finding("OpenCV", "ok", "not asked"))
+    return {item.topic: (item.state, item.text, item.fix) for item in examine()}
 
 
 def test_doctor_tells_the_gpu_and_what_would_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ import requests
 from docs_text import commands, pages
 from http_server import eventually
 
-from serving.benchmark.mixed import pdf
-from serving.corpus import Sample
+from benchmarks.corpus import Sample
+from benchmarks.mixed import pdf
 
 ROOT = Path(__file__).resolve().parent.parent
 

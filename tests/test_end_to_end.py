@@ -14,7 +14,7 @@ import cv2
 import pytest
 import requests
 
-from serving.corpus import Sample
+from benchmarks.corpus import Sample
 from serving.scores import character_overlap
 
 PATIENCE = 600.0

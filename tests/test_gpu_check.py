@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from gpu_fakes import hide_gpus
 
-from serving import corpus
-from serving.assembly import open_pipeline
-from serving.benchmark.devices import check_device, main
-from serving.pipeline import Pipeline
+from benchmarks import corpus
+from benchmarks.devices import check_device, main
+from serving.ocr.pipeline import Pipeline
+from serving.plan.load import open_pipeline
 from serving.types import Page
 
 

@@ -18,14 +18,12 @@ _COMMANDS = {
     "fetch": "Bring the models that pipelines name into models/, verified.",
     "build": "Measure every engine on this machine and keep the fastest that reads the same.",
     "plan": "Show what was measured, what was chosen and why.",
-    "doctor": "Say what this machine can run engines on, and how to mend what is missing.",
+    "doctor": "Say what this machine can run engines on, and how to fix what is missing.",
     "convert": "Convert Paddle models to ONNX, checked against Paddle.",
     "serve": "Serve pipelines over HTTP.",
     "key": "Make a key for a caller of the server.",
     "predict": "Read images, PDFs and folders from the command line.",
     "evaluate": "Score pipelines on labelled images of yours.",
-    "benchmark": "Speed and accuracy, beside PaddleX and RapidOCR.",
-    "load": "What the server bears, beside load_pipeline and PaddleX's serving.",
 }
 _DEBUG = "serving.debug"
 

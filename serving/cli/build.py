@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.cli.models import DEFAULT_PIPELINES, Device, models_option
+from serving.cli.options import DEFAULT_PIPELINES, Device, models_option
 
 
 @click.command()
@@ -42,24 +42,24 @@ def command(
     nothing changed since the last time, nothing is built.
     """
     from serving.config import load_config
-    from serving.config.supported import check_supported
+    from serving.config.pipeline import check_supported
     from serving.devices import check_alike, parse_devices
     from serving.machine import share, usable_cores
+    from serving.models.progress import progress_on
     from serving.plan.build import Builder
-    from serving.plan.chosen import choose_device, record_choice
-    from serving.store import progress_on
+    from serving.plan.plan import save_deployment, select_device
 
     cores, progress = threads or usable_cores(), progress_on()
     for path in pipelines or DEFAULT_PIPELINES:
         config = load_config(path)
         check_supported(config)
-        chosen = device or choose_device(models, config, cores)
+        chosen = device or select_device(models, config, cores)
         places = parse_devices(chosen)
         check_alike(places)
         builder = Builder(models, share(cores, len(places)), progress, calibration, places[0])
         plan, made = builder.build(config)
         workers = plan.workers * len(places)
-        record_choice(models, config, cores, chosen, workers)
+        save_deployment(models, config, cores, chosen, workers)
         click.echo(f"{path} on {chosen}: {'built' if made else 'already built'}")
         for section, model in plan.models.items():
             click.echo(f"  {section}: {model.model} on {model.choice}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.cli.models import DEFAULT_PIPELINES, models_option, named_models
+from serving.cli.options import DEFAULT_PIPELINES, models_option, named_models
 
 
 @click.command()
@@ -21,8 +21,9 @@ def command(pipelines: tuple[Path, ...], pending: bool, models: Path) -> None:
     Needs the build environment, .venv-build or $OCR_HPI_BUILD_PYTHON; scripts/build_engines.sh
     makes it. A model that is ONNX already is used as it is.
     """
-    from serving.convert import converted_path, needs_conversion, onnx_graph
-    from serving.store import Store, progress_on
+    from serving.models.conversion import converted_path, needs_conversion, onnx_graph
+    from serving.models.progress import progress_on
+    from serving.models.store import Store
 
     store = Store(models)
     for name, model_dir in named_models(pipelines or DEFAULT_PIPELINES):

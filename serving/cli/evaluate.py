@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from serving.cli.models import models_option
+from serving.cli.options import models_option
 
 
 @click.command()
@@ -34,8 +34,7 @@ def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> N
     from rich.console import Console
     from rich.table import Table
 
-    from serving.benchmark.evaluate import TOTAL, evaluate
-    from serving.benchmark.labelled import labelled_pages
+    from serving.evaluate import TOTAL, evaluate, labelled_pages
 
     pages = labelled_pages(data)
     yamls = [pipeline] if against is None else [pipeline, against]

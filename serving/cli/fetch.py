@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.cli.models import DEFAULT_PIPELINES, models_option, named_models
+from serving.cli.options import DEFAULT_PIPELINES, models_option, named_models
 
 
 @click.command()
@@ -51,7 +51,8 @@ def command(
     Without arguments: those of the default server, configs/PP-OCRv4_mobile.yaml. A model that is
     there is left alone; one that is not, or not whole, never stays half done.
     """
-    from serving.store import Store, progress_on
+    from serving.models.progress import progress_on
+    from serving.models.store import Store
 
     pipelines = [Path(item) for item in what if item.endswith((".yaml", ".yml"))]
     wanted = [*names, *(item for item in what if not item.endswith((".yaml", ".yml")))]

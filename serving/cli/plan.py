@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.models import DEFAULT_PIPELINES, Device, models_option
+from serving.cli.options import DEFAULT_PIPELINES, Device, models_option
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from serving.plan.plan import Company, ModelPlan, Plan, Trial
+    from serving.plan.plan import BatchTrial, ModelPlan, Plan, Trial
 
 
 @click.command()
@@ -32,8 +32,8 @@ def command(
     """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
     from rich.console import Console
 
-    from serving.assembly import find_plan
     from serving.config import load_config
+    from serving.plan.load import find_plan
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for path in pipelines or DEFAULT_PIPELINES:
@@ -41,8 +41,8 @@ def command(
         _print_head(console, path, plan)
         for section, model in plan.models.items():
             console.print(_model_table(section, model))
-            if model.company is not None:
-                console.print(_together(model, model.company))
+            if model.batch_trial is not None:
+                console.print(_together(model, model.batch_trial))
         console.print(_combination_table(plan))
         console.print(_worker_table(plan))
 
@@ -76,14 +76,14 @@ def _model_table(section: str, model: ModelPlan) -> Table:
     return table
 
 
-def _together(model: ModelPlan, company: Company) -> str:
+def _together(model: ModelPlan, batch_trial: BatchTrial) -> str:
     """What came of reading short lines together."""
-    if company.reason:
-        return f"lines are read one by one: {company.reason}"
+    if batch_trial.reason:
+        return f"lines are read one by one: {batch_trial.reason}"
     taken = f"read together: up to {model.choice.batch} a call"
     told = taken if model.choice.batch > 1 else "read one by one"
-    read = "read the same" if company.same else "do not read the same"
-    return f"short lines together take {company.times:.2f} of their time and {read}: {told}"
+    read = "read the same" if batch_trial.same else "do not read the same"
+    return f"short lines together take {batch_trial.times:.2f} of their time and {read}: {told}"
 
 
 def _nodes(trial: Trial) -> str:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.models import DEFAULT_PIPELINES, models_option
+from serving.cli.options import DEFAULT_PIPELINES, models_option
 from serving.errors import InputError
 
 if TYPE_CHECKING:
-    from serving.results import PageResult
+    from serving.api import PageResult
 
 
 @click.command()

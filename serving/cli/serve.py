@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from serving.cli.models import Device
+from serving.cli.options import Device
 
 if TYPE_CHECKING:
-    from serving.http.urls import HostPattern
+    from serving.http.fetch import HostPattern
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[HostPattern, ...]:
         if isinstance(value, tuple):
             return value
-        from serving.http.urls import HostPattern
+        from serving.http.fetch import HostPattern
 
         try:
             return tuple(HostPattern.parse(part) for part in str(value).split(",") if part.strip())
@@ -142,10 +142,10 @@ def command(
     or built: run `ocr-hpi fetch` and `ocr-hpi build` first (scripts/serve.sh does).
     """
     from serving.config import load_config
-    from serving.http.server import run
+    from serving.http.gunicorn.server import run
     from serving.http.settings import Settings
     from serving.machine import share, usable_cores
-    from serving.plan.chosen import planned_workers
+    from serving.plan.plan import planned_workers
 
     names = [name for name, _ in pipelines]
     twice = {name for name in names if names.count(name) > 1}

@@ -1,4 +1,8 @@
-"""PaddleX's OCR pipeline YAML as frozen models. The only home of its defaults.
+"""What a valid YAML may ask for and this package does not do, refused with the way out.
+
+PaddleX's pipeline YAML of the 3.0 betas, translated so that an error can show the fix.
+
+PaddleX's OCR pipeline YAML as frozen models. The only home of its defaults.
 
 What a key means, and what its absence means, is PaddleX 3.7's: an absent key takes the
 pipeline's default below, an explicit `null` leaves the value to the model's own inference.yml.
@@ -12,10 +16,52 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from serving.config.beta import translated_beta
 from serving.config.errors import config_error
 from serving.config.gate import Gate, GateSetting
 from serving.errors import ConfigError
+
+# key of the beta form -> section and key of today's form
+_MOVED = {
+    "det_model": ("TextDetection", "model"),
+    "text_det_model": ("TextDetection", "model"),
+    "rec_model": ("TextRecognition", "model"),
+    "text_rec_model": ("TextRecognition", "model"),
+    "rec_batch_size": ("TextRecognition", "batch_size"),
+    "text_rec_batch_size": ("TextRecognition", "batch_size"),
+}
+_MODULE_NAMES = {"TextDetection": "text_detection", "TextRecognition": "text_recognition"}
+
+
+def translated_beta(data: dict[str, Any]) -> str | None:
+    """Today's YAML for a document in the beta form; None for any other document."""
+    old = data.get("Pipeline")
+    if not isinstance(old, dict):
+        return None
+    modules: dict[str, dict[str, Any]] = {}
+    for section, module_name in _MODULE_NAMES.items():
+        modules[section] = {
+            "module_name": module_name,
+            "model_name": f"PP-OCRv4_mobile_{module_name[5:8]}",
+        }
+        modules[section]["model_dir"] = None
+    for key, (section, what) in _MOVED.items():
+        if key not in old:
+            continue
+        value = old[key]
+        if what == "model" and "/" in str(value):
+            modules[section]["model_dir"] = value
+        else:
+            modules[section]["model_name" if what == "model" else what] = value
+    today = {
+        "pipeline_name": "OCR",
+        "text_type": "general",
+        "use_doc_preprocessor": False,
+        "use_textline_orientation": False,
+        "enable_hpi": True,
+        "SubModules": modules,
+    }
+    return yaml.safe_dump(today, sort_keys=False, allow_unicode=True)
+
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=65535)]
@@ -156,7 +202,7 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
         raise ConfigError(
             f"{source}: pipeline_name: {data['pipeline_name']!r} is not plain OCR, and only OCR is "
             "served here. PaddleX itself runs it on these engines, in an environment with the "
-            "extra paddlex: serving.paddlex.enable(), then "
+            "extra paddlex: serving.integrations.paddlex.enable(), then "
             f"paddlex.create_pipeline({source!r}, use_hpip=True)"
         )
     for alias in (data, *_mappings(data.get("SubModules"))):
@@ -185,3 +231,43 @@ def _check_consistent(config: PipelineConfig) -> None:
             "SubModules.TextLineOrientation is missing; add it, or set "
             "use_textline_orientation: False"
         )
+
+
+def check_supported(config: PipelineConfig) -> None:
+    """Raise ConfigError naming the key, what is missing and the way out. Never silence."""
+    for asked, key, fix in (
+        (
+            config.use_doc_preprocessor,
+            "use_doc_preprocessor: True (absent means True): its models are not served here yet",
+            "set use_doc_preprocessor: False",
+        ),
+        (
+            config.text_type != "general",
+            f"text_type: {config.text_type}: curved seal text is not served here yet",
+            "set text_type: general",
+        ),
+        (
+            config.sub_modules.recognition.input_shape is not None,
+            "SubModules.TextRecognition.input_shape: a line is read at its own width here",
+            "remove input_shape",
+        ),
+        (
+            not all((config.enable_hpi, *(m.enable_hpi is not False for m in config.modules))),
+            "enable_hpi: False: that is plain PaddleX, which has no engine plan and is not served; "
+            "`ocr-hpi predict`, `evaluate` and load_pipeline() run it",
+            "set enable_hpi: True",
+        ),
+        (
+            config.engine is not None or any(m.engine is not None for m in config.modules),
+            "engine: PaddleX's own choice of engine; here hpi_config.backend narrows it",
+            "remove engine",
+        ),
+    ):
+        if asked:
+            raise ConfigError(f"{config.source}: {key}; {fix}")
+    for module in config.modules:
+        if config.hpi(module).backend in ("paddle", "tensorrt"):
+            raise ConfigError(
+                f"{config.source}: hpi_config.backend: {config.hpi(module).backend} is not built "
+                "in yet; use openvino or onnxruntime"
+            )

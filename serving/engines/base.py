@@ -44,17 +44,17 @@ class EngineSpec:
         return devices.kind(self.device)
 
     @property
-    def gathers(self) -> bool:
+    def dynamic_batching(self) -> bool:
         """Whether the engine puts images of many callers into one call: on a GPU."""
         return self.kind == "gpu" and self.batch > 1
 
-    def together(self, width: int) -> int:
+    def max_batch(self, width: int) -> int:
         """How many images of that width a caller gives to one call: 1, 2, 4, ... up to `batch`.
 
         On a CPU short lines gain (2 of 96 pixels take 1.4 times as long as one, 4 take 2.2 times),
         longer ones do not; and every number is one more shape.
         """
-        if self.kind == "gpu":  # the engine gathers
+        if self.kind == "gpu":  # the engine dynamic_batching
             return 1
         most = max(1, min(self.batch, _TOGETHER // width))
         return 1 << (most.bit_length() - 1)
@@ -66,7 +66,7 @@ class EngineSpec:
         streams = self.streams if self.kind == "gpu" else share(self.streams, workers)
         return replace(self, streams=streams, threads=share(self.threads, workers))
 
-    def describe(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values, for a plan file or an answer."""
         return asdict(self)
 
@@ -85,7 +85,7 @@ class Engine(ABC):
 
     inputs: tuple[str, ...]
     """Names of the graph's inputs, in its order."""
-    largest: tuple[int, int] | None = None
+    max_input_size: tuple[int, int] | None = None
     """(height, width) of the largest image that it takes; None: any."""
     nodes: Mapping[str, int] = MappingProxyType({})
     """Nodes of the graph by what runs them, where the backend tells: cuda, tensorrt, cpu."""
@@ -105,7 +105,7 @@ class Engine(ABC):
 
     def warm(self, height: int, width: int) -> None:
         """Run blank inputs of that size, in every way that `run` may be asked to."""
-        for size in batch_sizes(self.spec.together(width)):
+        for size in batch_sizes(self.spec.max_batch(width)):
             self.run(np.full((size, height, width, 3), 255, np.uint8))
 
     def close(self) -> None:  # noqa: B027  (most backends free with the object)

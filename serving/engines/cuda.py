@@ -21,7 +21,7 @@ ALGORITHMS = ("HEURISTIC", "EXHAUSTIVE", "DEFAULT")
 # What onnxruntime-gpu 1.31 needs, and the wheels that bring it.
 CUDA = (13, 0)
 DRIVER = "libcuda.so.1"
-DRIVER_MEND = (
+DRIVER_FIX = (
     "install NVIDIA's driver whole, or give the container what of it computes "
     "(NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
 )
@@ -58,7 +58,7 @@ def cuda_options(spec: EngineSpec) -> dict[str, str]:
 
 
 def check_gpu(device: str) -> None:
-    """Raise DeviceError, with the mend, where ONNX Runtime cannot run on that GPU."""
+    """Raise DeviceError, with the fix, where ONNX Runtime cannot run on that GPU."""
     card = gpu(device)
     if card.cuda < CUDA:
         raise DeviceError(
@@ -69,7 +69,7 @@ def check_gpu(device: str) -> None:
         raise DeviceError(f"onnxruntime is here without its CUDA provider; run: {INSTALL}")
     missing = {name: reason for name, reason in load(LIBRARIES) if reason}
     if DRIVER in missing:
-        raise DeviceError(f"the driver's CUDA does not load ({missing[DRIVER]}): {DRIVER_MEND}")
+        raise DeviceError(f"the driver's CUDA does not load ({missing[DRIVER]}): {DRIVER_FIX}")
     if missing:
         told = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
         raise DeviceError(f"libraries for the GPU do not load: {told}; run: {INSTALL}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serving.config.model import Model
 from serving.engines.base import Engine, EngineSpec
-from serving.engines.batched import BatchedEngine
+from serving.engines.batching import DynamicBatcher
 from serving.engines.fused import Fused
 from serving.errors import EngineError
 
@@ -17,7 +17,7 @@ _BACKENDS = {
     "tensorrt": ("serving.engines.onnxruntime", "OnnxRuntimeEngine"),
     "paddle": ("serving.engines.paddle", "PaddleEngine"),
 }
-_MENDS = {"paddle": "python -m pip install paddlepaddle==3.2.2"}
+_INSTALL_HINTS = {"paddle": "python -m pip install paddlepaddle==3.2.2"}
 """How to install a backend that install_hpi_deps.sh does not."""
 
 
@@ -42,9 +42,9 @@ def open_engine(graph: Path, spec: EngineSpec) -> Engine:
     try:
         backend = importlib.import_module(module)
     except ImportError as error:
-        mend = _MENDS.get(spec.backend, f"bash scripts/install_hpi_deps.sh {spec.kind}")
+        fix = _INSTALL_HINTS.get(spec.backend, f"bash scripts/install_hpi_deps.sh {spec.kind}")
         raise EngineError(
-            f"the backend {spec.backend} is not installed ({error}); run: {mend}"
+            f"the backend {spec.backend} is not installed ({error}); run: {fix}"
         ) from error
     engine: Engine = getattr(backend, name)(graph, spec)
-    return BatchedEngine(engine) if spec.gathers else engine
+    return DynamicBatcher(engine) if spec.dynamic_batching else engine

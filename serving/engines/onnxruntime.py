@@ -27,7 +27,7 @@ class OnnxRuntimeEngine(Engine):
         self._profile = None
         if spec.backend == "tensorrt":
             self._profile, self.nodes = tensorrt.read_about(graph)
-            self.largest = self._profile.most[1:3]
+            self.max_input_size = self._profile.most[1:3]
         elif spec.device != "cpu":
             self.nodes = _nodes(self._session)
         self.inputs = tuple(port.name for port in self._session.get_inputs())

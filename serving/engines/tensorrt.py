@@ -44,12 +44,12 @@ class Profile:
                 f"{self.least} to {self.most}"
             )
 
-    def words(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values, for a key and a sidecar."""
         return {name: list(shape) for name, shape in asdict(self).items()}
 
     @classmethod
-    def from_words(cls, words: dict[str, list[int]]) -> Profile:
+    def from_dict(cls, words: dict[str, list[int]]) -> Profile:
         """The reverse of `words`."""
         least, best, most = ((n, h, w, c) for n, h, w, c in (words[k] for k in cls.__slots__))
         return cls(least, best, most)
@@ -92,7 +92,7 @@ def read_about(context: Path) -> tuple[Profile, dict[str, int]]:
     path = context.with_name(ABOUT)
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        return Profile.from_words(about["profile"]), about["nodes"]
+        return Profile.from_dict(about["profile"]), about["nodes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"{path}: cannot be read ({error}); delete its folder and run: "

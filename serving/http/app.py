@@ -10,9 +10,9 @@ from flask.json.provider import DefaultJSONProvider
 from flask_openapi3 import Info, OpenAPI
 
 from serving.http import context, errors, metrics
+from serving.http.admission import Admission
 from serving.http.body import BodyGuard
 from serving.http.keys import Keys, ask_for_keys
-from serving.http.places import Places
 from serving.http.registry import Registry
 from serving.http.routes import BLUEPRINTS, page
 from serving.http.service import Service
@@ -35,7 +35,7 @@ class App(OpenAPI):
 def create_app(
     settings: Settings,
     pipelines: Registry,
-    places: Places | None = None,
+    places: Admission | None = None,
     state: Callable[[], Mapping[str, Any]] = dict,
     keys: Keys | None = None,
 ) -> App:
@@ -57,7 +57,7 @@ def create_app(
         static_folder=None,
     )
     app.url_map.strict_slashes = False
-    app.service = Service(settings, pipelines, places or Places(settings.places))
+    app.service = Service(settings, pipelines, places or Admission(settings.places))
     app.extensions["ocr"] = app.service
     app.extensions["ocr.state"] = state
     context.register(app)

@@ -1,4 +1,7 @@
-"""A request's body: never more than allowed, never for longer than allowed."""
+"""Limits on bodies in memory; who sends slowly makes room for others.
+
+A request's body: never more than allowed, never for longer than allowed.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
-from serving.errors import BadRequest, TooLarge
+from serving.errors import BadRequest, Busy, TooLarge
+from serving.http.gunicorn.sockets import TimedSocket
 from serving.http.settings import Settings
-from serving.http.sockets import TimedSocket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 
 _KEY = "ocr.body"
 _PIECE = 1024 * 1024
@@ -80,7 +84,7 @@ class Body:
         """Bytes so far, those of a piece that is not whole yet too."""
         return self._received if self._socket is None else self._socket.received
 
-    def send_away(self) -> None:
+    def evict(self) -> None:
         """From another thread: the body ends here, for others wait."""
         self._sent_away = True
         if self._socket is not None:
@@ -218,3 +222,53 @@ def _length(environ: dict[str, Any]) -> int | None:
         return int(environ.get("CONTENT_LENGTH") or 0)
     except ValueError:
         return 0
+
+
+_MAKERS = 4
+_LEAVING = 0.5
+"""Seconds that are waited for a slow sender to be gone."""
+
+
+class BodyLimits:
+    """Bounds how many bodies are in memory, and how many threads slow callers can hold."""
+
+    def __init__(self, size: int) -> None:
+        self._free = threading.BoundedSemaphore(size)
+        self._makers = threading.BoundedSemaphore(_MAKERS)
+        self._lock = threading.Lock()
+        self._bodies: set[Body] = set()
+
+    def enter(self, body: Body) -> None:
+        """Take room for a request, to the end of its answer. Raises Busy.
+
+        Where there is none, the slowest of those that send too slowly is sent away.
+        """
+        if not self._free.acquire(blocking=False) and not self._made():
+            raise Busy("too many requests are being received; try again later")
+        with self._lock:
+            self._bodies.add(body)
+        body.at_end(lambda: self._leave(body))
+
+    def _made(self) -> bool:
+        """Send the slowest away and take its room, unless none is slow or many wait already."""
+        if not self._makers.acquire(blocking=False):
+            return False
+        try:
+            slow = self._slowest()
+            if slow is None:
+                return False
+            slow.evict()
+            return self._free.acquire(timeout=_LEAVING)
+        finally:
+            self._makers.release()
+
+    def _slowest(self) -> Body | None:
+        with self._lock:
+            rates = {body: body.lag for body in self._bodies}
+        slow = max(rates, key=rates.__getitem__, default=None)
+        return slow if slow is not None and rates[slow] > 0 else None
+
+    def _leave(self, body: Body) -> None:
+        with self._lock:
+            self._bodies.discard(body)
+        self._free.release()

@@ -15,12 +15,12 @@ from serving.config.options import Options
 from serving.errors import BadRequest
 from serving.http.context import described
 from serving.http.errors import ErrorAnswer
-from serving.http.pictures import jpeg_base64
 from serving.http.service import Reading
 from serving.http.uploads import Base64OrUrl, first_finding
 from serving.imaging.draw import draw
-from serving.imaging.sniff import sniff
-from serving.results import paddlex_result
+from serving.imaging.formats import sniff
+from serving.output.image import jpeg_base64
+from serving.output.paddlex import paddlex_result
 from serving.types import Line
 
 

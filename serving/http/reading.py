@@ -9,11 +9,11 @@ from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
 from serving.http.context import add_timing
+from serving.http.fetch import Url
+from serving.http.gunicorn.sockets import hung_up
 from serving.http.logs import note
 from serving.http.service import Reading, Service, Work
-from serving.http.sockets import hung_up
 from serving.http.turns import Gone
-from serving.http.urls import Url
 
 
 def fetch_documents(service: Service, sent: Sequence[bytes | Url]) -> list[bytes]:

@@ -94,7 +94,7 @@ class PipelineAnswer(TypedDict):
 
 
 @described
-class Mishap(TypedDict):
+class ReloadError(TypedDict):
     """Why the last reload, or the last replacement of a worker, failed."""
 
     time: str
@@ -107,7 +107,7 @@ class ReloadAnswer(TypedDict):
 
     state: Literal["idle", "loading", "finishing"]
     """`finishing`: the new ones serve, the old ones finish what they have in work."""
-    error: Mishap | None
+    error: ReloadError | None
 
 
 @described
@@ -137,10 +137,10 @@ class Reader(Protocol):
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """What is in force for a request, in PaddleX's own words."""
 
-    def describe(self) -> dict[str, ModelAnswer]:
+    def to_dict(self) -> dict[str, ModelAnswer]:
         """Models and engines, as plain values."""
 
-    def telling(self, tell: Callable[[str, int], None]) -> Reader:
+    def observed(self, tell: Callable[[str, int], None]) -> Reader:
         """The same, in its place; tells of engine calls their section and the lines in them."""
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class Registry:
         for name in self.names:
             reader = load(name)
             reader.read(image)
-            self._readers[name] = reader.telling(partial(tell, name))
+            self._readers[name] = reader.observed(partial(tell, name))
 
     @property
     def ready(self) -> bool:
@@ -193,7 +193,7 @@ class Registry:
         """What each pipeline has loaded, as far as they are."""
         return {name: reader.identity for name, reader in self._readers.items()}
 
-    def describe(self) -> list[PipelineAnswer]:
+    def to_dict(self) -> list[PipelineAnswer]:
         """Every pipeline: its name, address and, once loaded, its models and engines."""
         return [self._describe(name) for name in self.names]
 
@@ -201,7 +201,7 @@ class Registry:
         reader = self._readers.get(name)
         told = PipelineAnswer(name=name, url=f"/ocr/v1/{name}", ready=reader is not None)
         if reader is not None:
-            told["models"] = reader.describe()
+            told["models"] = reader.to_dict()
             if reader.plan:
                 told["plan"] = cast(PlanAnswer, reader.plan)
         return told

@@ -14,16 +14,15 @@ import numpy.typing as npt
 
 from serving.config.options import Options
 from serving.errors import BadRequest, InputError, TooLarge
-from serving.http.body import Body
+from serving.http.admission import Admission
+from serving.http.body import Body, BodyLimits
 from serving.http.fetch import Fetcher
 from serving.http.metrics import Metrics, Waiting
-from serving.http.places import Places
 from serving.http.registry import Reader, Registry
-from serving.http.room import Room
 from serving.http.settings import Settings
-from serving.http.turns import Turns
+from serving.http.turns import PageScheduler
 from serving.imaging.decode import Decoder, Pages
-from serving.imaging.limits import Limits
+from serving.imaging.formats import Limits
 from serving.types import Line, Page
 
 Image = npt.NDArray[np.uint8]
@@ -63,17 +62,17 @@ class Reading:
 class Service:
     """All that one worker process shares among requests."""
 
-    def __init__(self, settings: Settings, registry: Registry, places: Places) -> None:
+    def __init__(self, settings: Settings, registry: Registry, places: Admission) -> None:
         self.settings = settings
         self.registry = registry
         self.places = places
         self.metrics = Metrics(registry)
-        self.turns = Turns(settings.threads)
+        self.turns = PageScheduler(settings.threads)
         self.fetcher = Fetcher(
             settings.allow_url_hosts, most=settings.max_body, seconds=settings.timeout
         )
         self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
-        self._room = Room(settings.bodies)
+        self._room = BodyLimits(settings.bodies)
 
     def let_in(self, body: Body) -> None:
         """Begin with a request that has a body. Raises Busy, before the body is read."""

@@ -37,7 +37,7 @@ class Job(Generic[T]):
     """One request in line: its steps, a page each, and what came out."""
 
     def __init__(
-        self, turns: Turns, steps: Generator[T, None, None], ended: Callable[[], None]
+        self, turns: PageScheduler, steps: Generator[T, None, None], ended: Callable[[], None]
     ) -> None:
         self._turns = turns
         self._steps = steps
@@ -116,7 +116,7 @@ class Job(Generic[T]):
         self._turns.cancel(self)
 
 
-class Turns:
+class PageScheduler:
     """A few threads that do one page of each waiting request in turn.
 
     As many pages are in work as there are slots. Requests are served round robin, pages of one

@@ -23,7 +23,7 @@ from werkzeug.http import parse_options_header
 
 from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.http.body import Body
-from serving.http.urls import Url
+from serving.http.fetch import Url
 
 _Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]]
 

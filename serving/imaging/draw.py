@@ -1,18 +1,48 @@
-"""Draws a reading: the page with its boxes, and beside it each text where it stands."""
+"""Draws a reading: the page with its boxes, and beside it each text where it stands.
+
+The fonts that come with the package: subsets of Noto (data/OFL.txt), Latin and Chinese.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.imaging import fonts
 from serving.types import Line
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
+
+
+Face = Literal[
+    "NotoSansCJKsc-Regular.otf",
+    "NotoSerifCJKsc-Regular.otf",
+    "NotoSans-Bold.ttf",
+    "NotoSerif-Regular.ttf",
+    "NotoSansMono-Regular.ttf",
+]
+
+CHINESE: tuple[Face, ...] = ("NotoSansCJKsc-Regular.otf", "NotoSerifCJKsc-Regular.otf")
+"""Faces with GB2312 hanzi (the second: level 1) beside Latin-1."""
+
+LATIN: tuple[Face, ...] = ("NotoSerif-Regular.ttf", "NotoSansMono-Regular.ttf", "NotoSans-Bold.ttf")
+"""Faces with Latin-1 only."""
+
+
+def load_font(face: Face, size: int) -> FreeTypeFont:
+    """`face` at `size` pixels per em. A character that it lacks is drawn as an empty box.
+
+    Basic layout, so that text lies the same whether or not Pillow was built with Raqm.
+    """
+    from PIL import ImageFont
+
+    with resources.as_file(resources.files("serving") / "data" / face) as path:
+        return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
 
 _COLOURS = ((36, 28, 214), (180, 105, 20), (32, 138, 34), (160, 32, 150), (0, 128, 214))
 _SMALLEST = 6
@@ -68,7 +98,7 @@ def _tile(text: str, width: int, height: int, loaded: dict[int, FreeTypeFont]) -
 
     def font_of(size: int) -> FreeTypeFont:
         if size not in loaded:
-            loaded[size] = fonts.load(fonts.CHINESE[0], size)
+            loaded[size] = load_font(CHINESE[0], size)
         return loaded[size]
 
     size = max(_SMALLEST, round(height * 0.75))

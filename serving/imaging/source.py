@@ -15,9 +15,8 @@ from PIL import Image
 
 from serving.errors import BadRequest, InputError, TimedOut, TooLarge, UnsupportedMedia
 from serving.imaging.decode import Decoder
-from serving.imaging.limits import Limits
-from serving.imaging.pixels import Array, flatten
-from serving.imaging.sniff import HEAD, Data, sniff
+from serving.imaging.formats import HEAD, Data, Limits, sniff
+from serving.imaging.pillow import Array, flatten
 
 Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
 

@@ -6,20 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from serving.batching import FairPool
 from serving.config.gate import Gate
 from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
 from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection, TextRecognition
 from serving.engines.base import Engine
-from serving.engines.batched import callers
+from serving.engines.batching import callers
 from serving.imaging.resize import pad_tiny
-from serving.parts import Part
-from serving.plan.accuracy import Verdict, judge_detection, judge_orientation, judge_recognition
+from serving.models.pipeline_models import PipelineModel
+from serving.ocr.detect import Detector, corners
+from serving.ocr.orient import Orienter
+from serving.ocr.recognise import Recogniser
+from serving.ocr.scheduler import Scheduler
 from serving.plan.calibration import Calibration, Image
-from serving.stages.detect import Detector, corners
-from serving.stages.orient import Orienter
-from serving.stages.recognise import Recogniser
+from serving.plan.gate import Verdict, judge_detection, judge_orientation, judge_recognition
 
 _PAGES = 4
 """Pages of the detection workload."""
@@ -33,7 +33,7 @@ class Bench(ABC):
     def __init__(self, engine: Engine, calibration: Calibration) -> None:
         self.engine = engine
         self.calibration = calibration
-        self.pool = FairPool(callers(engine.spec), name="bench")
+        self.pool = Scheduler(callers(engine.spec), name="bench")
 
     @abstractmethod
     def warm(self) -> None:
@@ -67,7 +67,7 @@ class Bench(ABC):
 class DetectionBench(Bench):
     """Pages; answers are boxes."""
 
-    def __init__(self, part: Part, engine: Engine, calibration: Calibration) -> None:
+    def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
         super().__init__(engine, calibration)
         assert isinstance(part.model, DetectionModel)
         assert isinstance(part.module, TextDetection)
@@ -78,7 +78,7 @@ class DetectionBench(Bench):
 
     def warm(self) -> None:
         shapes = {page.shape: page for page in self._pages}
-        self.pool.everywhere(lambda: [self._find(page) for page in shapes.values()])
+        self.pool.run_on_every_thread(lambda: [self._find(page) for page in shapes.values()])
 
     def work(self) -> None:
         self.pool.map(self._find, self._pages)
@@ -103,7 +103,7 @@ class DetectionBench(Bench):
 class RecognitionBench(Bench):
     """Line crops; answers are texts."""
 
-    def __init__(self, part: Part, engine: Engine, calibration: Calibration) -> None:
+    def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
         super().__init__(engine, calibration)
         assert isinstance(part.model, RecognitionModel)
         assert isinstance(part.module, TextRecognition)
@@ -114,7 +114,7 @@ class RecognitionBench(Bench):
 
     def warm(self) -> None:
         shapes = {self._stage.fit(line).shape: line for line in self._lines}
-        self.pool.everywhere(lambda: [self._stage.read(line) for line in shapes.values()])
+        self.pool.run_on_every_thread(lambda: [self._stage.read(line) for line in shapes.values()])
 
     def work(self) -> None:
         self.pool.map(self._stage.read, self._lines)
@@ -135,7 +135,7 @@ class RecognitionBench(Bench):
 class OrientationBench(Bench):
     """Line crops, every second one upside down; answers are whether each is turned."""
 
-    def __init__(self, part: Part, engine: Engine, calibration: Calibration) -> None:
+    def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
         super().__init__(engine, calibration)
         assert isinstance(part.model, OrientationModel)
         self._stage = Orienter(engine, part.model)
@@ -145,7 +145,7 @@ class OrientationBench(Bench):
         ]
 
     def warm(self) -> None:
-        self.pool.everywhere(lambda: self._stage.turned(self._crops[0]))
+        self.pool.run_on_every_thread(lambda: self._stage.turned(self._crops[0]))
 
     def work(self) -> None:
         self.pool.map(self._stage.turned, spread(self._crops, _LINES))

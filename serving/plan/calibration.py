@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from serving import corpus
+from benchmarks import corpus
 from serving.errors import ConfigError
 from serving.imaging.crop import crop
 from serving.imaging.source import load
@@ -30,7 +30,7 @@ class Calibration:
     """The user's pages, whose text nobody knows."""
     hash: str
 
-    def describe(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """As plain values, for the plan."""
         return {
             "hash": self.hash,

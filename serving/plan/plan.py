@@ -1,18 +1,99 @@
-"""A pipeline's engine plan: a file that a person can read and the server obeys."""
+"""What a plan is for: a pipeline's models, the engines they may run on, the cores.
+
+What an engine and a plan depend on, in words, and as keys made of these words.
+
+A pipeline's engine plan: a file that a person can read and the server obeys.
+
+What `build` chose for a pipeline: its device, which `serve` follows also when a GPU has gone,
+and by device how many worker processes.
+
+models/engines/plans/<key>.json, the key made of the YAML and the cores alone: which GPU a plan is
+for cannot be asked once the GPU is not there, nor before the server has made its workers.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from serving.config.pipeline import PipelineConfig
+from serving.devices import check_alike, parse_devices
 from serving.engines.base import EngineSpec
-from serving.errors import PlanError
-from serving.plan.keys import int8_name
-from serving.store.disk import write_whole
+from serving.engines.cuda import check_gpu
+from serving.errors import ConfigError, DeviceError, PlanError
+from serving.machine import cpu_flags, cpu_name
+from serving.models.disk import write_whole
+from serving.models.files import digest, model_files
+from serving.models.pipeline_models import PipelineModel, parts
+from serving.optimize.fuse import VARIANT
+from serving.plan.candidates import candidates, gpu_words, lines_asked, version
+
+OBJECTIVE = "pages a second with a caller a core, lone latency within 1.2 of the best; 5"
+"""Part of every plan's key. Change it when the way of measuring or choosing changes."""
+_QUANTISED = 1
+"""Part of an int8 graph's name. Change it when quantise.py makes another one."""
+
+_TELLING = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
+"""Prefixes and parts of the CPU flags that engines look at."""
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """The processor and, where the device is a GPU, that: as engines see them.
+
+    Raises DeviceError where that GPU is not there.
+    """
+    flags = sorted(flag for flag in cpu_flags() if any(part in flag for part in _TELLING))
+    words = {"cpu": cpu_name(), "architecture": platform.machine(), "flags": flags}
+    return words if device == "cpu" else {**words, **gpu_words(device)}
+
+
+def model_words(
+    part: PipelineModel, specs: Sequence[EngineSpec], config: PipelineConfig
+) -> dict[str, Any]:
+    """What a model's trials depend on: the model, its candidates, the gate, what the YAML says."""
+    return {
+        "model": part.model.name,
+        "files": digest(part.folder),
+        "graph": VARIANT,
+        "device": machine(next((spec.device for spec in specs if spec.kind == "gpu"), "cpu")),
+        "engines": [
+            {"version": version(spec.backend), **spec.to_dict(), "device": spec.kind}
+            for spec in specs
+        ],
+        "gate": config.gate.model_dump(),
+        "module": part.module.model_dump(mode="json", exclude={"model_dir", "hpi_config"}),
+        "objective": OBJECTIVE,
+    }
+
+
+def plan_key(
+    config: PipelineConfig,
+    found: Mapping[str, PipelineModel],
+    specs: Mapping[str, Sequence[EngineSpec]],
+    cores: int,
+) -> str:
+    """The key of a pipeline's plan; the plan itself names its calibration set."""
+    models = {section: model_words(part, specs[section], config) for section, part in found.items()}
+    lines = lines_asked(config.hpi(found["TextRecognition"].module))
+    return key({"models": models, "lines": lines, "cores": cores, "objective": OBJECTIVE})
+
+
+def int8_name(calibration: str, nncf: str) -> str:
+    """Name of the folder of an int8 graph: how it is made, the calibration set, NNCF's version."""
+    return f"int8-{_QUANTISED}-{calibration}-nncf-{nncf}"
+
+
+def key(words: Mapping[str, Any]) -> str:
+    """A short name for these words."""
+    text = json.dumps(words, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +119,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class BatchTrial:
     """Short lines in calls of several, beside the same lines one by one, on one engine."""
 
     times: float | None = None
@@ -57,7 +138,7 @@ class ModelPlan:
     files: str
     trials: tuple[Trial, ...]
     choice: EngineSpec
-    company: Company | None = None
+    batch_trial: BatchTrial | None = None
     """Of a recogniser on a CPU, where more than one line a call is open or asked for."""
     hot_shapes: tuple[tuple[int, int], ...] = ()
     """(height, width) of inputs to run once before serving."""
@@ -129,7 +210,9 @@ class Plan:
                     **item,
                     "trials": tuple(Trial.from_plain(trial) for trial in item["trials"]),
                     "choice": EngineSpec(**item["choice"]),
-                    "company": Company(**item["company"]) if item["company"] else None,
+                    "batch_trial": BatchTrial(**item["batch_trial"])
+                    if item["batch_trial"]
+                    else None,
                     "hot_shapes": tuple((height, width) for height, width in item["hot_shapes"]),
                 }
             )
@@ -199,3 +282,136 @@ def all_plans(models: Path) -> list[Plan]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             _LOG.info("%s is passed over: %s: %s", path, type(error).__name__, error)
     return sorted(found, key=lambda plan: plan.made, reverse=True)
+
+
+def deployed_device(models: Path, config: PipelineConfig, cores: int) -> str | None:
+    """What the last build was for: cpu, gpu:0 or gpu:0,1; None where there was none.
+
+    Raises PlanError for a file that cannot be read.
+    """
+    found = _read(_path(models, config, cores))
+    return None if found is None else str(found["device"])
+
+
+def planned_workers(
+    models: Path,
+    configs: Iterable[PipelineConfig],
+    cores: int,
+    device: str | None = None,
+    *,
+    cpu_fallback: bool = False,
+) -> int:
+    """Worker processes for a server of these pipelines: as few as were best for one of them.
+
+    Every worker serves them all, and they were found to fit in memory alone. 1 where nothing was
+    built. device: default what was built. cpu_fallback: the CPU's number where that is a GPU which
+    cannot be used. Raises PlanError for a file that cannot be read.
+    """
+    numbers = []
+    for config in configs:
+        found = _read(_path(models, config, cores))
+        if found is not None:
+            place = device or found["device"]
+            if cpu_fallback and not _is_usable(place):
+                place = "cpu"
+            numbers.append(found["workers"].get(place, 1))
+    return min(numbers, default=1)
+
+
+def _is_usable(device: str) -> bool:
+    try:
+        check_alike(parse_devices(device))
+    except DeviceError:
+        return False
+    return True
+
+
+def select_device(models: Path, config: PipelineConfig, cores: int) -> str:
+    """What to build for where nobody says: a GPU where one can be used, else the CPU.
+
+    Raises DeviceError where the last build chose a GPU, and it has gone: the CPU is never silent.
+    """
+    try:
+        check_gpu("gpu:0")
+    except DeviceError as error:
+        before = deployed_device(models, config, cores)
+        if before is not None and before != "cpu":
+            raise DeviceError(
+                f"{config.source} was last built for {before}, which cannot be used: {error}; to "
+                "build for the processor: --device cpu"
+            ) from error
+        return "cpu"
+    return "gpu:0"
+
+
+def save_deployment(
+    models: Path, config: PipelineConfig, cores: int, device: str, workers: int
+) -> None:
+    """Keep the choice, all at once, and the number of worker processes on other devices."""
+    path = _path(models, config, cores)
+    before = _read(path)
+    told = {
+        "pipeline": config.source,
+        "cores": cores,
+        "device": device,
+        "workers": {**(before["workers"] if before else {}), device: workers},
+    }
+    if told != before:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(told, indent=1) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What was recorded; None where nothing was. Raises PlanError."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        parse_devices(found["device"])
+        workers = found.get("workers", {})  # which older files do not have
+        return {**found, "workers": {name: int(number) for name, number in workers.items()}}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise PlanError(
+            f"{path}: cannot be read ({error}); delete it and run: bash scripts/build_engines.sh"
+        ) from error
+
+
+def _path(models: Path, config: PipelineConfig, cores: int) -> Path:
+    words = {"pipeline": config.model_dump(mode="json"), "cores": cores}
+    return models / "engines" / "plans" / f"{key(words)}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInputs:
+    """By section of the YAML: the models and their candidates. `key` names the plan for it."""
+
+    config: PipelineConfig
+    parts: Mapping[str, PipelineModel]
+    specs: Mapping[str, list[EngineSpec]]
+    cores: int
+    key: str
+    device: str = "cpu"
+    """cpu or gpu:N."""
+
+
+def plan_inputs(
+    config: PipelineConfig, models: Path, cores: int, device: str = "cpu"
+) -> PlanInputs:
+    """Read the models' folders, once.
+
+    Raises ConfigError, ModelMissing, ModelInvalid, and DeviceError where the GPU is not there.
+    """
+    found = {part.section: part for part in parts(config, models)}
+    specs = {
+        section: candidates(
+            config.hpi(part.module),
+            cores=cores,
+            device=device,
+            # A few lines a page go to the classifier: on a processor one by one.
+            lines=section == "TextRecognition"
+            or (section == "TextLineOrientation" and device != "cpu"),
+            paddle_graph=model_files(part.folder).paddle is not None,
+        )
+        for section, part in found.items()
+    }
+    return PlanInputs(config, found, specs, cores, plan_key(config, found, specs, cores), device)

@@ -1,14 +1,14 @@
 """One file a group of addresses."""
 
-from serving.http.routes import docs, health, metrics, ocr, paddlex, page, pipelines
+from serving.http.routes import docs, ocr, paddlex, page, status
 
 __all__ = ["BLUEPRINTS", "page"]
 
 BLUEPRINTS = (
     ocr.blueprint,
     paddlex.blueprint,
-    pipelines.blueprint,
-    health.blueprint,
-    metrics.blueprint,
+    status.pipelines_blueprint,
+    status.blueprint,
+    status.metrics_blueprint,
     docs.blueprint,
 )

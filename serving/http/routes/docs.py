@@ -9,9 +9,8 @@ from typing import Any
 from flask import Response, current_app, send_file, url_for
 from werkzeug.exceptions import NotFound
 
-from serving.http.api import Routes
 from serving.http.context import json_response
-from serving.http.document import document
+from serving.http.openapi import Routes, document
 
 blueprint = Routes("docs", __name__, tag="About")
 

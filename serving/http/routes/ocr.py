@@ -8,15 +8,15 @@ from flask import Response, current_app, g, request
 
 from serving.errors import BadRequest
 from serving.http import formats, paddlex
-from serving.http.api import READING_ERRORS, Routes
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
-from serving.http.pictures import drawn_png, plain
+from serving.http.openapi import READING_ERRORS, Routes
 from serving.http.query import Format, OcrQuery, PipelinePath
 from serving.http.reading import fetch_documents, read_documents, read_pages
 from serving.http.service import Draw, Reading, Service, Work
 from serving.http.stream import stream
 from serving.http.uploads import BODIES, read_uploads
+from serving.output.image import drawn_png, plain
 
 blueprint = Routes("ocr", __name__, tag="Reading")
 
@@ -51,7 +51,7 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
         one_page=form == "image",
     )
     if formats.streams(form, request.accept_mimetypes):
-        return stream(read_pages(service, work), reader.describe())
+        return stream(read_pages(service, work), reader.to_dict())
     readings = read_documents(service, work)
     return _answer(form, work, readings)
 
@@ -71,7 +71,7 @@ def _answer(form: Format, work: Work, readings: list[Reading]) -> Response:
         case "image":
             return formats.image(readings)
         case "pages":
-            engine = work.reader.describe()
+            engine = work.reader.to_dict()
             return formats.pages(readings, request_id=g.request_id, engine=engine)
         case "paddlex":
             settings = work.reader.settings(work.options)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Response, current_app, g, request
 
-from serving.http.api import READING_ERRORS, Routes
 from serving.http.body import Body
 from serving.http.context import json_response
+from serving.http.openapi import READING_ERRORS, Routes
 from serving.http.paddlex import (
     HealthAnswer,
     InferAnswer,

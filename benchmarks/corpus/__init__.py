@@ -1,0 +1,89 @@
+"""Rendered pages that say what is written on them: for measuring engines and for tests.
+
+Everything is made from data/ alone, the same on every machine with the same versions of Pillow,
+OpenCV and NumPy: no network, no files of the user's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from importlib import metadata, resources
+
+from benchmarks.corpus.canvas import Canvas
+from benchmarks.corpus.degrade import degrade
+from benchmarks.corpus.documents import article, letter, notice
+from benchmarks.corpus.forms import form, invoice, receipt
+from benchmarks.corpus.sample import Sample, TruthLine
+from benchmarks.corpus.texts import Language, Writer, load_lists
+from serving.imaging import draw as fonts
+
+__all__ = ["Sample", "TruthLine", "calibration", "corpus_hash", "lines", "pages"]
+
+_LAYOUTS = (letter, article, form, receipt, invoice, notice)
+_LANGUAGES: tuple[Language, ...] = ("en", "zh")
+_CALIBRATION_PAGES = 14
+_CALIBRATION_SEED = 1
+
+
+def pages(seed: int = 0, count: int = 12) -> Iterator[Sample]:
+    """`count` pages, 700 to 1700 pixels wide before degradation: every second one is degraded.
+
+    Layouts, languages and ways of degradation take turns. The same seed gives the same pages.
+    """
+    lists = load_lists()
+    for index in range(count):
+        pair, degraded = divmod(index, 2)
+        layout = _LAYOUTS[pair % len(_LAYOUTS)]
+        # Shifted by one each round, and between the clean and the degraded of a pair, so that
+        # every layout comes in both languages.
+        language = _LANGUAGES[(pair + pair // len(_LAYOUTS) + degraded) % 2]
+        rng = random.Random(f"{seed}/{index}")  # noqa: S311  repeatable, not secret
+        canvas = layout(rng, Writer(rng, language, lists))
+        name = f"{layout.__name__}-{language}-{seed}-{index}"
+        page = Sample(name, canvas.image(), tuple(canvas.lines), degraded=False)
+        yield degrade(page, pair, rng.getrandbits(32)) if degraded else page
+
+
+def lines(seed: int = 0, count: int = 100) -> Iterator[Sample]:
+    """`count` crops of one line each, 24 to 64 pixels high: every second one is degraded."""
+    lists = load_lists()
+    for index in range(count):
+        rng = random.Random(f"line {seed}/{index}")  # noqa: S311
+        writer = Writer(rng, _LANGUAGES[index // 2 % 2], lists)
+        text = writer.pick(rng.choice(("sentence", "label", "value", "item", "code", "title")))
+        font = fonts.load_font(rng.choice(fonts.CHINESE), rng.randint(18, 46))
+        height = round(font.size * 1.5)
+        canvas = Canvas(round(font.getlength(text) + font.size), height, (250, 250, 248))
+        canvas.write(text, font.size * 0.4, font.size * 1.1, font)
+        crop = Sample(f"line-{seed}-{index}", canvas.image(), tuple(canvas.lines), degraded=False)
+        yield degrade(crop, index // 4, rng.getrandbits(32)) if index % 2 else crop
+
+
+def calibration() -> list[Sample]:
+    """The calibration set: pages with more than 500 lines and 12,000 characters in all.
+
+    Half of the pages are degraded, so that the gate sees where engines begin to disagree.
+    """
+    return list(pages(seed=_CALIBRATION_SEED, count=_CALIBRATION_PAGES))
+
+
+def corpus_hash() -> str:
+    """Names the calibration set without rendering it: its code, its data and who draws it."""
+    digest = hashlib.sha256()
+    for library in ("pillow", "numpy"):
+        digest.update(f"{library} {metadata.version(library)}\n".encode())
+    import cv2
+
+    digest.update(f"opencv {cv2.__version__}\n".encode())
+    package = resources.files("serving")
+    code = (package / "corpus").iterdir()
+    files = [
+        package / "imaging" / "fonts.py",
+        *(file for file in code if file.name.endswith(".py")),
+    ]
+    files += [package / "data" / name for name in ("texts.yaml", *fonts.CHINESE, *fonts.LATIN)]
+    for file in sorted(files, key=lambda file: file.name):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

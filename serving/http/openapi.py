@@ -1,0 +1,153 @@
+"""The OpenAPI document of one server: the routes' own descriptions, and its pipelines' names.
+
+Routes that describe themselves: what checks a request also tells /openapi.json of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, request
+from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.models import Schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+
+from serving.http.errors import ErrorAnswer, code_of
+from serving.http.keys import is_open
+from serving.http.query import parse_query
+
+_REFERENCE = "#/components/schemas/{model}"
+
+_HEADERS = {
+    "X-Request-Id": {
+        "description": "the caller's, if it sent one; every line of the log has it",
+        "schema": {"type": "string"},
+    },
+    "Server-Timing": {
+        "description": "milliseconds by stage",
+        "schema": {"type": "string"},
+    },
+}
+_RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+
+
+READING_ERRORS = (400, 401, 413, 415, 422, 429, 503, 504)
+"""Statuses of a request that has a body to read."""
+
+
+class Routes(APIBlueprint):
+    """Some addresses and their description.
+
+    A route function's `path: Model` and `query: Model` are checked with these models before it
+    is called, and are described from them.
+    """
+
+    def __init__(self, name: str, import_name: str, *, tag: str, **options: Any) -> None:
+        super().__init__(
+            name,
+            import_name,
+            abp_tags=[Tag(name=tag)],
+            operation_id_callback=_operation_id,
+            **options,
+        )
+
+    def content(self, types: Mapping[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
+        """Media types, each with the schema of what its type reads or writes.
+
+        types: media type to a type that pydantic knows; `bytes` is a file.
+        """
+        return {media: {"schema": self._schema(kind, mode)} for media, kind in types.items()}
+
+    def body(self, types: Mapping[str, Any]) -> dict[str, Any]:
+        """A request's body by media type, for `openapi_extensions`."""
+        content = self.content(types, "validation")
+        return {"requestBody": {"required": True, "content": content}}
+
+    def answers(
+        self, types: Mapping[str, Any], *errors: int, error: Any = ErrorAnswer
+    ) -> dict[str | int | HTTPStatus, Any]:
+        """What a route answers: `types` by media type when all went well, and errors by status."""
+        described: dict[str | int | HTTPStatus, Any] = {
+            200: {
+                "description": "OK",
+                "headers": _HEADERS,
+                "content": self.content(types, "serialization"),
+            }
+        }
+        for status in (*errors, 500):
+            described[status] = {
+                "description": code_of(status),
+                "headers": _HEADERS | (_RETRY if status == 429 else {}),
+                "content": self.content({"application/json": error}, "serialization"),
+            }
+        return described
+
+    @staticmethod
+    def create_view_func(  # the library passes these by position
+        func: Callable[..., Any],
+        header: Any,
+        cookie: Any,
+        path: type[BaseModel] | None,
+        query: type[BaseModel] | None,
+        *others: Any,
+        **options: Any,
+    ) -> Callable[..., Any]:
+        """The function that Flask calls.
+
+        The library's own makes each model's JSON schema anew at every request, takes the first of
+        doubled parameters, and has another form of error.
+        """
+
+        def view(**found: str) -> Any:
+            checked: dict[str, Any] = {}
+            if path is not None:
+                checked["path"] = path.model_validate(found)
+            if query is not None:
+                checked["query"] = parse_query(request.args, query)
+            return func(**checked)
+
+        view.__name__, view.__doc__ = func.__name__, func.__doc__
+        return view
+
+    def _schema(self, kind: Any, mode: JsonSchemaMode) -> dict[str, Any]:
+        if kind is bytes:
+            return {"type": "string", "format": "binary"}
+        found, definitions = TypeAdapter.json_schemas(
+            [("it", mode, TypeAdapter(kind))], ref_template=_REFERENCE
+        )
+        for name, schema in definitions.get("$defs", {}).items():
+            self.components_schemas[name] = Schema(**schema)
+        return found["it", mode]
+
+
+def _operation_id(*, name: str, **_: Any) -> str:
+    return name
+
+
+_PIPELINE = "/ocr/v1/{name}"
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """All that is served, as OpenAPI 3.1."""
+    told: dict[str, Any] = app.api_doc  # type: ignore[attr-defined]
+    [name] = [
+        item for item in told["paths"][_PIPELINE]["post"]["parameters"] if item["in"] == "path"
+    ]
+    name["schema"] = {"type": "string", "enum": list(app.extensions["ocr"].registry.names)}
+    if app.extensions["ocr.keys"] is not None:
+        _ask_for_keys(told)
+    return told
+
+
+def _ask_for_keys(told: dict[str, Any]) -> None:
+    told["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, operations in told["paths"].items():
+        if not is_open(path):
+            for operation in operations.values():
+                operation["security"] = [{"bearer": []}, {"header": []}]

@@ -1,0 +1,70 @@
+"""GET /ocr/v1: what is served here.
+
+Whether the process lives, and whether it can read.
+
+GET /metrics: figures for Prometheus.
+"""
+
+from __future__ import annotations
+
+from flask import Response, current_app
+from typing_extensions import TypedDict
+
+from serving.errors import NotReady
+from serving.http.context import described, json_response
+from serving.http.openapi import Routes
+from serving.http.registry import PipelinesAnswer
+from serving.http.service import Service
+
+blueprint = Routes("health", __name__, tag="Health", url_prefix="/health")
+
+
+@described
+class Health(TypedDict):
+    """How it is doing."""
+
+    status: str
+
+
+_HEALTH = {"application/json": Health}
+
+
+@blueprint.get("/live", responses=blueprint.answers(_HEALTH))
+def live() -> Response:
+    """The process answers."""
+    return json_response({"status": "live"})
+
+
+@blueprint.get("/ready", responses=blueprint.answers(_HEALTH, 503))
+def ready() -> Response:
+    """Every pipeline has answered a real warm-up image."""
+    service: Service = current_app.extensions["ocr"]
+    if not service.registry.ready:
+        names = ", ".join(service.registry.loading())
+        raise NotReady(f"still loading: {names}")
+    return json_response({"status": "ready"})
+
+
+metrics_blueprint = Routes("metrics", __name__, tag="Health")
+
+
+@metrics_blueprint.get("/metrics", responses=metrics_blueprint.answers({"text/plain": str}, 401))
+def metrics() -> Response:
+    """Figures of all workers, for Prometheus."""
+    service: Service = current_app.extensions["ocr"]
+    return Response(
+        service.metrics.scrape(), content_type="text/plain; version=0.0.4; charset=utf-8"
+    )
+
+
+pipelines_blueprint = Routes("pipelines", __name__, tag="Health")
+
+
+@pipelines_blueprint.get(
+    "/ocr/v1", responses=pipelines_blueprint.answers({"application/json": PipelinesAnswer}, 401)
+)
+def pipelines() -> Response:
+    """The pipelines, their models and the engines in force; how the last reload went."""
+    service: Service = current_app.extensions["ocr"]
+    state = current_app.extensions["ocr.state"]()
+    return json_response({"pipelines": service.registry.to_dict(), **state})

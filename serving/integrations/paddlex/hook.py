@@ -1,0 +1,205 @@
+"""Our engines behind PaddleX's engine `hpi`.
+
+Three of PaddleX's functions are replaced, no more: the check for its plugin, what builds the
+runner of a model, and which of the caller's settings that engine gets.
+
+An engine as PaddleX calls a model.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from serving.config.errors import config_error
+from serving.config.pipeline import HpiConfig
+from serving.engines.base import Array, Engine
+from serving.engines.factory import open_engine
+from serving.errors import EngineError
+from serving.imaging.crop import LONGEST
+from serving.integrations.paddlex.choice import Choose, ModelRequest
+from serving.integrations.paddlex.guard import check_paddlex
+from serving.models.conversion import onnx_graph
+from serving.models.files import paddle_graph
+from serving.models.probe import model_kind
+from serving.ocr.recognise import Steps, next_step
+from serving.ocr.scheduler import Scheduler
+from serving.plan.graphs import Graphs
+
+_STEPS: Steps = ((320, 16), (640, 32), (1280, 64), (LONGEST, 128))
+"""Finer than our own recogniser's: PaddleX has padded a batch already, and more costs it spaces."""
+
+
+class EngineRunner:
+    """Takes a list of arrays, one an input, in the order of the inputs' sorted names.
+
+    `lines`: the model reads lines, (N, 3, H, W). The rows of a batch do not touch one another, so
+    they may run side by side on the engine's streams.
+    `width_classes`: PaddleX pads each batch to its widest line, so that nearly every batch is a
+    shape of its own, and to meet a new shape costs an engine more than to read it. Here the
+    batch is padded on, as PaddleX pads. That changes some texts, as any padding of lines does.
+    """
+
+    def __init__(self, engine: Engine, *, lines: bool, width_classes: bool) -> None:
+        self._engine = engine
+        self._lines = lines and len(engine.inputs) == 1
+        self._width_classes = width_classes
+        several = self._lines and engine.spec.streams > 1
+        self._pool = Scheduler(engine.spec.streams, name="row") if several else None
+
+    def __call__(self, arrays: Array | Sequence[Array]) -> list[Array]:
+        """The graph's outputs, in its order. Raises EngineError."""
+        given = [arrays] if isinstance(arrays, np.ndarray) else arrays
+        names = self._engine.inputs
+        if len(given) != len(names):
+            raise EngineError(
+                f"PaddleX gives {len(given)} arrays, and the model takes {len(names)}: "
+                f"{', '.join(names)}"
+            )
+        named = dict(zip(sorted(names), map(np.ascontiguousarray, given), strict=True))
+        first, *more = (named[name] for name in names)
+        if not self._lines:
+            return list(self._engine.run(first, *more))
+        padded = _padded(first) if self._width_classes else first
+        # The steps of what was padded on are cut off again.
+        share = first.shape[-1] / padded.shape[-1]
+        return [out[:, : ceil(out.shape[1] * share)] for out in self._read(padded)]
+
+    def _read(self, batch: Array) -> Sequence[Array]:
+        if self._pool is None or len(batch) < 2:
+            return self._engine.run(batch)
+        rows = self._pool.map(self._engine.run, np.split(batch, len(batch)))
+        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+    def close(self) -> None:
+        """Free the engine and the threads."""
+        if self._pool is not None:
+            self._pool.close()
+        self._engine.close()
+
+
+def _padded(batch: Array) -> Array:
+    """With zeros on the right, as PaddleX fills normalised lines, up to the class of its width."""
+    width = batch.shape[-1]
+    if width > LONGEST:
+        return batch
+    return np.pad(batch, ((0, 0), (0, 0), (0, 0), (0, next_step(width, _STEPS) - width)))
+
+
+_LOG = logging.getLogger(__name__)
+
+
+def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
+    """Replace the three functions. Raises EngineError where PaddleX is not as expected."""
+    check_paddlex()
+    from paddlex.inference import models as paddlex_models
+    from paddlex.inference.models.engines.hpi import HPIEngine
+
+    runner_class = _runner_class()
+
+    def ensure_environment(self: Any) -> None:
+        """Nothing to check: a missing backend is told when the model is opened."""
+
+    def build_runner(
+        self: Any,
+        *,
+        model_name: str,
+        model_dir: Path | None,
+        model_config: Mapping[str, Any] | None,
+        engine_config: Mapping[str, Any],
+        binding: Any = None,
+    ) -> Any:
+        request = _request(model_name, model_dir, engine_config)
+        engine = _open(request, models, choose)
+        post = (model_config or {}).get("PostProcess") or {}
+        lines = post.get("name") == "CTCLabelDecode"
+        return runner_class(EngineRunner(engine, lines=lines, width_classes=width_classes))
+
+    HPIEngine.ensure_environment = ensure_environment
+    HPIEngine.build_runner = build_runner
+    select = inspect.unwrap(paddlex_models._select_engine_config_source)
+    paddlex_models._select_engine_config_source = _with_hpi_config(select)
+
+
+def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
+    """The model on the engine chosen."""
+    spec = choose(request)
+    if spec.backend == "paddle":
+        graph = paddle_graph(request.folder)
+    else:
+        convert = request.hpi.auto_paddle2onnx
+        graph = onnx_graph(request.folder, models / "engines", convert=convert)
+        if model_kind(request.folder) == "text_detection":
+            graph = _lighter(request, models, graph)
+    engine = open_engine(graph, spec)
+    _LOG.info("%s runs on %s", request.name, spec)
+    return engine
+
+
+def _lighter(request: ModelRequest, models: Path, graph: Path) -> Path:
+    """A detector's graph in the form that takes less time, where that can be written."""
+    try:
+        return Graphs(models).lighter(request.folder, graph)
+    except OSError as error:
+        _LOG.warning("%s: opened as it is, which is slower: %s", request.name, error)
+        return graph
+
+
+def _request(name: str, folder: Path | None, settings: Mapping[str, Any]) -> ModelRequest:
+    """What PaddleX asks for, from its own checked form of `hpi_config`."""
+    assert folder is not None  # the engine hpi is one of local models
+    said = {key: settings[key] for key in HpiConfig.model_fields if key in settings}
+    try:
+        hpi = HpiConfig.model_validate(said)
+    except ValidationError as error:
+        where = f"{name}: hpi_config"
+        raise config_error(error, where=where, schema=HpiConfig) from None
+    return ModelRequest(name=name, folder=Path(folder), device=settings["device_type"], hpi=hpi)
+
+
+def _runner_class() -> type:
+    """A class of PaddleX's own kind, so that its benchmark times the calls."""
+    from paddlex.inference.models.runners.inference_runner import InferenceRunner
+
+    class Runner(InferenceRunner):  # type: ignore[misc]
+        def __init__(self, runner: EngineRunner) -> None:
+            self._runner = runner
+
+        def __call__(self, x: Any = None, **kwargs: Any) -> Any:
+            return self._runner(x)
+
+        def close(self) -> None:
+            self._runner.close()
+
+    return Runner
+
+
+def _with_hpi_config(select: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `hpi_config` through where PaddleOCR would lose it.
+
+    PaddleOCR always passes an `engine_config` of settings by engine, which has Paddle's alone;
+    PaddleX then takes that for the whole and gives the engine hpi nothing.
+    """
+    from paddlex.inference.models.engines import InferenceEngine
+
+    @functools.wraps(select)
+    def selected(**sources: Any) -> Any:
+        given = sources["engine_config"]
+        of_others = isinstance(given, dict) and bool(given) and "hpi" not in given
+        if (
+            sources["engine"] == "hpi"
+            and of_others
+            and given.keys() <= InferenceEngine.all().keys()
+        ):
+            return sources["hpi_config"]
+        return select(**sources)
+
+    return selected

@@ -1,0 +1,119 @@
+"""Pipeline YAML: PaddleX's words mean what they mean there; errors name file, key and fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pipeline_yaml import minimal
+
+from serving.config import load_config, parse_config
+from serving.errors import ConfigError
+
+
+def test_shipped_pipelines_parse(repo: Path) -> None:
+    shipped = sorted((repo / "configs").glob("*.yaml"))
+    assert [path.stem for path in shipped] == [
+        "PP-OCRv4_mobile",
+        "PP-OCRv4_server",
+        "PP-OCRv6_small",
+    ]
+    for path in shipped:
+        config = load_config(path)
+        assert config.enable_hpi
+        assert [name.split("_")[-1] for name, _ in config.models()] == ["det", "cls", "rec"]
+
+
+def test_absent_keys_take_paddlex_defaults_and_null_leaves_it_to_the_model() -> None:
+    absent = parse_config(minimal(), source="x.yaml").sub_modules.detection
+    assert (absent.limit_side_len, absent.limit_type) == (960, "max")
+    assert (absent.thresh, absent.box_thresh, absent.unclip_ratio) == (0.3, 0.6, 2.0)
+    data = minimal()
+    data["SubModules"]["TextDetection"]["thresh"] = None  # type: ignore[index]
+    assert parse_config(data, source="x.yaml").sub_modules.detection.thresh is None
+
+
+def test_paddlex_own_default_yaml_parses() -> None:
+    # Every section and key of the OCR.yaml that PaddleX 3.7 ships.
+    text = """
+    pipeline_name: OCR
+    text_type: general
+    use_doc_preprocessor: True
+    use_textline_orientation: True
+    SubPipelines:
+      DocPreprocessor:
+        pipeline_name: doc_preprocessor
+        use_doc_orientation_classify: True
+        use_doc_unwarping: True
+        SubModules:
+          DocOrientationClassify: {module_name: doc_text_orientation, model_name: X}
+    SubModules:
+      TextDetection: {module_name: text_detection, model_name: PP-OCRv6_medium_det, model_dir: null,
+        limit_side_len: 64, limit_type: min, max_side_limit: 4000, thresh: 0.3, box_thresh: 0.6,
+        unclip_ratio: 1.5}
+      TextLineOrientation: {module_name: textline_orientation, model_dir: null, batch_size: 6,
+        model_name: PP-LCNet_x1_0_textline_ori}
+      TextRecognition: {module_name: text_recognition, model_name: PP-OCRv6_medium_rec,
+        model_dir: null, batch_size: 6, score_thresh: 0.0}
+    """
+    config = parse_config(yaml.safe_load(text), source="OCR.yaml")
+    assert config.sub_modules.detection.limit_type == "min"
+    assert config.enable_hpi and config.sub_modules.recognition.restore_spaces  # absent: True here
+
+
+def test_use_hpip_is_enable_hpi() -> None:
+    assert not parse_config(minimal(use_hpip=False), source="x").enable_hpi
+    with pytest.raises(ConfigError, match="same key"):
+        parse_config(minimal(use_hpip=False, enable_hpi=True), source="x")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("TextDetection", "limit_typ", "max", "did you mean limit_type"),
+        ("TextDetection", "limit_type", "middle", "'min', 'max' or 'resize_long'"),
+        ("TextDetection", "thresh", 2, "less than or equal to 1"),
+        ("TextRecognition", "batch_size", 0, "greater than or equal to 1"),
+        ("TextRecognition", "hpi_config", {"backend": "om"}, "openvino"),
+    ],
+)
+def test_a_wrong_key_or_value_names_file_key_and_what_is_allowed(
+    section: str, key: str, value: object, message: str
+) -> None:
+    data = minimal()
+    data["SubModules"][section][key] = value  # type: ignore[index]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data, source="mine.yaml")
+    assert "mine.yaml" in str(caught.value)
+    assert f"SubModules.{section}.{key}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_the_beta_form_is_answered_with_its_translation() -> None:
+    beta = {
+        "Global": {"pipeline_name": "OCR"},
+        "Pipeline": {
+            "det_model": "PP-OCRv4_server_det",
+            "rec_model": "./mine",
+            "rec_batch_size": 3,
+        },
+    }
+    with pytest.raises(ConfigError, match="beta") as caught:
+        parse_config(beta, source="old.yaml")
+    translated = yaml.safe_load(str(caught.value).partition("it is:\n")[2])
+    config = parse_config(translated, source="new.yaml")
+    assert config.models() == [("PP-OCRv4_server_det", None), ("PP-OCRv4_mobile_rec", Path("mine"))]
+    assert config.sub_modules.recognition.batch_size == 3
+
+
+def test_missing_files_and_other_pipelines_are_clear(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match="not plain OCR"):
+        parse_config({"pipeline_name": "table_recognition"}, source="t.yaml")
+    with pytest.raises(ConfigError, match="TextLineOrientation"):
+        parse_config(minimal(use_textline_orientation=True), source="x.yaml")

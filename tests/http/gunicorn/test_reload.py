@@ -1,0 +1,279 @@
+"""`kill -HUP`: a new generation of workers loads while the old one serves.
+
+OCR_HPI_SWAP_SECONDS=60 makes the tests under load as long; a few seconds are enough for a look.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from http_fake import CONFIG, picture
+from http_load import Load
+from http_server import PATIENCE, URL, Server, answer, eventually
+
+from serving.config import load_config
+from serving.http.keys import new_key
+from serving.machine import usable_cores
+from serving.plan.plan import save_deployment
+
+SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "3"))
+
+
+class Swapped(Server):
+    """A server whose YAML names, by the recognition's folder, what every line says."""
+
+    def __init__(self, folder: Path, name: str = "one", **settings: Any) -> None:
+        self.yaml = folder / "pipeline.yaml"
+        self.name(name)
+        super().__init__(folder, pipelines={"accurate": str(self.yaml)}, **settings)
+
+    def name(self, name: str) -> None:
+        config = yaml.safe_load(CONFIG.read_text())
+        config["SubModules"]["TextRecognition"]["model_dir"] = name
+        self.yaml.write_text(yaml.safe_dump(config))
+
+    def hup(self) -> None:
+        """As `pkill -HUP` does, which means the master and meets the workers as well."""
+        for pid in (self.process.pid, *self.workers()):
+            os.kill(pid, signal.SIGHUP)
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = requests.get(self.base + "/ocr/v1", timeout=PATIENCE).json()
+        return state
+
+    def serves(self, generation: int) -> bool:
+        """Whether it has swapped to this one and is done with it."""
+        state = self.state()
+        idle = state["reload"]["state"] == "idle"
+        return bool(state["generation"] == generation and idle)
+
+    def failed(self) -> bool:
+        return self.state()["reload"]["error"] is not None
+
+    def text(self) -> str:
+        response = self.post()
+        assert response.status_code == 200, response.text
+        return str(response.json()[0]["data"]).split()[0]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Swapped]]:
+    servers: list[Swapped] = []
+
+    def begin(name: str = "one", **settings: Any) -> Swapped:
+        folder = tmp_path / str(len(servers))
+        folder.mkdir()
+        servers.append(Swapped(folder, name, **settings))
+        return servers[-1].wait_ready()
+
+    yield begin
+    for server in servers:
+        server.end()
+
+
+def test_no_request_fails_while_generations_are_swapped(start: Callable[..., Swapped]) -> None:
+    server = start(workers=2, threads=2, queue=50)
+    end = time.monotonic() + SECONDS
+    generation = 1
+    with Load(server.base + URL, picture(kind="TIFF", pages=3)) as load:
+        while time.monotonic() < end:
+            generation += 1
+            server.name("two" if generation % 2 == 0 else "one")
+            server.hup()
+            assert eventually(lambda: server.state()["generation"] == generation)  # noqa: B023
+            assert len(server.workers()) <= 4
+            assert server.text() == ("two" if generation % 2 == 0 else "one")
+    assert not load.wrong
+    answers = {tuple(line.split("'")[3].split()[0] for line in lines) for lines in load.seen}
+    assert answers == {("one",) * 3, ("two",) * 3}
+    assert generation >= 3
+
+
+def test_what_is_in_work_is_finished_by_the_old_ones(start: Callable[..., Swapped]) -> None:
+    server = start(threads=1, queue=1)
+    held = server.hold_in_work()
+    server.name("two")
+    server.hup()
+    assert eventually(lambda: server.state()["generation"] == 2)
+    assert server.state()["reload"]["state"] == "finishing"
+    assert server.text() == "two"
+    server.gate.with_suffix(".reached").unlink()
+    waiting = server.hold_in_work()  # the last place: places are counted across generations
+    assert eventually(lambda: server.post().status_code == 429)
+    server.gate.touch()
+    status, body, response = answer(held)
+    assert (status, body[0]["data"].split()[0]) == (200, "one")
+    assert response.headers["Connection"] == "close" or response.isclosed()
+    assert answer(waiting)[1][0]["data"].split()[0] == "two"
+    assert eventually(lambda: server.serves(2))
+    assert len(server.workers()) == 1
+
+
+def test_a_generation_that_fails_leaves_the_old_one(start: Callable[..., Swapped]) -> None:
+    server = start(workers=2)
+    old = set(server.workers())
+    for name, reason in (
+        ("broken", "broken: there is no such model; run: bash scripts/fetch_models.sh"),
+        ("bug", "a pipeline does not load: ZeroDivisionError: oops"),
+        ("crash", "a worker ended while loading"),
+        (None, "not valid YAML"),
+    ):
+        if name is None:
+            server.yaml.write_text("a: [")
+        else:
+            server.name(name)
+        server.hup()
+        assert eventually(lambda: reason in str(server.state()["reload"]["error"]))  # noqa: B023
+        assert reason in server.errors()
+        assert server.text() == "one"
+        assert eventually(lambda: set(server.workers()) == old)
+    server.name("two")
+    server.hup()
+    assert eventually(lambda: server.serves(2))
+    assert server.state()["reload"]["error"] is None
+    assert server.text() == "two"
+
+
+def test_hups_during_a_reload_are_one_more(start: Callable[..., Swapped]) -> None:
+    server = start(workers=2)
+    server.name("slow")
+    server.hup()
+    assert eventually(lambda: server.state()["reload"]["state"] == "loading")
+    assert server.text() == "one"
+    for _ in range(3):
+        server.hup()
+    assert eventually(lambda: server.errors().count("reload asked for") == 4 or coalesced(server))
+    assert len(server.workers()) == 4
+    server.name("two")
+    server.gate.touch()
+    assert eventually(lambda: server.serves(3))
+    assert server.text() == "two"
+    assert server.errors().count("loading anew") == 2
+
+
+def coalesced(server: Swapped) -> bool:
+    """Signals of a kind that wait are one; so a few of them may be fewer."""
+    return server.errors().count("reload asked for") >= 2
+
+
+def test_sigterm_during_a_reload_ends_all(start: Callable[..., Swapped]) -> None:
+    server = start()
+    server.name("slow")
+    server.hup()
+    assert eventually(lambda: len(server.workers()) == 2)
+    workers = server.workers()
+    server.process.terminate()
+    assert server.process.wait(PATIENCE) == 0
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_a_dead_worker_is_replaced_by_one_of_the_same_yaml(start: Callable[..., Swapped]) -> None:
+    server = start()
+    server.name("two")
+    [worker] = server.workers()
+    os.kill(worker, signal.SIGKILL)
+    assert eventually(lambda: len(server.workers()) == 1 and server.workers() != [worker])
+    assert eventually(lambda: server.post().status_code == 200)
+    assert server.text() == "one"
+
+
+def test_a_dead_worker_is_not_replaced_by_one_of_other_models(
+    start: Callable[..., Swapped],
+) -> None:
+    server = start(workers=2)
+    server.gate.with_suffix(".models").write_text("another plan")
+    old = server.workers()
+    os.kill(old[0], signal.SIGKILL)
+    assert eventually(server.failed)
+    assert "changed on disk" in server.state()["reload"]["error"]["message"]
+    assert server.text() == "one"
+    server.hup()
+    assert eventually(lambda: server.serves(2))
+    assert old[1] not in server.workers()
+
+
+def told(caller: socket.socket) -> str | None:
+    """An answer's word on the connection, which stays open here."""
+    with http.client.HTTPResponse(caller) as response:
+        response.begin()
+        response.read()
+        return response.getheader("Connection")
+
+
+def test_a_new_generation_takes_nobody_before_it_is_ready(start: Callable[..., Swapped]) -> None:
+    server = start()
+    server.name("slow")
+    server.hup()
+    assert eventually(lambda: len(server.workers()) == 2)
+    callers = [server.connect() for _ in range(20)]
+    for caller in callers:
+        caller.sendall(b"GET /ocr/v1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    kept = callers.pop()
+    assert [answer(caller)[1]["generation"] for caller in callers] == [1] * 19
+    assert told(kept) == "keep-alive"
+    server.gate.touch()
+    assert eventually(lambda: server.state()["generation"] == 2)
+    kept.sendall(b"GET /ocr/v1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert told(kept) == "close"  # still answered, and told to come anew
+    kept.close()
+
+
+def test_keys_are_read_anew_with_the_rest(start: Callable[..., Swapped], tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    (old, line), (new, other) = new_key("alice"), new_key("bob")
+    file.write_text(line + "\n")
+    server = start(api_keys_file=str(file))
+
+    def status(key: str) -> int:
+        return server.post(headers={"X-API-Key": key, "Content-Type": "image/png"}).status_code
+
+    assert server.post(data=b"x" * 90_000).status_code == 401  # drained, so no reset
+    assert (status(old), status(new)) == (200, 401)
+    file.write_text("alice\n")
+    server.hup()
+    assert eventually(lambda: "line 1: not NAME:SHA256" in server.errors())
+    assert status(old) == 200
+    file.write_text(other + "\n")
+    server.hup()
+    assert eventually(lambda: status(new) == 200)
+    assert eventually(lambda: status(old) == 401)
+    assert '"key": "alice"' in server.errors()
+    assert old not in server.errors()
+
+
+def test_a_reload_keeps_the_number_of_workers_and_says_so(
+    start: Callable[..., Swapped], tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    server = start(workers=2, models=str(models))
+    save_deployment(models, load_config(server.yaml), usable_cores(), "cpu", 4)
+    server.hup()
+    assert eventually(lambda: server.serves(2))
+    assert "the plans say 4 worker processes now, and said 1 before" in server.errors()
+    assert len(server.workers()) == 2
+
+
+def test_a_malformed_keys_file_is_told_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text("alice:secret\n")
+    server = Swapped(tmp_path, api_keys_file=str(file))
+    assert server.process.wait(PATIENCE) == 1
+    [line] = server.errors().splitlines()
+    assert line.startswith(f"error: {file}, line 1: not NAME:SHA256")
+    assert "secret" not in line
+    server.end()
+
+
+def test_listening_to_all_without_keys_is_warned_of(start: Callable[..., Swapped]) -> None:
+    assert "without keys" in start(host="0.0.0.0").errors()
+    assert "without keys" not in start(host="127.0.0.2").errors()

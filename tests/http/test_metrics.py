@@ -1,0 +1,235 @@
+"""GET /metrics: right over several workers, and over one that was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from http_fake import Client, FakeReader, picture
+from http_server import PATIENCE, Server, eventually
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.http.app import create_app
+from serving.http.gunicorn.worker import warmup_image
+from serving.http.metrics import RuntimeCollector
+from serving.http.registry import Registry
+from serving.http.settings import Settings
+
+URL = "/ocr/v1/accurate"
+RECOGNITION = {"pipeline": "accurate", "module": "TextRecognition"}
+
+Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def parsed(text: str) -> Found:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found: Found, name: str, **labels: str) -> float:
+    return found[name, tuple(sorted(labels.items()))]
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    registry = Registry(("accurate", "second"))
+    settings = Settings(pipelines={"accurate": Path(), "second": Path()}, max_pages=3)
+    app = create_app(settings, registry)
+    registry.open(FakeReader, warmup_image(), app.service.metrics.called)
+    yield Client(app)
+    app.service.close()
+
+
+def scraped(client: Client) -> Found:
+    response = client.get("/metrics")
+    assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    return parsed(response.get_data(as_text=True))
+
+
+def test_requests_pages_and_stages_are_counted(client: Client) -> None:
+    client.post(URL, data=picture(40, 20))
+    client.post(URL, data=picture(10, 10, pages=2, kind="PDF"))
+    client.post(URL, data=b"hello")
+    client.post("/ocr/v1/second", data=picture(colour="white"))
+    client.post("/ocr", json={})
+    found = scraped(client)
+    assert value(found, "ocr_requests_total", pipeline="accurate", code="200") == 2
+    assert value(found, "ocr_requests_total", pipeline="accurate", code="415") == 1
+    assert value(found, "ocr_requests_total", pipeline="accurate", code="400") == 1
+    assert value(found, "ocr_request_seconds_count", pipeline="accurate") == 4
+    assert value(found, "ocr_pages_total", pipeline="accurate") == 3
+    assert value(found, "ocr_pixels_total", pipeline="accurate") == 40 * 20 + 2 * 20 * 20
+    assert value(found, "ocr_lines_total", pipeline="accurate") == 3
+    assert value(found, "ocr_lines_total", pipeline="second") == 0
+    for stage, seconds in (("detect", 0.003), ("recognise", 0.006)):
+        of = {"pipeline": "accurate", "stage": stage}
+        assert value(found, "ocr_stage_seconds_count", **of) == 3
+        assert value(found, "ocr_stage_seconds_sum", **of) == pytest.approx(seconds)
+    assert value(found, "ocr_stage_seconds_count", pipeline="accurate", stage="decode") == 3
+    assert value(found, "ocr_queue_wait_seconds_count", pipeline="accurate") == 2
+    assert value(found, "ocr_batch_lines_sum", **RECOGNITION) == 3 * 3
+    assert value(found, "ocr_batch_lines_bucket", **RECOGNITION, le="2.0") == 0
+    assert value(found, "ocr_batch_lines_bucket", **RECOGNITION, le="4.0") == 3
+    assert value(found, "ocr_queue_depth") == value(found, "ocr_requests_in_work") == 0
+    assert 1e6 < value(found, "ocr_process_resident_bytes", worker=str(os.getpid())) < 1e11
+
+
+def test_the_engines_in_force(client: Client) -> None:
+    names = [dict(labels) for name, labels in scraped(client) if name == "ocr_engine_info"]
+    assert [(engine["pipeline"], engine["backend"]) for engine in names] == [
+        ("accurate", "fake"),
+        ("second", "fake"),
+    ]
+
+
+class Nvml(types.ModuleType):
+    """As pynvml is, on a machine with two cards of which the second does not tell its use."""
+
+    class NVMLError(Exception): ...
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        return number
+
+    def nvmlDeviceGetMemoryInfo(self, card: int) -> types.SimpleNamespace:
+        return types.SimpleNamespace(used=3 * 2**30 + card, total=80 * 2**30)
+
+    def nvmlDeviceGetUtilizationRates(self, card: int) -> types.SimpleNamespace:
+        if card == 1:
+            raise self.NVMLError
+        return types.SimpleNamespace(gpu=37)
+
+
+def test_gpus_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml("pynvml"))
+    found = parsed(generate_latest(RuntimeCollector(Registry(()), None)).decode())
+    assert value(found, "ocr_gpu_memory_used_bytes", gpu="0") == 3 * 2**30
+    assert value(found, "ocr_gpu_memory_used_bytes", gpu="1") == 3 * 2**30 + 1
+    assert value(found, "ocr_gpu_memory_bytes", gpu="1") == 80 * 2**30
+    assert value(found, "ocr_gpu_busy_ratio", gpu="0") == 0.37
+    assert ("ocr_gpu_busy_ratio", (("gpu", "1"),)) not in found
+
+
+def test_no_driver_no_gpu_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml("pynvml")
+
+    def no_driver() -> None:
+        raise nvml.NVMLError
+
+    monkeypatch.setattr(nvml, "nvmlInit", no_driver, raising=False)
+    for module in (nvml, None):  # None: it is not installed
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+        found = parsed(generate_latest(RuntimeCollector(Registry(()), None)).decode())
+        assert found
+        assert not any(name.startswith("ocr_gpu") for name, _ in found)
+
+
+def test_callers_make_no_labels(client: Client) -> None:
+    client.get("/")
+    before = scraped(client)
+    for number in range(20):
+        client.get(f"/nowhere/{number}")
+        client.post(f"/ocr/v1/nobody-{number}", data=picture())
+        client.open(f"/ocr/v1/accurate?{number}", method="DELETE")
+    after = scraped(client)
+    assert value(after, "ocr_requests_total", pipeline="", code="404") >= 40
+    new = {labels for _, labels in after.keys() - before.keys()}
+    assert {dict(labels).get("code", "405") for labels in new} <= {"200", "404", "405"}
+
+
+def test_what_waits_and_what_is_in_work(tmp_path: Path) -> None:
+    server = Server(tmp_path, threads=1, queue=5).wait_ready()
+    try:
+        working, *waiting = [server.hold_in_work(), server.hold(), server.hold()]
+
+        def both() -> bool:
+            found = scrape(server)
+            depth = value(found, "ocr_queue_depth")
+            return (depth, value(found, "ocr_requests_in_work")) == (2, 1)
+
+        assert eventually(both)
+        for caller in waiting:
+            caller.close()
+        assert eventually(lambda: value(scrape(server), "ocr_queue_depth") == 0)
+        working.close()
+    finally:
+        server.end()
+
+
+def scrape(server: Server) -> Found:
+    # A connection each, so that every worker has its turn.
+    return parsed(requests.get(server.base + "/metrics", timeout=PATIENCE).text)
+
+
+def answered(found: Found) -> float:
+    return value(found, "ocr_requests_total", pipeline="accurate", code="200")
+
+
+def folder_of(server: Server) -> Path:
+    pid = server.workers()[0]
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return next(Path(line.split()[-1]).parent for line in maps if "ocr-hpi-metrics-" in line)
+
+
+def test_counts_of_all_workers_survive_each_of_them(tmp_path: Path) -> None:
+    server = Server(tmp_path, workers=2, threads=1, queue=20).wait_ready()
+    try:
+        folder = folder_of(server)
+        served = set()
+        sent = 0
+        for _ in range(3):  # kills both of the first workers, and one that replaced them
+            for _ in range(20):
+                assert server.post().status_code == 200
+            sent += 20
+            before = scrape(server)
+            assert answered(before) == value(before, "ocr_pages_total", pipeline="accurate") == sent
+            assert value(before, "ocr_batch_lines_sum", **RECOGNITION) == 3 * sent
+            workers = server.workers()
+            assert resident(before) == set(workers)
+            served |= set(workers)
+            os.kill(workers[0], signal.SIGKILL)
+            assert eventually(lambda dead=workers[0]: len(set(server.workers()) - {dead}) == 2)
+            assert eventually(lambda: both_answer(server))
+            after = scrape(server)
+            assert all(after[key] >= count for key, count in before.items() if counts(key[0]))
+            assert answered(after) == sent
+            assert resident(after) == set(server.workers())
+        assert len(served) >= 4
+        kept = {file.name.split("_")[-1] for file in folder.glob("*.db")}
+        assert kept == {"0.db", *(f"{pid}.db" for pid in server.workers())}
+    finally:
+        server.end()
+    assert not folder.exists()
+
+
+def counts(name: str) -> bool:
+    return name.endswith(("_total", "_count", "_sum", "_bucket"))
+
+
+def resident(found: Found) -> set[int]:
+    return {
+        int(dict(labels)["worker"])
+        for name, labels in found
+        if name == "ocr_process_resident_bytes"
+    }
+
+
+def both_answer(server: Server) -> bool:
+    try:
+        return len(resident(scrape(server))) == 2
+    except requests.ConnectionError:
+        return False

@@ -1,0 +1,323 @@
+"""Single images: right pixels, upright, or one of the four refusals."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import imaging_files as files
+import numpy as np
+import pytest
+from PIL import Image, ImageChops, ImageOps
+
+from serving.errors import BadRequest, InputError, TooLarge, Undecodable, UnsupportedMedia
+from serving.imaging.decode import Decoder
+from serving.imaging.formats import Limits
+from serving.imaging.headers import exif_orientation, read_bmp, read_jpeg
+from serving.imaging.pillow import to_array
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as decoder:
+        yield decoder
+
+
+def one(decoder: Decoder, data: bytes) -> np.ndarray:
+    (page,) = decoder.pages(data)
+    assert page.dtype == np.uint8
+    assert page.ndim == 3 and page.shape[2] == 3
+    assert page.flags.c_contiguous and page.flags.writeable
+    return page
+
+
+def orientation_block(value: int) -> bytes:
+    block = Image.Exif()
+    block[0x0112] = value
+    return block.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+    ],
+)
+def test_plain_images_are_what_opencv_reads(
+    decoder: Decoder, mode: str, kind: str, options: dict[str, bool]
+) -> None:
+    data = files.encoded(files.picture(mode), kind, **options)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(one(decoder, data), expected)
+    np.testing.assert_array_equal(one(decoder, memoryview(data)), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation(decoder: Decoder, kind: str, orientation: int) -> None:
+    data = files.encoded(files.picture(), kind, exif=orientation_block(orientation))
+    with Image.open(io.BytesIO(data)) as image:
+        expected = files.bgr(ImageOps.exif_transpose(image))
+    pages = decoder.pages(data)
+    assert pages.sizes == ((expected.shape[1], expected.shape[0]),)
+    np.testing.assert_array_equal(next(pages), expected)
+
+
+def test_orientation_in_imagemagicks_old_png_text(decoder: Decoder) -> None:
+    block = b"Exif\0\0" + orientation_block(6).removeprefix(b"Exif\0\0")
+    text = b"\nexif\n%8d\n%s\n" % (len(block), block.hex().encode())
+    chunk = (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
+    assert one(decoder, files.png(3, 2, chunk, rows=b"\0abc\0def")).shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "block", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"]
+)
+def test_broken_exif_means_upright(block: bytes) -> None:
+    assert exif_orientation(block) == 1
+
+
+def test_cmyk_jpeg_with_and_without_adobes_inversion(decoder: Decoder) -> None:
+    picture = files.picture("CMYK")
+    expected = files.bgr(picture).astype(int)
+    adobe = files.encoded(picture, "JPEG", quality=95)
+    assert abs(one(decoder, adobe) - expected).mean() < 4
+    marker = adobe.index(b"\xff\xeeA" if b"\xff\xeeA" in adobe else b"\xff\xee")
+    length = int.from_bytes(adobe[marker + 2 : marker + 4], "big")
+    inverted = files.encoded(ImageChops.invert(picture), "JPEG", quality=95)
+    plain = inverted[:marker] + inverted[marker + 2 + length :]
+    assert b"Adobe" not in plain
+    assert abs(one(decoder, plain) - expected).mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "PA"])
+def test_png_modes(decoder: Decoder, mode: str) -> None:
+    image = files.picture("P" if mode == "PA" else mode)
+    options = {"transparency": 0} if mode == "PA" else {}
+    assert one(decoder, files.encoded(image, "PNG", **options)).shape == (24, 40, 3)
+
+
+def test_sixteen_bits(decoder: Decoder) -> None:
+    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    grey = one(decoder, files.encoded(Image.fromarray(values), "PNG"))
+    np.testing.assert_array_equal(grey[..., 0], values >> 8)
+    twelve = one(decoder, files.encoded(Image.fromarray(values >> 4), "PNG"))
+    np.testing.assert_array_equal(twelve[..., 0], values >> 8)
+    colour = cv2.imencode(".png", np.dstack([values, values // 2, values // 3]))[1].tobytes()
+    expected = cv2.imdecode(np.frombuffer(colour, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(one(decoder, colour), expected)
+
+
+def test_wide_modes_are_stretched() -> None:
+    ramp = np.linspace(-3, 5, 12, dtype=np.float32).reshape(3, 4)
+    array = to_array(Image.fromarray(ramp))
+    assert (array.min(), array.max()) == (0, 255)
+    assert to_array(Image.new("F", (2, 2), 7.0)).max() == 0
+
+
+def letters(ink: int, *, alpha: int = 255) -> np.ndarray:
+    image = np.zeros((20, 60, 4), np.uint8)
+    for left in range(5, 55, 10):
+        image[4:16, left : left + 3] = (ink, ink, ink, alpha)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("ink", "alpha", "background"), [(0, 255, 255), (255, 255, 0), (250, 90, 0), (120, 255, 255)]
+)
+def test_transparent_background_contrasts_with_what_is_visible(
+    decoder: Decoder, ink: int, alpha: int, background: int
+) -> None:
+    page = one(decoder, files.encoded(Image.fromarray(letters(ink, alpha=alpha)), "PNG"))
+    assert page[0, 0].tolist() == [background] * 3
+    assert abs(int(page[10, 6, 0]) - background) > 80
+
+
+def test_a_caption_beside_a_white_card_stays_readable(decoder: Decoder) -> None:
+    image = letters(0)
+    image[2:18, 25:58] = 255
+    page = one(decoder, files.encoded(Image.fromarray(image), "WEBP", lossless=True))
+    assert page[0, 0, 0] == 255 and page[10, 6, 0] == 0
+
+
+def test_an_invisible_image_is_a_white_page(decoder: Decoder) -> None:
+    assert (one(decoder, files.encoded(Image.new("RGBA", (5, 5)), "PNG")) == 255).all()
+
+
+def test_animations_give_their_first_frame(decoder: Decoder) -> None:
+    first, second = files.picture(), Image.new("RGB", (40, 24), "red")
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        data = files.encoded(first, kind, save_all=True, append_images=[second], **options)
+        np.testing.assert_array_equal(one(decoder, data), files.bgr(first))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"BM is how this letter begins, dear reader",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"\0\0\0\x1cftypavif\0\0\0\0",
+        b"P5\n1 1\n255\n\0",
+        b"\0\0\1\0\1\0\x10\x10",
+        b"RIFF\0\0\0\0WAVE",
+    ],
+)
+def test_other_formats_are_told_what_is_read(decoder: Decoder, data: bytes) -> None:
+    with pytest.raises(UnsupportedMedia, match="JPEG, PNG, WebP, BMP, TIFF, GIF and PDF"):
+        decoder.pages(data)
+
+
+def giant(kind: str) -> bytes:
+    data = bytearray(files.encoded(files.picture(), kind))
+    if kind == "PNG":
+        return files.png(60_000, 60_000)
+    if kind == "JPEG":
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+    elif kind == "BMP":
+        data[18:26] = struct.pack("<ii", 60_000, -60_000)
+    else:
+        data[26:30] = struct.pack("<HH", 16_000, 16_000)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
+def test_size_is_checked_before_decoding(decoder: Decoder, kind: str) -> None:
+    with pytest.raises(TooLarge, match="--max-pixels"):
+        decoder.pages(giant(kind))
+
+
+def test_the_limit_is_inclusive() -> None:
+    data = files.encoded(files.picture(size=(10, 10)), "PNG")
+    with Decoder(Limits(max_pixels=100)) as decoder:
+        assert decoder.pages(data).count == 1
+    with Decoder(Limits(max_pixels=99)) as decoder, pytest.raises(TooLarge, match="10 x 10"):
+        decoder.pages(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
+@pytest.mark.parametrize("tenth", range(10))
+def test_nothing_is_half_read(decoder: Decoder, kind: str, tenth: int) -> None:
+    noise = np.random.default_rng(5).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    data = files.encoded(Image.fromarray(noise), kind)
+    with pytest.raises((Undecodable, UnsupportedMedia)):
+        list(decoder.pages(data[: len(data) * tenth // 10]))
+
+
+def test_a_png_whose_pixels_are_all_there_is_read(decoder: Decoder) -> None:
+    picture = files.picture()
+    data = files.encoded(picture, "PNG")
+    np.testing.assert_array_equal(one(decoder, data[:-12]), files.bgr(picture))
+    np.testing.assert_array_equal(one(decoder, data[:-14]), files.bgr(picture))
+
+
+def test_a_damaged_png_is_refused(decoder: Decoder) -> None:
+    data = bytearray(files.encoded(files.picture(), "PNG"))
+    data[data.index(b"IDAT") + 20] ^= 1
+    with pytest.raises(Undecodable, match="checksum of its IDAT"):
+        decoder.pages(bytes(data))
+
+
+def test_text_bombs_and_bad_profiles_are_not_even_looked_at(
+    decoder: Decoder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bomb = zlib.compress(bytes(50_000_000))
+    data = files.png(
+        2,
+        1,
+        (b"zTXt", b"Comment\0\0" + bomb),
+        (b"iCCP", b"profile\0\7" + bomb),
+        (b"acTL", b"\0\0"),
+        (b"zTXt", b"Raw profile type exif\0\0" + bomb),
+        rows=b"\0\1\2",
+    )
+    assert one(decoder, data)[0, :, 0].tolist() == [1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_can_run_away_is_sent_to_a_helper(decoder: Decoder) -> None:
+    data = files.encoded(files.picture(), "JPEG", progressive=True)
+    assert not read_jpeg(data).runaway
+    scans = data + b"\xff\xda\0\0" * 100
+    assert read_jpeg(scans).runaway
+    np.testing.assert_array_equal(one(decoder, scans), one(decoder, data))
+
+
+def test_a_sequential_jpeg_has_one_scan_whatever_follows(decoder: Decoder) -> None:
+    data = files.encoded(files.picture(), "JPEG")
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    many = data[:-2] + scan * 100 + data[-2:]
+    assert not read_jpeg(many).runaway
+    np.testing.assert_array_equal(one(decoder, many), one(decoder, data))
+
+
+def test_run_length_bmp(decoder: Decoder) -> None:
+    # Two rows of two pixels, absolute and encoded runs, palette of two greys.
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 8, 1, 8, 0, 0, 2, 0)
+    rows = b"\2\0\0\0" + b"\1\0\1\1\0\1"
+    palette = b"\x10\x10\x10\0\xf0\xf0\xf0\0"
+    offset = 14 + len(header) + len(palette)
+    data = b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset) + header + palette + rows
+    assert read_bmp(data).runaway
+    assert one(decoder, data)[..., 0].tolist() == [[0x10, 0xF0], [0x10, 0x10]]
+
+
+def test_header_and_pixels_must_agree(decoder: Decoder) -> None:
+    data = bytearray(files.encoded(files.picture(), "WEBP", exif=orientation_block(1)))
+    data[24] += 1
+    with pytest.raises(Undecodable):
+        list(decoder.pages(bytes(data)))
+
+
+def test_flipped_bytes_do_no_harm(decoder: Decoder) -> None:
+    chance = random.Random(7)
+    kinds = [files.encoded(files.picture(), kind) for kind in ("PNG", "JPEG", "BMP", "WEBP")]
+    for _ in range(400):
+        data = bytearray(chance.choice(kinds))
+        for _ in range(chance.choice([1, 3, 20])):
+            data[chance.randrange(chance.choice([60, len(data)])) % len(data)] = chance.randrange(
+                256
+            )
+        try:
+            for page in decoder.pages(bytes(data)):
+                assert page.shape[2] == 3
+        except InputError:
+            pass
+
+
+@pytest.mark.parametrize("dpi", [0, 35, 1201, -144])
+def test_resolution_is_bounded(decoder: Decoder, dpi: int) -> None:
+    with pytest.raises(BadRequest, match="36 to 1200"):
+        decoder.pages(b"%PDF-1.4", pdf_dpi=dpi)
+
+
+def test_real_odd_files_give_pages_or_a_refusal(
+    decoder: Decoder, shared_data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    read = set()
+    for path in sorted([*(shared_data / "odd").iterdir(), *(shared_data / "pdf").iterdir()]):
+        try:
+            for page in decoder.pages(path.read_bytes()):
+                assert page.dtype == np.uint8 and page.shape[2] == 3
+            read.add(path.name)
+        except InputError as error:
+            assert len(str(error)) > 20
+    assert len(read) > 35
+    assert capfd.readouterr() == ("", "")
+    white = decoder.pages(
+        (shared_data / "odd/rapidocr__white_font_color_transparent.png").read_bytes()
+    )
+    assert next(white)[0, 0].tolist() == [0, 0, 0]

@@ -1,0 +1,252 @@
+"""The helpers: what runs away is stopped, what dies is replaced, nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import imaging_files as files
+import numpy as np
+import pytest
+
+from serving.errors import NotReady, TimedOut, Undecodable
+from serving.imaging.decode import Decoder
+
+GOOD = files.paper("0 0 9 9")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came about")
+
+
+def read(decoder: Decoder, data: bytes = GOOD) -> int:
+    return sum(1 for _ in decoder.pages(data))
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def is_running(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_helpers_start_late_are_reused_and_leave_nothing() -> None:
+    before, descriptors = files.children(), open_files()
+    with Decoder() as decoder:
+        assert files.children() == before
+        read(decoder)
+        helpers = files.children() - before
+        assert len(helpers) == 1
+        for _ in range(5):
+            read(decoder)
+        assert files.children() - before == helpers
+    assert files.children() == before
+    assert open_files() == descriptors
+
+
+def test_a_forgotten_decoder_ends_its_helpers() -> None:
+    before = files.children()
+    decoder = Decoder()
+    read(decoder)
+    del decoder
+    gc.collect()
+    assert files.children() == before
+
+
+def test_endless_work_is_stopped() -> None:
+    with Decoder(helpers=1, page_seconds=0.5) as decoder:
+        pages = decoder.pages(files.endless_pdf())
+        with pytest.raises(Undecodable, match=r"page 1: .* processor time"):
+            next(pages)
+        assert read(decoder) == 1
+
+
+def test_memory_is_limited() -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (3000, 3000, 3), dtype=np.uint8)
+    data = files.encoded(files.Image.fromarray(noise), "TIFF")
+    with Decoder(helpers=1, memory_bytes=16 << 20) as decoder:
+        with pytest.raises(Undecodable, match="more than 16 MiB of memory"):
+            list(decoder.pages(data))
+        assert read(decoder) == 1
+
+
+def test_a_helper_killed_at_work_costs_one_request() -> None:
+    before = files.children()
+    with Decoder(helpers=1) as decoder, ThreadPoolExecutor() as threads:
+        pages = decoder.pages(files.endless_pdf())
+        (helper,) = files.children() - before
+        answer = threads.submit(next, pages)
+        wait_until(lambda: "R" in Path(f"/proc/{helper}/stat").read_text().split()[2])
+        os.kill(helper, signal.SIGSEGV)
+        with pytest.raises(Undecodable, match=r"crashed its decoder \(SIGSEGV\)"):
+            answer.result()
+        assert read(decoder) == 1
+    assert files.children() == before
+
+
+def test_a_helper_killed_while_idle_costs_nothing() -> None:
+    before = files.children()
+    with Decoder(helpers=1) as decoder:
+        document = decoder.pages(files.paper("0 0 9 9", "0 0 9 9"))
+        next(document)
+        (helper,) = files.children() - before
+        os.kill(helper, signal.SIGKILL)
+        wait_until(lambda: not is_running(helper))
+        assert next(document).shape == (18, 18, 3)
+        assert helper not in files.children()
+
+
+def test_a_helper_that_does_not_answer_is_killed() -> None:
+    before = files.children()
+    with Decoder(helpers=1, page_seconds=0.1) as decoder:
+        read(decoder)
+        (helper,) = files.children() - before
+        os.kill(helper, signal.SIGSTOP)
+        with pytest.raises(TimedOut, match="try again later"):
+            decoder.pages(GOOD)
+        assert helper not in files.children()
+        assert read(decoder) == 1
+
+
+def test_closing_while_others_work_and_wait() -> None:
+    before = files.children()
+    decoder = Decoder(helpers=1)
+    documents = [decoder.pages(files.endless_pdf()) for _ in range(3)]
+    (helper,) = files.children() - before
+    with ThreadPoolExecutor() as threads:
+        answers = [threads.submit(next, document) for document in documents]
+        wait_until(lambda: "R" in Path(f"/proc/{helper}/stat").read_text().split()[2])
+        decoder.close()
+        for answer in answers:
+            with pytest.raises(NotReady, match="stopping"):
+                answer.result()
+    assert files.children() == before
+    with pytest.raises(NotReady):
+        decoder.pages(GOOD)
+    decoder.close()
+
+
+def test_many_threads_share_few_helpers() -> None:
+    before = files.children()
+    most = 0
+    data = [files.paper(*[f"0 0 {9 + k} {9 + page}" for page in range(3)]) for k in range(8)]
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            found = decoder.pages(data[number], pdf_dpi=72)
+            for page, image in enumerate(found):
+                assert image.shape == (9 + page, 9 + number, 3)
+
+    with Decoder(helpers=2) as decoder:
+        with ThreadPoolExecutor(8) as threads:
+            answers = [threads.submit(work, number) for number in range(8)]
+            while not all(answer.done() for answer in answers):
+                most = max(most, len(files.children() - before))
+                time.sleep(0.01)
+            for answer in answers:
+                answer.result()
+        assert 1 <= most <= 2
+
+
+def script(tmp_path: Path, body: str) -> subprocess.Popen[str]:
+    """A program without a main guard, run outside the repository."""
+    path = tmp_path / "program.py"
+    head = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    path.write_text(head + textwrap.dedent(body))
+    (tmp_path / "document.pdf").write_bytes(GOOD)
+    (tmp_path / "endless.pdf").write_bytes(files.endless_pdf())
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(path)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
+    program = script(
+        tmp_path,
+        """
+        from pathlib import Path
+        from serving.imaging.decode import Decoder
+        decoder = Decoder()
+        print(next(decoder.pages(Path("document.pdf").read_bytes())).shape)
+        """,
+    )
+    output, _ = program.communicate(timeout=60)
+    assert (program.returncode, output) == (0, "(18, 18, 3)\n")
+
+
+def test_helpers_end_with_their_server_even_inside_a_decoder(tmp_path: Path) -> None:
+    program = script(
+        tmp_path,
+        """
+        import subprocess, threading
+        from pathlib import Path
+        from serving.imaging.decode import Decoder
+        decoder = Decoder(page_seconds=1000)
+        busy = decoder.pages(Path("endless.pdf").read_bytes())
+        list(decoder.pages(Path("document.pdf").read_bytes()))
+        threading.Thread(target=next, args=(busy,)).start()
+        list(decoder.pages(Path("document.pdf").read_bytes()))
+        pool = decoder._sandbox._pool
+        print(*[helper._process.pid for helper in pool._alive], flush=True)
+        """,
+    )
+    assert program.stdout is not None
+    helpers = [int(number) for number in program.stdout.readline().split()]
+    assert helpers and all(is_running(helper) for helper in helpers)
+    program.kill()
+    program.communicate()
+    wait_until(lambda: not any(is_running(helper) for helper in helpers))
+
+
+def test_a_forked_child_leaves_its_parents_helpers_alone() -> None:
+    before = files.children()
+    program = [sys.executable, "-W", "ignore", "-c"]
+    body = f"""
+import os, sys
+sys.path[:] = {sys.path!r}
+import imaging_files as files
+from serving.imaging.decode import Decoder
+decoder = Decoder()
+list(decoder.pages(files.paper("0 0 9 9")))
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+(helper,) = files.children()
+assert len(list(decoder.pages(files.paper("0 0 9 9")))) == 1
+assert files.children() == {{helper}}
+"""
+    subprocess.run([*program, body], check=True, timeout=60)
+    assert files.children() == before
+
+
+def test_helpers_load_no_backend(tmp_path: Path) -> None:
+    body = (
+        f"import sys; sys.path[:] = {sys.path!r}; import serving.imaging.sandbox.worker; "
+        "print([name for name in ('cv2', 'openvino', 'onnxruntime', 'flask', 'pydantic') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,318 @@
+"""The store: fetching from official hosts and local files, verified, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from store_server import FILES, ModelServer, serving_models, tar_of
+
+from serving.errors import FetchError, ModelInvalid, ModelMissing
+from serving.models.disk import disk_errors
+from serving.models.manifest import OfficialSource, WheelSource
+from serving.models.store import Store
+
+NAME = "PP-OCRv4_server_det"  # published as a Paddle graph only
+BOTH = "PP-OCRv5_mobile_det"  # and this one as ONNX, too
+ARCHIVE = f"/{NAME}_infer.tar"
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    with serving_models() as running:
+        running.files[ARCHIVE] = tar_of(FILES)
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def left_over(store: Store) -> set[str]:
+    """What lies in the store beside models."""
+    return {path.name for path in store.root.iterdir()} - {".lock", "hashes.json"}
+
+
+def test_fetches_the_publishers_archive(server: ModelServer, store: Store) -> None:
+    done = store.fetch(NAME, mirror=server.url)
+    assert done == f"fetched from {server.url}{ARCHIVE}"
+    assert contents(store.folder(NAME)) == FILES
+    assert left_over(store) == {NAME}
+
+
+def test_a_complete_model_is_left_alone(server: ModelServer, store: Store) -> None:
+    store.fetch(NAME, mirror=server.url)
+    assert store.fetch(NAME, mirror=server.url) == "already there"
+    assert server.asked[ARCHIVE] == 1
+
+
+def test_onnx_is_preferred_where_it_is_published(server: ModelServer, store: Store) -> None:
+    onnx = {"inference.yml": FILES["inference.yml"], "inference.onnx": b"graph"}
+    server.files[f"/{BOTH}_onnx_infer.tar"] = tar_of(onnx)
+    store.fetch(BOTH, mirror=server.url)
+    assert contents(store.folder(BOTH)) == onnx
+
+
+def test_the_next_package_is_tried_and_it_is_said(server: ModelServer, store: Store) -> None:
+    server.files[f"/{BOTH}_infer.tar"] = tar_of(FILES)
+    said: list[str] = []
+
+    class Ear:
+        from serving.models.progress import Quiet
+
+        bar = Quiet().bar
+
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    store.fetch(BOTH, mirror=server.url, progress=Ear())
+    assert contents(store.folder(BOTH)) == FILES
+    assert said == [f"{server.url}/{BOTH}_onnx_infer.tar: not there (HTTP 404); trying elsewhere"]
+
+
+def test_file_by_file_as_hugging_face_has_it(server: ModelServer, store: Store) -> None:
+    old = {"inference.pdmodel" if n == "inference.json" else n: c for n, c in FILES.items()}
+    server.files = {f"/PaddlePaddle/{NAME}/resolve/main/{name}": c for name, c in old.items()}
+    store.fetch(NAME, mirror=server.url + "/PaddlePaddle/{package}/resolve/main/{file}")
+    assert contents(store.folder(NAME)) == old
+
+
+def test_a_cut_off_transfer_leaves_nothing(server: ModelServer, store: Store) -> None:
+    server.cut.add(ARCHIVE)
+    with pytest.raises(FetchError, match=r"cut off \(IncompleteRead\(56320 bytes read"):
+        store.fetch(NAME, mirror=server.url)
+    assert left_over(store) == set()
+    with pytest.raises(ModelMissing):
+        store.folder(NAME)
+
+
+def test_a_page_in_place_of_an_archive_is_refused(server: ModelServer, store: Store) -> None:
+    server.files[ARCHIVE] = b"<html>please sign in</html>"
+    with pytest.raises(FetchError, match="no tar or zip archive"):
+        store.fetch(NAME, mirror=server.url)
+    assert left_over(store) == set()
+
+
+def test_an_archive_without_graph_is_refused(server: ModelServer, store: Store) -> None:
+    server.files[ARCHIVE] = tar_of({"inference.yml": b"x"})
+    with pytest.raises(FetchError, match=r"_infer\.tar: lacks a graph"):
+        store.fetch(NAME, mirror=server.url)
+    assert left_over(store) == set()
+
+
+def test_no_server_at_all(store: Store) -> None:
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        store.fetch(NAME, mirror="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("mirror", ["ftp://host", "host/models", "http://host/{name}", "http://{"])
+def test_a_mirror_that_is_none(store: Store, mirror: str) -> None:
+    with pytest.raises(FetchError, match="--mirror"):
+        store.fetch(NAME, mirror=mirror)
+
+
+def test_the_first_hash_is_held(server: ModelServer, store: Store, tmp_path: Path) -> None:
+    store.fetch(NAME, mirror=server.url)
+    store.folder(NAME).rename(tmp_path / "moved")
+    server.files[ARCHIVE] = tar_of({**FILES, "inference.pdiparams": b"other weights"})
+    with pytest.raises(FetchError, match="--accept-new-hash"):
+        store.fetch(NAME, mirror=server.url)
+    assert left_over(store) == set()
+
+    store.fetch(NAME, mirror=server.url, accept_new_hash=True)
+    (store.folder(NAME)).rename(tmp_path / "moved too")
+    assert store.fetch(NAME, mirror=server.url).startswith("fetched")
+    recorded = json.loads((store.root / "hashes.json").read_text())
+    assert recorded[NAME]["sha256"].keys() == FILES.keys()
+
+
+def test_a_broken_hash_file_is_told(server: ModelServer, store: Store) -> None:
+    store.root.mkdir()
+    (store.root / "hashes.json").write_text("{half")
+    with pytest.raises(FetchError, match="not valid JSON"):
+        store.fetch(NAME, mirror=server.url)
+
+
+def test_half_a_model_of_somebody_else_is_told_not_mended(
+    server: ModelServer, store: Store
+) -> None:
+    folder = store.root / NAME
+    folder.mkdir(parents=True)
+    (folder / "inference.yml").write_bytes(b"x")
+    (folder / "inference.json").write_bytes(b"{}")
+    (folder / "inference.pdiparams").touch()  # no bytes: a full disk, once
+    with pytest.raises(ModelInvalid, match=r"lacks inference\.pdiparams"):
+        store.folder(NAME)
+    with pytest.raises(ModelInvalid, match=r"move .* away"):
+        store.fetch(NAME, mirror=server.url)
+    assert len(contents(folder)) == 3
+
+
+def test_an_empty_folder_counts_as_nothing(server: ModelServer, store: Store) -> None:
+    (store.root / NAME).mkdir(parents=True)
+    store.fetch(NAME, mirror=server.url)
+    assert contents(store.folder(NAME)) == FILES
+
+
+CHILD = """
+import sys
+from serving.models.store import Store
+print(Store(sys.argv[1]).fetch(sys.argv[2], mirror=sys.argv[3]))
+"""
+
+
+def child(store: Store, server: ModelServer) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(store.root), NAME, server.url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_fetch_leaves_only_what_the_next_removes(
+    server: ModelServer, store: Store
+) -> None:
+    server.held.add(ARCHIVE)
+    with child(store, server) as process:
+        assert server.half_sent.wait(60)
+        process.send_signal(signal.SIGKILL)
+    assert left_over(store) == {".staging"}
+    server.held.clear()
+    store.fetch(NAME, mirror=server.url)
+    assert contents(store.folder(NAME)) == FILES
+    assert left_over(store) == {NAME}
+
+
+def test_two_at_once_fetch_once(server: ModelServer, store: Store) -> None:
+    server.held.add(ARCHIVE)
+    with child(store, server) as first:
+        assert server.half_sent.wait(60)
+        with child(store, server) as second:
+            server.go_on.set()
+            said = {first.communicate()[0].split()[0], second.communicate()[0].split()[0]}
+    assert said == {"fetched", "already"}
+    assert server.asked[ARCHIVE] == 1
+    assert contents(store.folder(NAME)) == FILES
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing(server: ModelServer, store: Store) -> None:
+    limited = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, {resource.RLIM_INFINITY}))\n"
+    )
+    command = [sys.executable, "-c", limited + CHILD, str(store.root), NAME, server.url]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "serving.errors.FetchError" in done.stderr
+    assert "File too large" in done.stderr
+    assert left_over(store) == set()
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FetchError, match="disk is full"),
+        disk_errors(tmp_path),
+        Path("/dev/full").open("wb") as full,
+    ):
+        full.write(b"x")
+        full.flush()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_store_that_may_not_be_written_is_told(server: ModelServer, store: Store) -> None:
+    store.root.mkdir()
+    store.root.chmod(0o500)
+    with pytest.raises(FetchError, match="writable"):
+        store.fetch(NAME, mirror=server.url)
+
+
+def test_from_a_folder_and_from_an_archive(store: Store, tmp_path: Path) -> None:
+    packed = tmp_path / "my.tar.gz"
+    packed.write_bytes(tar_of(FILES, mode="w:gz"))
+    store.fetch("my_rec", source=packed)
+    assert contents(store.folder("my_rec")) == FILES
+
+    (store.folder("my_rec") / "readme.md").touch()  # no part of a model
+    store.fetch("my_other", source=store.folder("my_rec"))
+    assert contents(store.folder("my_other")) == FILES
+    assert store.digest(store.folder("my_other")) == store.digest(store.folder("my_rec"))
+
+
+def test_from_elsewhere_never_replaces_another_model(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(FILES))
+    (tmp_path / "b.tar").write_bytes(tar_of({**FILES, "inference.json": b"{}"}))
+    store.fetch("my_rec", source=tmp_path / "a.tar")
+    assert store.fetch("my_rec", source=tmp_path / "a.tar") == "already there"
+    with pytest.raises(FetchError, match="another model of this name"):
+        store.fetch("my_rec", source=tmp_path / "b.tar")
+    assert contents(store.folder("my_rec")) == FILES
+
+
+def test_from_a_folder_that_is_no_model(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalid, match=r"lacks inference\.yml and a graph"):
+        store.fetch("my_rec", source=tmp_path)
+
+
+def test_inference_yml_is_written_where_it_is_known(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "inference.onnx").write_bytes(b"\x08\x08")  # ONNX, with nothing in it
+    store.fetch("PP-OCRv4_mobile_det", source=tmp_path)
+    written = yaml.safe_load((store.folder("PP-OCRv4_mobile_det") / "inference.yml").read_text())
+    assert written["Global"] == {"model_name": "PP-OCRv4_mobile_det"}
+    assert written["PostProcess"]["unclip_ratio"] == 1.5
+    with pytest.raises(FetchError, match="no dictionary"):
+        store.fetch("PP-OCRv4_mobile_rec", source=tmp_path)
+
+
+def test_the_digest_is_of_names_and_bytes(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(FILES))
+    store.fetch("my_rec", source=tmp_path / "a.tar")
+    folder = store.folder("my_rec")
+    first = store.digest(folder)
+    (folder / "inference.json").rename(folder / "inference.pdmodel")
+    assert store.digest(folder) != first
+    (folder / "inference.yml").write_bytes(b"other")
+    with pytest.raises(ModelInvalid):
+        store.digest(tmp_path)
+
+
+def test_a_missing_model_names_the_way(store: Store) -> None:
+    with pytest.raises(ModelMissing, match=r"scripts/fetch_models\.sh, or: ocr-hpi fetch PP-OCRv4"):
+        store.folder("PP-OCRv4_mobile_det")
+    with pytest.raises(ModelMissing, match=r"mean PP-OCRv4_mobile_det\?.*--from"):
+        store.fetch("PP-OCRv4_mobil_det")
+
+
+def test_a_users_folder_is_read_where_it_is(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalid, match="no such model folder"):
+        store.folder("PP-OCRv4_mobile_det", tmp_path / "nothing")
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    assert store.folder("PP-OCRv4_mobile_det", tmp_path) == tmp_path
+    assert not store.root.exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "/abs", "engines", "a b", "-x"])
+def test_a_name_is_one_plain_folder(store: Store, name: str) -> None:
+    with pytest.raises(ModelMissing, match="cannot be a model's name"):
+        store.fetch(name)
+
+
+def test_the_manifest_knows_what_paddlex_knows(store: Store) -> None:
+    models = store.manifest.models
+    assert len(models) == 44  # 9 det, 32 rec and 2 line classifiers of PaddleX 3.7; one of our own
+    official = {m.name for m in models.values() if isinstance(m.sources[-1], OfficialSource)}
+    assert set(models) - official == {"ch_ppocr_mobile_v2.0_cls"}
+    for model in models.values():
+        assert model.licence == "Apache-2.0"
+        wheels = [s for s in model.sources if isinstance(s, WheelSource)]
+        assert all(len(source.wheel.sha256) == 64 for source in wheels)
+        assert not wheels or model.inference_yml in store.manifest.templates

@@ -1,0 +1,108 @@
+"""The fused graph computes what the plain one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from serving.config.model import DetectionModel, Model, Normalisation, RecognitionModel
+from serving.errors import ModelInvalid
+from serving.optimize.fuse import fuse
+
+CLASSES = 7
+RGB = Normalisation(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "RGB")
+BGR = Normalisation(order="BGR")
+
+
+def recogniser(path: Path, opset: int) -> None:
+    """(N, 3, 8, W) -> (N, W, CLASSES): a softmax over a mix of each column."""
+    rng = np.random.default_rng(0)
+    weights = numpy_helper.from_array(rng.normal(size=(24, CLASSES)).astype(np.float32), "weights")
+    shape = numpy_helper.from_array(np.array([0, -1, 24], np.int64), "shape")
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["columns"], perm=[0, 3, 1, 2]),
+        helper.make_node("Reshape", ["columns", "shape"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["y"], axis=2),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "T", CLASSES])
+    graph = helper.make_graph(nodes, "tiny", [x], [y], [weights, shape])
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+
+def run(path: Path, x: np.ndarray) -> list[np.ndarray]:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})
+
+
+def plain_input(image: np.ndarray, norm: Normalisation) -> np.ndarray:
+    pixels = image[..., ::-1] if norm.order == "RGB" else image
+    planes = (pixels * norm.scale - norm.mean) / norm.std
+    return planes.transpose(0, 3, 1, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("opset", [11, 17, 18])
+@pytest.mark.parametrize("norm", [RGB, BGR], ids=["RGB", "BGR"])
+def test_a_fused_recogniser_gives_the_best_class_its_probability_and_the_spaces(
+    tmp_path: Path, opset: int, norm: Normalisation
+) -> None:
+    model = RecognitionModel("tiny", norm, 8, 32, tuple("abcdefg"))
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    recogniser(plain, opset)
+    fuse(plain, model, fused)
+    image = np.random.default_rng(1).integers(0, 256, (2, 8, 20, 3), np.uint8)
+    (wanted,) = run(plain, plain_input(image, norm))
+    index, score, space = run(fused, image)
+    assert index.dtype == np.int64
+    np.testing.assert_array_equal(index, wanted.argmax(axis=2))
+    np.testing.assert_allclose(score, wanted.max(axis=2), atol=1e-5)
+    np.testing.assert_allclose(space, wanted[..., -1], atol=1e-5)
+
+
+def test_a_fused_detector_gives_its_map_in_255ths(tmp_path: Path) -> None:
+    model: Model = DetectionModel("tiny", RGB)
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1]),
+        helper.make_node("Sigmoid", ["mean"], ["map"]),
+        helper.make_node("Identity", ["map"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1, "H", "W"])
+    graph = helper.make_graph(nodes, "tiny", [x], [y])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), plain)
+    fuse(plain, model, fused)
+    image = np.random.default_rng(1).integers(0, 256, (1, 8, 20, 3), np.uint8)
+    (found,), (wanted,) = run(fused, image), run(plain, plain_input(image, RGB))
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, 255 * wanted, atol=0.501)
+
+
+def test_a_detector_of_another_kind_is_refused(tmp_path: Path) -> None:
+    recogniser(tmp_path / "plain.onnx", 17)
+    with pytest.raises(ModelInvalid, match="ends in Softmax"):
+        fuse(tmp_path / "plain.onnx", DetectionModel("tiny", RGB), tmp_path / "out.onnx")
+
+
+def test_a_dictionary_of_another_size_is_refused(tmp_path: Path) -> None:
+    recogniser(tmp_path / "plain.onnx", 17)
+    model = RecognitionModel("tiny", BGR, 8, 32, tuple("abc"))
+    with pytest.raises(ModelInvalid, match=r"7 classes, but its inference\.yml 3"):
+        fuse(tmp_path / "plain.onnx", model, tmp_path / "out.onnx")
+
+
+def test_another_kind_of_graph_is_refused(tmp_path: Path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 5])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "flat", [x], [y])
+    onnx.save(helper.make_model(graph), tmp_path / "flat.onnx")
+    with pytest.raises(ModelInvalid, match="not \\(N, 3, H, W\\)"):
+        fuse(tmp_path / "flat.onnx", DetectionModel("flat", RGB), tmp_path / "out.onnx")

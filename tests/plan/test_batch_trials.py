@@ -1,0 +1,202 @@
+"""Short lines on a processor: several go into one call, where that pays and changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import corpus
+from serving.config import load_config
+from serving.config.pipeline import HpiConfig
+from serving.engines.base import Array, EngineSpec
+from serving.engines.factory import open_fused
+from serving.engines.fake import FakeEngine, width_as_text
+from serving.errors import ConfigError, EngineError
+from serving.machine import usable_cores
+from serving.models.pipeline_models import PipelineModel, parts
+from serving.models.progress import Quiet
+from serving.ocr.pipeline import Pipeline
+from serving.ocr.recognise import Recogniser
+from serving.plan.build import Builder
+from serving.plan.calibration import calibration_set
+from serving.plan.candidates import candidates
+from serving.plan.graphs import Graphs
+from serving.plan.load import find_plan, open_pipeline
+from serving.plan.plan import BatchTrial, Plan
+from serving.plan.trials import measure_batches, pays
+
+YAML = "configs/PP-OCRv4_mobile.yaml"
+SECTION = "TextRecognition"
+
+
+@pytest.fixture(scope="module")
+def part(repo: Path, built: Path) -> PipelineModel:
+    return next(part for part in parts(load_config(repo / YAML), built) if part.section == SECTION)
+
+
+def test_so_many_go_together_as_one_call_has_room_for() -> None:
+    spec = EngineSpec("openvino", batch=4)
+    widths = (96, 128, 144, 256, 272, 3200)
+    assert [spec.max_batch(width) for width in widths] == [4, 4, 2, 2, 1, 1]
+    assert EngineSpec("openvino", batch=3).max_batch(96) == 2
+    assert EngineSpec("openvino").max_batch(96) == 1
+    assert (
+        EngineSpec("tensorrt", device="gpu:0", batch=8).max_batch(96) == 1
+    )  # it dynamic_batching itself
+
+
+def test_warming_runs_every_number_of_lines() -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def note(images: Array) -> tuple[Array, ...]:
+        calls.append(images.shape)
+        return width_as_text(images)
+
+    engine = FakeEngine(note)
+    engine.spec = EngineSpec("fake", batch=4)
+    engine.warm(48, 96)
+    engine.warm(48, 320)
+    assert calls == [(1, 48, 96, 3), (2, 48, 96, 3), (4, 48, 96, 3), (1, 48, 320, 3)]
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_real_engines_read_a_line_the_same_among_others(
+    part: PipelineModel, built: Path, backend: str
+) -> None:
+    spec = EngineSpec(backend, streams=2, threads=2)
+    graph = Graphs(built).find(part.folder, part.model)
+    with closing(open_fused(graph, spec, part.model)) as engine:
+        reader = Recogniser(engine, part.model, restore_spaces=False)  # type: ignore[arg-type]
+        found = measure_batches(engine, [reader.fit(c) for c in calibration_set().crops[::4]])
+    assert found is not None
+    assert found.same
+    assert 0.2 < found.times < 2
+
+
+def lines(*widths: int) -> list[Array]:
+    return [np.full((48, width, 3), place, np.uint8) for place, width in enumerate(widths)]
+
+
+def test_an_engine_that_mixes_lines_does_not_read_them_together() -> None:
+    def mixed(images: Array) -> tuple[Array, ...]:
+        index, score, space = width_as_text(images)
+        return index, score + np.float32(1e-7) * (len(images) == 2), space
+
+    engine = FakeEngine(mixed)
+    found = measure_batches(engine, lines(96, 96, 96, 96, 96, 160))
+    assert found is not None
+    assert not found.same
+    assert not pays(found)
+    assert measure_batches(engine, lines(96, 112, 512, 512)) is None
+
+
+def test_it_has_to_pay() -> None:
+    assert pays(BatchTrial(0.9, same=True))
+    assert not pays(BatchTrial(0.97, same=True))
+    assert not pays(BatchTrial(0.5, same=False))
+
+
+def with_batch(built: Path, repo: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """Opens the default pipeline with so many lines a call, whatever was chosen."""
+    load = Plan.from_plain
+
+    def changed(data: dict) -> Plan:
+        plan = load(data)
+        model = plan.models[SECTION]
+        choice = dataclasses.replace(model.choice, batch=batch)
+        models = {**plan.models, SECTION: dataclasses.replace(model, choice=choice)}
+        return dataclasses.replace(plan, models=models)
+
+    monkeypatch.setattr(Plan, "from_plain", changed)
+    return open_pipeline(repo / YAML, models=built)
+
+
+def test_a_page_reads_the_same_with_its_short_lines_together(
+    repo: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [page.image for page in corpus.pages(seed=7, count=4)]
+    read, calls = {}, {}
+    for batch in (1, 4):
+        told: list[int] = []
+        opened = with_batch(built, repo, batch, monkeypatch)
+        pipeline = opened.observed(lambda _, count, told=told: told.append(count))
+        read[batch] = [pipeline.read(page).lines for page in pages]
+        calls[batch] = told
+        pipeline.close()
+        monkeypatch.undo()
+    assert read[4] == read[1]
+    assert set(calls[1]) == {1}
+    assert {2, 4} <= set(calls[4]) <= {1, 2, 4}
+    assert sum(calls[4]) == sum(calls[1])
+
+
+def test_the_plan_says_whether_it_pays(repo: Path, built: Path) -> None:
+    model = find_plan(load_config(repo / YAML), built).models[SECTION]
+    assert model.batch_trial is not None
+    assert model.batch_trial.same
+    assert model.choice.batch == (4 if pays(model.batch_trial) else 1)
+    assert model.trial is not None
+    assert model.trial.verdict == "chosen"
+
+
+def test_the_yaml_may_say_how_many() -> None:
+    two = HpiConfig(backend="openvino", backend_config={"batch": 2})
+    assert {spec.batch for spec in candidates(two, cores=2, lines=True)} == {2}
+    assert {spec.batch for spec in candidates(two, cores=2)} == {1}
+    for wrong in (0, 3, 64, "2", 2.0, None):
+        with pytest.raises(ConfigError, match="batch: must be 1, 2 or 4 on a processor"):
+            candidates(HpiConfig(backend_config={"batch": wrong}), cores=2, lines=True)
+
+
+def built_with(repo: Path, store: Path, hpi: str) -> Plan:
+    yaml = store.parent / "batch.yaml"
+    yaml.write_text((repo / YAML).read_text() + f"\nhpi_config: {hpi}\n")
+    plan, made = Builder(store, usable_cores(), Quiet()).build(load_config(yaml))
+    assert made
+    return plan
+
+
+def calibrate_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = calibration_set()
+    few = dataclasses.replace(few, pages=few.pages[:2], crops=few.crops[:40], texts=few.texts[:40])
+    monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
+
+
+def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
+    repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate_with_few(monkeypatch)
+    fixed = "{auto_config: False, backend: onnxruntime, backend_config: {batch: %d}}"
+    alone = built_with(repo, store, fixed % 1).models[SECTION]
+    assert alone.batch_trial is None
+    assert alone.choice.batch == 1
+    model = built_with(repo, store, fixed % 2).models[SECTION]
+    assert model.batch_trial is not None
+    assert model.choice.batch == 2
+    only = "{backend: onnxruntime, backend_config: {precision: float32%s}}"
+    paid = BatchTrial(0.5, same=True)
+    monkeypatch.setattr("serving.plan.trials.measure_batches", lambda *_: paid)
+    assert built_with(repo, store, only % "").models[SECTION].choice.batch == 4
+    assert built_with(repo, store, only % ", batch: 1").models[SECTION].choice.batch == 1
+    mixed = BatchTrial(0.5, same=False)
+    monkeypatch.setattr("serving.plan.trials.measure_batches", lambda *_: mixed)
+    with pytest.raises(EngineError, match="leave batch out"):
+        built_with(repo, store, fixed % 4)
+
+
+def test_a_model_that_takes_one_line_is_built_all_the_same(
+    repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("takes one")
+
+    calibrate_with_few(monkeypatch)
+    monkeypatch.setattr("serving.plan.trials.measure_batches", fail)
+    hpi = "{backend: onnxruntime, backend_config: {streams: 1}}"
+    model = built_with(repo, store, hpi).models[SECTION]
+    assert model.choice.batch == 1
+    assert model.batch_trial == BatchTrial(reason="takes one")

@@ -1,0 +1,239 @@
+"""The engine plan: keys, trials behind the gate on real models, nothing left half done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from serving.config import PipelineConfig, load_config
+from serving.config.gate import Gate
+from serving.config.pipeline import HpiConfig
+from serving.engines.base import EngineSpec
+from serving.errors import ConfigError, PlanError
+from serving.machine import usable_cores
+from serving.models.pipeline_models import PipelineModel, parts
+from serving.models.progress import Quiet
+from serving.plan.build import Builder
+from serving.plan.calibration import Calibration, calibration_set
+from serving.plan.candidates import candidates
+from serving.plan.graphs import Graphs
+from serving.plan.load import find_plan
+from serving.plan.plan import key, load_plan, model_words, plan_key
+from serving.plan.trials import run_trials
+
+YAML = "configs/PP-OCRv4_mobile.yaml"
+
+
+@pytest.fixture(scope="module")
+def config(repo: Path) -> PipelineConfig:
+    return load_config(repo / YAML)
+
+
+@pytest.fixture(scope="module")
+def found(config: PipelineConfig, built: Path) -> dict[str, PipelineModel]:
+    return {part.section: part for part in parts(config, built)}
+
+
+@pytest.fixture(scope="module")
+def few() -> Calibration:
+    """An eighth of the calibration set, for what does not turn on its size."""
+    whole = calibration_set()
+    return dataclasses.replace(
+        whole, pages=whole.pages[::8], crops=whole.crops[::8], texts=whole.texts[::8]
+    )
+
+
+def test_the_calibration_set_is_large_and_half_degraded() -> None:
+    whole = calibration_set()
+    assert len(whole.texts) >= 400
+    assert sum(map(len, whole.texts)) >= 12_000
+
+
+def test_the_plan_says_what_was_tried_and_chosen(config: PipelineConfig, built: Path) -> None:
+    plan = find_plan(config, built)
+    assert set(plan.models) == {"TextDetection", "TextLineOrientation", "TextRecognition"}
+    for model in plan.models.values():
+        verdicts = [trial.verdict for trial in model.trials]
+        assert verdicts.count("chosen") == 1
+        (chosen,) = (trial for trial in model.trials if trial.verdict == "chosen")
+        assert chosen == model.trial
+        assert all(trial.ms for trial in model.trials)
+        assert all(
+            trial.reason for trial in model.trials if trial.verdict in ("rejected", "slower")
+        )
+        assert model.hot_shapes
+    assert sum(item.chosen for item in plan.combinations) == 1
+    assert plan.cores == usable_cores()
+    assert [trial.workers for trial in plan.worker_trials if trial.chosen] == [plan.workers]
+    assert all(trial.reason or trial.chosen for trial in plan.worker_trials)
+
+
+def test_streams_share_the_cores_in_several_ways() -> None:
+    """One stream of all cores, a stream a core, and two ways between."""
+    shared = {
+        cores: [
+            (spec.streams, spec.threads // spec.streams)
+            for spec in candidates(HpiConfig(backend="onnxruntime"), cores=cores)
+        ]
+        for cores in (1, 2, 6, 64)
+    }
+    assert shared == {
+        1: [(1, 1)],
+        2: [(1, 2), (2, 1)],
+        6: [(1, 6), (3, 2), (6, 1)],
+        64: [(1, 64), (16, 4), (32, 2), (64, 1)],
+    }
+
+
+def test_a_second_build_makes_nothing(config: PipelineConfig, built: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("*.json")}
+    _, made = Builder(built, usable_cores(), Quiet()).build(config)
+    assert not made
+    assert {path: path.stat().st_mtime_ns for path in built.rglob("*.json")} == before
+
+
+def test_a_key_changes_with_what_it_depends_on(
+    config: PipelineConfig,
+    found: dict[str, PipelineModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    part, spec = found["TextRecognition"], EngineSpec("openvino", streams=1, threads=2)
+
+    def keyed(part: PipelineModel, spec: EngineSpec) -> str:
+        return key(model_words(part, [spec], config))
+
+    base = keyed(part, spec)
+    assert keyed(part, spec) == base
+    assert keyed(part, dataclasses.replace(spec, precision="bfloat16")) != base
+    changed = tmp_path / part.folder.name
+    changed.mkdir()
+    for path in part.folder.iterdir():
+        (changed / path.name).write_bytes(path.read_bytes())
+    assert keyed(dataclasses.replace(part, folder=changed), spec) == base
+    with next(changed.glob("inference.*params")).open("ab") as file:
+        file.write(b"!")
+    assert keyed(dataclasses.replace(part, folder=changed), spec) != base
+    monkeypatch.setattr("serving.plan.plan.version", lambda backend: "0.0")
+    assert keyed(part, spec) != base
+
+
+def test_another_gate_or_number_of_cores_is_another_plan(
+    config: PipelineConfig, found: dict[str, PipelineModel], built: Path
+) -> None:
+    specs = {section: candidates(HpiConfig(), cores=2) for section in found}
+    base = plan_key(config, found, specs, 2)
+    assert plan_key(config, found, specs, 3) != base
+    strict = config.model_copy(update={"gate": Gate(error_rate=0.001)})
+    assert plan_key(strict, found, specs, 2) != base
+    with pytest.raises(PlanError, match=r"scripts/build_engines.sh .*mobile.yaml --threads 77$"):
+        find_plan(config, built, threads=77)
+
+
+def test_hpi_config_narrows_and_fixes() -> None:
+    only = candidates(HpiConfig(backend="onnxruntime"), cores=4)
+    assert {spec.backend for spec in only} == {"onnxruntime"}
+    narrow = HpiConfig(backend_config={"precision": "float32", "cpu_num_threads": 3})
+    assert {(spec.precision, spec.threads) for spec in candidates(narrow, cores=8)} == {
+        ("float32", 3)
+    }
+    fixed = HpiConfig(auto_config=False, backend="openvino", backend_config={"streams": 2})
+    assert candidates(fixed, cores=2) == [EngineSpec("openvino", "float32", 2, 2)]
+    with pytest.raises(ConfigError, match=r"unknown key stream; allowed"):
+        candidates(HpiConfig(backend_config={"stream": 2}), cores=2)
+    with pytest.raises(ConfigError, match="auto_config"):
+        candidates(HpiConfig(auto_config=False), cores=2)
+
+
+def trial(part: PipelineModel, graph: Path, calibration: Calibration, ruined: Path) -> list[str]:
+    """Verdicts of an engine on the ruined graph and of one on the graph itself."""
+    ours = EngineSpec("openvino", streams=2, threads=2)
+    spoilt = EngineSpec("onnxruntime", streams=1, threads=2)
+    trials = run_trials(
+        part,
+        [spoilt, ours],
+        gate=Gate(),
+        calibration=calibration,
+        graph=lambda spec: ruined if spec == spoilt else graph,
+        cores=2,
+        say=lambda _: None,
+    )
+    return [item.verdict for item in trials]
+
+
+def ruin(graph: Path, target: Path, noise: float) -> None:
+    """Add noise of that share of its spread to every large weight of the graph."""
+    rng = np.random.default_rng(0)
+    model = onnx.load(graph)
+    constants = [node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"]
+    ruined = 0
+    for weight in (*model.graph.initializer, *constants):
+        values = numpy_helper.to_array(weight)
+        if weight.name != "class_numbers" and values.dtype == np.float32 and values.size > 1000:
+            noisy = values + rng.normal(0, noise * values.std(), values.shape).astype(np.float32)
+            weight.CopyFrom(numpy_helper.from_array(noisy, weight.name))
+            ruined += 1
+    assert ruined
+    onnx.save(model, target)
+
+
+@pytest.mark.parametrize(("section", "noise"), [("TextDetection", 0.2), ("TextRecognition", 0.2)])
+def test_the_rendered_set_alone_rejects_a_ruined_model(
+    section: str,
+    noise: float,
+    found: dict[str, PipelineModel],
+    built: Path,
+    few: Calibration,
+    tmp_path: Path,
+) -> None:
+    part = found[section]
+    graph = Graphs(built).find(part.folder, part.model)
+    ruin(graph, tmp_path / "ruined.onnx", noise)
+    assert trial(part, graph, few, tmp_path / "ruined.onnx") == ["rejected", "chosen"]
+
+
+def test_a_build_killed_at_any_point_leaves_the_old_plan(
+    config: PipelineConfig, built: Path, repo: Path
+) -> None:
+    """Kill -9 a build of another plan in the same store at several moments."""
+    before = find_plan(config, built)
+    yaml = built / "engines" / "killed.yaml"
+    yaml.write_text((repo / YAML).read_text() + "\ngate: {h_mean: 0.5}\n")
+    command = [sys.executable, "-m", "serving.cli", "build", str(yaml), "--models", str(built)]
+    for seconds in (0.5, 2, 4):
+        child = subprocess.Popen(
+            command, cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(seconds)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        assert find_plan(config, built) == before
+    with pytest.raises(PlanError):
+        find_plan(load_config(yaml), built)
+    yaml.unlink()
+
+
+def test_a_damaged_plan_is_an_error_that_names_the_file(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "engines" / "plans" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text('{"key": "abc"')
+    with pytest.raises(PlanError, match=r"plan.json: cannot be read"):
+        load_plan(tmp_path, "abc", pipeline="x.yaml")
+
+
+def test_a_plan_survives_its_file(config: PipelineConfig, built: Path, tmp_path: Path) -> None:
+    plan = find_plan(config, built)
+    path = plan.save(tmp_path)
+    assert load_plan(tmp_path, plan.key, pipeline="x") == plan
+    assert json.loads(path.read_text())["key"] == plan.key

@@ -1,0 +1,169 @@
+"""Runs where PaddleX is: paddlex_child.py JOB.json RESULT.json (see paddlex_env.py)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import paddlex
+from paddleocr import PaddleOCR
+
+import serving.integrations.paddlex
+from serving.errors import OcrError
+from serving.integrations.paddlex import hook
+
+Job = dict[str, Any]
+
+OPENED: list[str] = []
+"""The engines that were opened, in order."""
+
+
+def texts(job: Job) -> Any:
+    """What each door reads."""
+    config = serving.integrations.paddlex.paddlex_config(job["yaml"], models=job["models"])
+    models = {
+        f"text_{kind}_model_name": config["SubModules"][f"Text{kind.title()}"]["model_name"]
+        for kind in ("detection", "recognition")
+    }
+    fixed = {"backend": "openvino", "backend_config": {"cpu_num_threads": 2, "streams": 2}}
+    by_row = {**config, "hpi_config": {**fixed, "auto_config": False}}
+
+    def exact(config: Any) -> Any:
+        serving.integrations.paddlex.enable(models=job["models"], gate="exact")
+        return PaddleOCR(paddlex_config=config, enable_hpi=True, **models)
+
+    def planned() -> Any:
+        serving.integrations.paddlex.enable(models=job["models"])
+        return paddlex.create_pipeline(config=config, use_hpip=True)
+
+    def unplanned() -> Any:
+        for _ in range(2):  # it is told once all the same
+            pipeline = paddlex.create_pipeline(config=config, use_hpip=True)
+        return pipeline
+
+    def without_plans() -> Any:
+        conversions = Path(job["models"]) / "engines" / "onnx"
+        store = Path(job["scratch"]) / "store"
+        (store / "engines").mkdir(parents=True)
+        (store / "engines" / "onnx").symlink_to(conversions)
+        serving.integrations.paddlex.enable(models=store, gate="exact")
+        return unplanned()
+
+    doors: dict[str, Callable[[], Any]] = {
+        "plain": lambda: serving.integrations.paddlex.plain_pipeline(
+            job["yaml"], models=job["models"]
+        ),
+        "paddlex": planned,
+        "paddleocr": lambda: exact(config),
+        "by row": lambda: exact(by_row),
+        "unplanned": without_plans,
+    }
+    found, engines = {}, {}
+    for door in job["doors"]:
+        OPENED.clear()
+        pipeline = doors[door]()
+        engines[door] = OPENED[-2:]
+        found[door] = [read(pipeline, page) for page in job["pages"]]
+    return {"texts": found, "engines": engines}
+
+
+def read(pipeline: Any, page: str) -> list[str]:
+    (result,) = pipeline.predict(page)
+    return list(result["rec_texts"])
+
+
+def boxes(job: Job) -> Any:
+    """Detectors of several inputs: on our engine and, where there is an ONNX graph, PaddleX's."""
+    serving.integrations.paddlex.enable(models=job["models"])
+    found: dict[str, Any] = {}
+    for folder, engine in job["detectors"]:
+        model = paddlex.create_model(Path(folder).name, folder, engine=engine)
+        (result,) = model.predict(cv2.imread(job["page"]))
+        found[f"{folder} {engine}"] = [
+            [float(box["score"]), *map(float, box["coordinate"])] for box in result["boxes"]
+        ]
+    return {"boxes": found}
+
+
+def classes(job: Job) -> Any:
+    """Classifiers: label and score of each picture."""
+    serving.integrations.paddlex.enable(models=job["models"])
+    found: dict[str, Any] = {}
+    for folder, engine in job["classifiers"]:
+        model = paddlex.create_model(Path(folder).name, folder, engine=engine)
+        results = list(model.predict(list(map(cv2.imread, job["pictures"])), batch_size=2))
+        found[f"{folder} {engine}"] = [
+            [result["label_names"][0], float(result["scores"][0])] for result in results
+        ]
+    return {"classes": found}
+
+
+def refused(job: Job) -> Any:
+    """What is said to each impossible `hpi_config`."""
+    serving.integrations.paddlex.enable(models=job["models"])
+    config = serving.integrations.paddlex.paddlex_config(job["yaml"], models=job["models"])
+    said = [
+        refusal(lambda hpi=hpi: paddlex.create_pipeline(config={**config, "hpi_config": hpi}))
+        for hpi in job["impossible"]
+    ]
+    return {"refused": said}
+
+
+def unknown(job: Job) -> Any:
+    """What is said to a model that PaddleX does not know."""
+    return {
+        "unknown": refusal(
+            lambda: serving.integrations.paddlex.plain_pipeline(
+                job["unknown"], models=job["models"]
+            )
+        )
+    }
+
+
+def unconverted(job: Job) -> Any:
+    """What is said where a conversion is needed and `auto_paddle2onnx` is False."""
+    serving.integrations.paddlex.enable(models=job["empty"])
+    folder = job["unconverted"]
+    settings = {"auto_paddle2onnx": False}
+    return {
+        "unconverted": refusal(
+            lambda: paddlex.create_model(
+                Path(folder).name, folder, use_hpip=True, hpi_config=settings
+            )
+        )
+    }
+
+
+def refusal(door: Callable[[], Any]) -> str:
+    try:
+        door()
+    except OcrError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+TASKS = {task.__name__: task for task in (texts, boxes, classes, refused, unknown, unconverted)}
+
+
+def main(job: Job) -> dict[str, Any]:
+    open_engine = hook.open_engine
+
+    def noted(graph: Path, spec: Any) -> Any:
+        OPENED.append(str(spec))
+        return open_engine(graph, spec)
+
+    hook.open_engine = noted
+    result: dict[str, Any] = {}
+    for task in job["tasks"]:
+        result |= TASKS[task](job)
+    return {**result, "loaded": sorted({"paddle", "ultra_infer"} & sys.modules.keys())}
+
+
+if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    answer = main({"scratch": str(Path(sys.argv[1]).parent), **asked})
+    Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")

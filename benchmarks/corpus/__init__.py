@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from importlib import metadata, resources
+from pathlib import Path
 
 from benchmarks.corpus.canvas import Canvas
 from benchmarks.corpus.degrade import degrade
@@ -78,7 +79,7 @@ def corpus_hash() -> str:
 
     digest.update(f"opencv {cv2.__version__}\n".encode())
     package = resources.files("serving")
-    code = (package / "corpus").iterdir()
+    code = Path(__file__).parent.iterdir()
     files = [
         package / "imaging" / "fonts.py",
         *(file for file in code if file.name.endswith(".py")),

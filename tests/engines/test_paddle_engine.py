@@ -44,7 +44,7 @@ def test_answers_as_the_fused_graph_does(
     model_store: Store, repo: Path, tmp_path: Path, paddle_python: Path
 ) -> None:
     rng = np.random.default_rng(0)
-    command = [str(paddle_python), str(repo / "tests" / "paddle_child.py"), str(tmp_path)]
+    command = [str(paddle_python), str(repo / "tests" / "support" / "paddle_child.py"), str(tmp_path)]
     asked = {}
     for section, name, shapes in MODELS:
         asked[name] = {str(i): rng.integers(0, 256, s, np.uint8) for i, s in enumerate(shapes)}

@@ -152,7 +152,7 @@ def test_paddlexs_own_client_and_schema(repo: Path, built: Path, tmp_path: Path)
             ready = server.stdout.readline()
             assert ready.startswith("ready http://"), (tmp_path / "log").read_text()
             url = f"{ready.split()[1]}/ocr"
-            done = run_there(repo, "tests/paddlex_client.py", url, tmp_path, *files)
+            done = run_there(repo, "tests/support/paddlex_client.py", url, tmp_path, *files)
         finally:
             server.terminate()
     assert done.returncode == 0, done.stderr[-4000:]

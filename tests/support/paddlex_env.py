@@ -41,7 +41,7 @@ def ask_child(repo: Path, job: dict[str, Any], scratch: Path) -> Any:
     """The result of paddlex_child.py; with `log`, what it said on stderr."""
     asked, answer = scratch / "job.json", scratch / "result.json"
     asked.write_text(json.dumps(job), encoding="utf-8")
-    done = run_there(repo, "tests/paddlex_child.py", asked, answer)
+    done = run_there(repo, "tests/support/paddlex_child.py", asked, answer)
     assert done.returncode == 0, done.stderr[-4000:]
     return {**json.loads(answer.read_text(encoding="utf-8")), "log": done.stderr}
 

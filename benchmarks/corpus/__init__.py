@@ -81,7 +81,7 @@ def corpus_hash() -> str:
     package = resources.files("serving")
     code = Path(__file__).parent.iterdir()
     files = [
-        package / "imaging" / "fonts.py",
+        package / "imaging" / "draw.py",
         *(file for file in code if file.name.endswith(".py")),
     ]
     files += [package / "data" / name for name in ("texts.yaml", *fonts.CHINESE, *fonts.LATIN)]

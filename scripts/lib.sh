@@ -56,11 +56,19 @@ except BlockingIOError:
 
 unlock_environments() { exec 9<&-; }
 
+# The locked packages of an extra: exact versions, with hashes.
+requirements() { # EXTRA
+  case $1 in
+    cpu,dev) echo requirements/dev.txt ;;
+    *) echo "requirements/$1.txt" ;;
+  esac
+}
+
 # What an environment must have been made from. Changes with setup.cfg, the Python and the place.
 wanted_stamp() { # PYTHON EXTRA
   (cd "$ROOT" && "$1" -c "import hashlib, platform
 from pathlib import Path
-made = b''.join(Path(name).read_bytes() for name in ('setup.cfg', 'pyproject.toml'))
+made = b''.join(Path(name).read_bytes() for name in ('setup.cfg', 'pyproject.toml', '$(requirements "$2")'))
 print('$2', platform.python_version(), '$ROOT', hashlib.sha256(made).hexdigest())")
 }
 
@@ -99,7 +107,9 @@ make_venv() { # DIR EXTRA PYTHON
   say "installing paddleocr-hpi-serving[$extra] into $dir (minutes at the first time)"
   [ -t 2 ] && quiet=()
   (cd "$ROOT" && "$python" -m pip install --disable-pip-version-check --no-input \
-    ${quiet[@]+"${quiet[@]}"} --editable ".[$extra]" >&2) || {
+    ${quiet[@]+"${quiet[@]}"} --require-hashes --requirement "$(requirements "$extra")" >&2 &&
+    "$python" -m pip install --disable-pip-version-check --no-input --quiet \
+      --no-deps --no-build-isolation --editable . >&2) || {
     say "pip could not install the extra '$extra'; its reason is above. Run the same command again"
     return 1
   }

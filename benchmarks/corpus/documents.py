@@ -30,7 +30,7 @@ def letter(rng: random.Random, writer: Writer) -> Canvas:
     body, small = fonts.load_font(face, size), fonts.load_font(face, round(size * 0.8))
     left, right, y = width * 0.09, width * 0.91, width * 0.08
     page.write(
-        writer.pick("company"),
+        writer.pick("business"),
         left,
         y,
         fonts.load_font(head_face(rng, writer.language), size * 2),
@@ -39,7 +39,7 @@ def letter(rng: random.Random, writer: Writer) -> Canvas:
     page.pen.line((left, y + size * 2.4, right, y + size * 2.4), fill=(90, 90, 110), width=2)
     y += size * 5
     page.write_right(writer.pick("zhdate" if writer.language == "zh" else "date"), right, y, body)
-    for slot in ("person", "company", "address"):
+    for slot in ("person", "business", "address"):
         page.write(writer.pick(slot), left, y, body)
         y += size * 1.5
     for length in (420, 300, 330):

@@ -52,7 +52,7 @@ def receipt(rng: random.Random, writer: Writer) -> Canvas:
     font = fonts.load_font(fonts.CHINESE[0] if chinese else "NotoSansMono-Regular.ttf", size)
     head = fonts.load_font(head_face(rng, writer.language), round(size * 1.5))
     left, right, y = size * 1.5, width - size * 1.5, size * 2.5
-    page.write_centre(writer.pick("company"), width / 2, y, head)
+    page.write_centre(writer.pick("business"), width / 2, y, head)
     for slot in ("address", "phone", "date"):
         y += size * 1.6
         page.write_centre(writer.pick(slot), width / 2, y, font)

@@ -1,1 +1,1 @@
-"""Speed and accuracy on labelled pages, ours beside the peers', image by image in turn."""
+"""Measures this project beside its peers: speed, accuracy, load, memory. Not installed."""

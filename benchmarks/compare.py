@@ -1,78 +1,279 @@
-"""One run of the benchmark: who takes part, what is measured of them, what was found."""
+"""Compares systems on labelled pages: latency, accuracy and memory, then throughput.
+
+Every page is given to all systems in turn, so that a noisy machine slows all of them alike.
+"""
 
 from __future__ import annotations
 
-import datetime
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks import peers
-from benchmarks.chart import figure
-from benchmarks.contender import Contender
-from benchmarks.measure import measure
-from benchmarks.profile import profile
+import numpy as np
+
+from benchmarks.profile import Profile, profile
 from benchmarks.rendered import rendered_pages
-from benchmarks.report import Report, rows
-from benchmarks.throughput import throughput
-from serving.evaluate import labelled_pages
-from serving.machine import cpu_name, usable_cores
+from benchmarks.systems import ConcurrentReading, Reading, Setup, System, ours, peers
+from serving.errors import EngineError
+from serving.evaluate import LabelledPage, labelled_pages
+from serving.scores import Overlap, character_overlap, token_overlap
+
+_PAUSE = 0.3
+"""Seconds between two systems: OpenMP's threads spin for 0.2 s after a call, on all cores."""
+
+Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How a system read a page."""
+
+    system: str
+    page: LabelledPage
+    texts: tuple[str, ...]
+    ms: float
+    """The median of the rounds after the first; of a single round, that one."""
+    first_ms: float
+    """Of the first round, in which engines meet most shapes for the first time."""
+    peak_mb: float
+    setup: Setup = "same"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One system on one dataset. Ratios: its time over the first system's, page by page."""
+
+    setup: Setup
+    dataset: str
+    system: str
+    pages: int
+    ms_median: float
+    ms_p95: float
+    ratio_median: float
+    ratio_p25: float
+    ratio_p75: float
+    first_ms: float
+    """The median of the first round."""
+    first_ratio: float
+    token_f1: float
+    character_f1: float
+    peak_mb: float
+    start_ms: float
+    """From the start of its process, Python's own excluded, to the texts of a first page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """One system on one dataset, with several threads calling it."""
+
+    dataset: str
+    system: str
+    callers: int
+    pages_per_second: float
+    changed: int
+    """Pages whose texts differ from those of a single caller."""
+    error: str = ""
+    """Why there is no figure."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """What to run. data: folder of labelled pages; without it, pages are rendered."""
+    """What one run measured."""
 
-    pipelines: Sequence[Path]
-    models: Path
-    data: Path | None = None
-    groups: Sequence[str] = ()
-    paddlex: Path | None = None
-    rapidocr: Path | None = None
-    rounds: int = 2
-    concurrency: Sequence[int] = ()
+    results: Sequence[Result]
+    measurements: Sequence[Measurement]
+    throughput: Sequence[Throughput] = ()
+    profiles: Sequence[Profile] = ()
+    versions: Mapping[str, str] | None = None
+    """By system."""
 
-    def run(self, tell: Callable[[str], None] = lambda _: None) -> Report:
-        """Raises ConfigError for the data, PlanError and EngineError for a contender."""
-        figure(1, 1)  # a chart that cannot be drawn is told before the work, not after
-        with ExitStack() as stack:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            pages = labelled_pages(self.data, self.groups) if self.data else rendered_pages(scratch)
-            specs = [peers.ours(path, self.models, Path(sys.executable)) for path in self.pipelines]
-            specs += peers.peers(
-                self.pipelines[0], self.models, self.paddlex, self.rapidocr, scratch
-            )
-            contenders: list[Contender] = []
-            with ExitStack() as running:
-                for spec in specs:
-                    tell(f"loading {spec.name}")
-                    contenders.append(running.enter_context(closing(Contender(spec))))
-                found = measure(contenders, pages, rounds=self.rounds, tell=tell)
-                same = [contender for contender in contenders if contender.table == "same"]
-                crowds = throughput(same, pages, found, self.concurrency, tell=tell)
-            # Alone on the machine: no contender runs any more.
-            profiles = [
-                found
-                for path in self.pipelines
-                for found in profile(path, pages, self.models, tell=tell)
-            ]
-        return Report(
-            self._facts(contenders),
-            rows(found, {contender.name: contender.start_ms for contender in contenders}),
-            found,
-            crowds,
-            profiles,
+
+def compare(
+    pipelines: Sequence[Path],
+    models: Path,
+    *,
+    data: Path | None = None,
+    groups: Sequence[str] = (),
+    paddlex: Path | None = None,
+    rapidocr: Path | None = None,
+    rounds: int = 2,
+    concurrency: Sequence[int] = (),
+    progress: Progress = lambda _: None,
+) -> Comparison:
+    """Start every system, measure it, then profile our own pipelines alone on the machine.
+
+    data: folder of labelled pages, and `groups` its subfolders; without it, pages are rendered.
+    Raises ConfigError for the data, PlanError and EngineError for a system.
+    """
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pages = labelled_pages(data, groups) if data else rendered_pages(scratch)
+        specs = [ours(path, models) for path in pipelines]
+        specs += peers(pipelines[0], models, paddlex, rapidocr, scratch)
+        systems: list[System] = []
+        with ExitStack() as running:
+            for spec in specs:
+                progress(f"loading {spec.name}")
+                systems.append(running.enter_context(closing(System(spec))))
+            measurements = measure(systems, pages, rounds=rounds, progress=progress)
+            same = [system for system in systems if system.setup == "same"]
+            concurrent = throughput(same, pages, measurements, concurrency, progress=progress)
+        profiles = [
+            found
+            for path in pipelines
+            for found in profile(path, pages, models, progress=progress)
+        ]  # fmt: skip
+    return Comparison(
+        results(measurements, {system.name: system.start_ms for system in systems}),
+        measurements,
+        concurrent,
+        profiles,
+        {system.name: system.version for system in systems},
+    )
+
+
+def measure(
+    systems: Sequence[System],
+    pages: Sequence[LabelledPage],
+    *,
+    rounds: int = 1,
+    warm_up: int = 2,
+    pause: float = _PAUSE,
+    progress: Progress = lambda _: None,
+) -> list[Measurement]:
+    """Have every system read every page, `rounds` times.
+
+    Before that, each reads the first `warm_up` pages of every dataset unmeasured. The order of the
+    systems rotates from page to page.
+    """
+    for members in _by_dataset(pages).values():
+        for page in members[:warm_up]:
+            for system in systems:
+                system.read(page.path)
+    readings: dict[tuple[int, int], list[Reading]] = {}
+    for step in range(rounds * len(pages)):
+        index = step % len(pages)
+        page = pages[index]
+        progress(f"{step + 1} of {rounds * len(pages)}: {page.group}/{page.path.name}")
+        for offset in range(len(systems)):
+            number = (step + offset) % len(systems)
+            readings.setdefault((number, index), []).append(systems[number].read(page.path))
+            time.sleep(pause)
+    return [
+        Measurement(
+            systems[number].name,
+            pages[index],
+            taken[-1].texts,
+            float(np.median([reading.ms for reading in taken[1:] or taken])),
+            taken[0].ms,
+            max(reading.peak_mb for reading in taken),
+            systems[number].setup,
         )
+        for (number, index), taken in sorted(readings.items())
+    ]
 
-    def _facts(self, contenders: Sequence[Contender]) -> dict[str, Any]:
-        return {
-            "machine": f"{cpu_name()}, {usable_cores()} cores",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "pages": str(self.data) if self.data else "rendered by this package",
-            "rounds": self.rounds,
-            **{contender.name: contender.version for contender in contenders},
-        }
+
+def throughput(
+    systems: Sequence[System],
+    pages: Sequence[LabelledPage],
+    alone: Sequence[Measurement],
+    callers: Sequence[int],
+    *,
+    pause: float = _PAUSE,
+    progress: Progress = lambda _: None,
+) -> list[Throughput]:
+    """Every dataset with every number of callers, the systems in turn.
+
+    alone: how each system read the pages with one caller. A system whose process died is not
+    called again.
+    """
+    texts = {(m.system, m.page.path): m.texts for m in alone}
+    errors: dict[str, str] = {}
+    found = []
+    for dataset, members in _by_dataset(pages).items():
+        paths = [page.path for page in members]
+        for count in callers:
+            for system in systems:
+                progress(f"{count} callers: {system.name}, {dataset}")
+                reading = _read_concurrently(system, paths, count, errors)
+                if reading.error:
+                    result = Throughput(dataset, system.name, count, 0.0, 0, reading.error)
+                else:
+                    changed = sum(
+                        texts[system.name, path] != read
+                        for path, read in zip(paths, reading.texts, strict=True)
+                    )
+                    rate = len(paths) * 1e3 / reading.ms
+                    result = Throughput(dataset, system.name, count, rate, changed)
+                found.append(result)
+                time.sleep(pause)
+    return found
+
+
+def _read_concurrently(
+    system: System, paths: Sequence[Path], callers: int, errors: dict[str, str]
+) -> ConcurrentReading:
+    if system.name not in errors:
+        try:
+            return system.read_concurrently(paths, callers)
+        except EngineError as error:
+            errors[system.name] = str(error)
+    return ConcurrentReading((), 0.0, errors[system.name])
+
+
+def results(measurements: Sequence[Measurement], start_ms: Mapping[str, float]) -> list[Result]:
+    """One for each setup, dataset and system; start_ms by system.
+
+    Ratios are to the first system, whatever the setup.
+    """
+    first = measurements[0].system
+    base = {m.page.path: m for m in measurements if m.system == first}
+    members: dict[tuple[Setup, str, str], list[Measurement]] = {}
+    for setup in ("same", "default"):
+        for dataset in _by_dataset([m.page for m in measurements]):
+            for m in measurements:
+                if (m.setup, m.page.group) == (setup, dataset):
+                    members.setdefault((m.setup, dataset, m.system), []).append(m)
+    return [_result(*key, found, base, start_ms[key[2]]) for key, found in members.items()]
+
+
+def _result(
+    setup: Setup,
+    dataset: str,
+    system: str,
+    found: Sequence[Measurement],
+    base: Mapping[Path, Measurement],
+    start_ms: float,
+) -> Result:
+    times = [m.ms for m in found]
+    ratios = [m.ms / base[m.page.path].ms for m in found]
+    tokens = sum((token_overlap(m.page.texts, m.texts) for m in found), Overlap())
+    characters = sum((character_overlap(m.page.texts, m.texts) for m in found), Overlap())
+    low, middle, high = (float(value) for value in np.percentile(ratios, (25, 50, 75)))
+    return Result(
+        setup=setup,
+        dataset=dataset,
+        system=system,
+        pages=len(found),
+        ms_median=float(np.median(times)),
+        ms_p95=float(np.percentile(times, 95)),
+        ratio_median=middle,
+        ratio_p25=low,
+        ratio_p75=high,
+        first_ms=float(np.median([m.first_ms for m in found])),
+        first_ratio=float(np.median([m.first_ms / base[m.page.path].first_ms for m in found])),
+        token_f1=100 * tokens.f1,
+        character_f1=100 * characters.f1,
+        peak_mb=max(m.peak_mb for m in found),
+        start_ms=start_ms,
+    )
+
+
+def _by_dataset(pages: Sequence[LabelledPage]) -> dict[str, list[LabelledPage]]:
+    members: dict[str, list[LabelledPage]] = {}
+    for page in pages:
+        members.setdefault(page.group, []).append(page)
+    return members

@@ -1,144 +1,298 @@
-"""What the benchmark found: rows by table, set and contender, written as JSON, Markdown, PNG."""
+"""Tables of what was measured, for the terminal and as Markdown, and the files of a report."""
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.contender import Table
-from benchmarks.measure import Measurement
+from benchmarks import charts
+from benchmarks.compare import Comparison, Result, Throughput
 from benchmarks.profile import Profile
-from benchmarks.throughput import Throughput
-from serving.scores import Overlap, character_overlap, token_overlap
+from benchmarks.serve import LoadResult, OpenLoop
+from benchmarks.soak import MAX_GROWTH, Soak
+from serving.machine import cpu_name, usable_cores
+
+_TITLES = {
+    "same": "The same model files and YAML values for all, line orientation off",
+    "default": "Each with its own defaults",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One contender on one set. Times in ms a page; ratios are its time over ours, by image."""
+class Table:
+    """A table of texts; `note` explains it."""
 
-    table: Table
-    group: str
-    contender: str
-    pages: int
-    ms_median: float
-    ms_p95: float
-    ratio_median: float
-    ratio_p25: float
-    ratio_p75: float
-    first_ms: float
-    """The median of the first round ..."""
-    first_ratio: float
-    """... and its ratio to ours of that round."""
-    token_f1: float
-    character_f1: float
-    peak_mb: float
-    start_ms: float
-    """From its start, with Python running, to the texts of a first page."""
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One run of the benchmark."""
-
-    facts: dict[str, Any]
-    rows: Sequence[Row]
-    measurements: Sequence[Measurement]
-    throughput: Sequence[Throughput] = ()
-    profiles: Sequence[Profile] = field(default_factory=tuple)
-
-
-def rows(measurements: Sequence[Measurement], start_ms: dict[str, float]) -> list[Row]:
-    """A row for each table, set and contender. Ratios are to the first contender, in both tables.
-
-    start_ms: by contender.
-    """
-    first = measurements[0].contender
-    base = {m.page.path: m for m in measurements if m.contender == first}
-    by_row: dict[tuple[Table, str, str], list[Measurement]] = {}
-    for table in ("same", "own"):
-        for group in dict.fromkeys(m.page.group for m in measurements):
-            for m in measurements:
-                if (m.table, m.page.group) == (table, group):
-                    by_row.setdefault((m.table, group, m.contender), []).append(m)
-    return [_row(*key, found, base, start_ms[key[2]]) for key, found in by_row.items()]
-
-
-def _row(
-    table: Table,
-    group: str,
-    name: str,
-    found: Sequence[Measurement],
-    base: Mapping[Path, Measurement],
-    start_ms: float,
-) -> Row:
-    times = [m.ms for m in found]
-    ratios = [m.ms / base[m.page.path].ms for m in found]
-    first = [m.first_ms for m in found]
-    first_ratios = [m.first_ms / base[m.page.path].first_ms for m in found]
-    tokens = sum((token_overlap(m.page.texts, m.texts) for m in found), Overlap())
-    characters = sum((character_overlap(m.page.texts, m.texts) for m in found), Overlap())
-    low, middle, high = (float(value) for value in np.percentile(ratios, (25, 50, 75)))
-    return Row(
-        table=table,
-        group=group,
-        contender=name,
-        pages=len(found),
-        ms_median=float(np.median(times)),
-        ms_p95=float(np.percentile(times, 95)),
-        ratio_median=middle,
-        ratio_p25=low,
-        ratio_p75=high,
-        first_ms=float(np.median(first)),
-        first_ratio=float(np.median(first_ratios)),
-        token_f1=100 * tokens.f1,
-        character_f1=100 * characters.f1,
-        peak_mb=max(m.peak_mb for m in found),
-        start_ms=start_ms,
-    )
-
-
-def write(folder: Path, report: Report) -> list[Path]:
-    """benchmark.json (with every page's time and texts), .md and .png; returns the files."""
-    from benchmarks.chart import draw
-    from benchmarks.tables import markdown
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"benchmark.{kind}" for kind in ("json", "md", "png")]
-    files[0].write_text(
-        json.dumps(_plain(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
-    files[1].write_text(markdown(report), encoding="utf-8")
-    draw(report.rows, str(report.facts["machine"]), files[2])
-    return files
-
-
-def _plain(report: Report) -> dict[str, Any]:
-    pages = [
-        {"contender": m.contender, "set": m.page.group, "image": m.page.path.name, "ms": m.ms,
-         "texts": m.texts}
-        for m in report.measurements
-    ]  # fmt: skip
+def machine_facts() -> dict[str, str]:
+    """What every report says of where and when it was measured."""
     return {
-        "facts": report.facts,
-        "rows": _list(report.rows),
-        "throughput": _list(report.throughput),
+        "machine": f"{cpu_name()}, {usable_cores()} cores",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def write_comparison(folder: Path, comparison: Comparison, facts: Mapping[str, str]) -> list[Path]:
+    """benchmark.json (with the time and the texts of every page), .md and .png."""
+    facts = {**facts, **(comparison.versions or {})}
+    pages = [
+        {"system": m.system, "dataset": m.page.group, "image": m.page.path.name, "ms": m.ms,
+         "texts": m.texts}
+        for m in comparison.measurements
+    ]  # fmt: skip
+    data = {
+        "results": [asdict(row) for row in comparison.results],
+        "throughput": [asdict(row) for row in comparison.throughput],
         "profiles": [
             asdict(found)
             | {
                 "efficiency": [asdict(e) | {"share": e.share} for e in found.efficiency],
-                "outside": asdict(found.outside)
-                | {"allowed_ms": found.outside.allowed_ms, "share": found.outside.share},
+                "overhead": asdict(found.overhead)
+                | {"budget_ms": found.overhead.budget_ms, "share": found.overhead.share},
             }
-            for found in report.profiles
+            for found in comparison.profiles
         ],
         "pages": pages,
     }
+    picture = folder / "benchmark.png"
+    files = _write(picture, comparison_tables(comparison), data, facts)
+    charts.draw_comparison(comparison.results, facts["machine"], picture)
+    return [*files, picture]
 
 
-def _list(found: Iterable[Any]) -> list[dict[str, Any]]:
-    return [asdict(item) for item in found]
+def write_load_test(folder: Path, result: LoadResult, facts: Mapping[str, str]) -> list[Path]:
+    """serve.json and serve.md."""
+    data = {
+        "http_efficiency": result.http_efficiency,
+        "goodput_share": result.goodput_share,
+        "closed": [asdict(row) for row in result.closed],
+        "open": asdict(result.open),
+    }
+    return _write(folder / "serve", load_tables(result), data, facts)
+
+
+def write_soak(folder: Path, result: Soak, facts: Mapping[str, str]) -> list[Path]:
+    """soak.json (with the memory over time), .md and .png."""
+    data = asdict(result) | {
+        "quarters_mb": [result.quarter(number) for number in (1, 2, 3, 4)],
+        "growth": result.growth,
+        "stable": result.is_stable,
+        "peak_mb": result.peak_mb,
+    }
+    picture = folder / "soak.png"
+    files = _write(picture, soak_tables(result), data, facts)
+    charts.draw_memory(result, picture)
+    return [*files, picture]
+
+
+def _write(
+    path: Path, tables: Iterable[Table], data: Mapping[str, Any], facts: Mapping[str, str]
+) -> list[Path]:
+    """The JSON and the Markdown of a report whose picture, if it has one, is `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_suffix(".json"), path.with_suffix(".md")]
+    text = json.dumps({"facts": facts, **data}, ensure_ascii=False, indent=1)
+    files[0].write_text(text + "\n", encoding="utf-8")
+    picture = path.name if path.suffix else None
+    files[1].write_text(markdown(tables, facts, picture), encoding="utf-8")
+    return files
+
+
+def markdown(tables: Iterable[Table], facts: Mapping[str, str], picture: str | None = None) -> str:
+    """The picture, the tables, and what they were measured on."""
+    lines = [f"![chart]({picture})", ""] if picture else []
+    for table in tables:
+        lines += [f"**{table.title}**", ""]
+        lines += ["| " + " | ".join(table.columns) + " |", "| --- " * len(table.columns) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+        lines += ["", *([table.note, ""] if table.note else [])]
+    return "\n".join([*lines, *(f"- {key}: {value}" for key, value in facts.items()), ""])
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """All tables that have rows."""
+    tables = [_results(comparison.results, setup) for setup in _TITLES]
+    tables.append(_throughput(comparison.throughput))
+    for name in dict.fromkeys(found.pipeline for found in comparison.profiles):
+        profiles = [found for found in comparison.profiles if found.pipeline == name]
+        tables += [_stages(name, profiles), _overhead(name, profiles), _efficiency(name, profiles)]
+    return [table for table in tables if table.rows]
+
+
+def _results(results: Iterable[Result], setup: str) -> Table:
+    return Table(
+        _TITLES[setup],
+        ("dataset", "system", "pages", "ms a page", "p95", "ratio to ours (quartiles)",
+         "first round: ms, ratio", "token F1", "character F1", "peak MB", "start s"),
+        [
+            (
+                row.dataset,
+                row.system,
+                str(row.pages),
+                f"{row.ms_median:.0f}",
+                f"{row.ms_p95:.0f}",
+                f"{row.ratio_median:.2f} ({row.ratio_p25:.2f} to {row.ratio_p75:.2f})",
+                f"{row.first_ms:.0f}, {row.first_ratio:.2f}",
+                f"{row.token_f1:.2f}",
+                f"{row.character_f1:.2f}",
+                f"{row.peak_mb:.0f}",
+                f"{row.start_ms / 1e3:.1f}",
+            )
+            for row in results
+            if row.setup == setup
+        ],
+        "ms a page: the median. Ratio: the median of the system's time over the first row's, page "
+        "by page. In the first round most shapes are new to the engines. Start: loading, and the "
+        "texts of a first page.",
+    )  # fmt: skip
+
+
+def _throughput(rows: Iterable[Throughput]) -> Table:
+    def cells(row: Throughput) -> tuple[str, str]:
+        if row.error:
+            return "-", f"fails: {row.error}".replace("|", "/")
+        return f"{row.pages_per_second:.2f}", str(row.changed or "")
+
+    return Table(
+        "Throughput of one process with concurrent callers",
+        ("dataset", "system", "callers", "pages a second", "pages whose text changes"),
+        [(row.dataset, row.system, str(row.callers), *cells(row)) for row in rows],
+    )
+
+
+def _stages(name: str, profiles: Sequence[Profile]) -> Table:
+    names = [stage.name for stage in profiles[0].stages]
+    return Table(
+        f"{name}: time by stage, ms a page",
+        ("stage", *(found.dataset for found in profiles)),
+        [
+            (stage, *(f"{found.stages[index].ms:.1f}" for found in profiles))
+            for index, stage in enumerate(names)
+        ],
+        "Means, of shapes that the engines have met before. Lines are read side by side: thread "
+        "time is the sum over them.",
+    )
+
+
+def _overhead(name: str, profiles: Sequence[Profile]) -> Table:
+    return Table(
+        f"{name}: processor time outside engine calls, decoding included",
+        ("dataset", "ms", "megapixels", "lines", "budget ms", "share"),
+        [
+            (
+                found.dataset,
+                f"{found.overhead.ms:.1f}",
+                f"{found.overhead.megapixels:.1f}",
+                str(found.overhead.lines),
+                f"{found.overhead.budget_ms:.1f}",
+                f"{100 * found.overhead.share:.0f} %",
+            )
+            for found in profiles
+        ],
+        "Of all pages of the dataset, on engines that answer from memory; the median of five "
+        "rounds for each page. Budget: 8 ms a megapixel and 0.1 ms a line.",
+    )
+
+
+def _efficiency(name: str, profiles: Sequence[Profile]) -> Table:
+    return Table(
+        f"{name}: efficiency of the engines",
+        ("dataset", "model", "engine", "GMAC a page", "GMAC/s", "matrix product GMAC/s", "share"),
+        [
+            (
+                found.dataset,
+                item.section,
+                item.engine,
+                f"{item.gmac_per_page:.1f}",
+                f"{item.rate:.1f}",
+                f"{item.product_rate:.1f}",
+                f"{100 * item.share:.0f} %",
+            )
+            for found in profiles
+            for item in found.efficiency
+        ],
+        "Multiply-adds of each page at its own size and each line at its own width, padding not "
+        "counted, over the time of the engine calls; beside products of 512 x 512 matrices on the "
+        "same engine settings with as many callers, timed between the pages.",
+    )
+
+
+def load_tables(result: LoadResult) -> list[Table]:
+    """Closed loops, then the open loop."""
+    best = f"{100 * result.http_efficiency:.0f} % of load_pipeline's best"
+    return [
+        Table(
+            "Closed-loop load",
+            ("system", "clients", "pages/s", "p50 ms", "p95 ms", "p99 ms", "failed",
+             "generator's cores"),
+            [
+                (
+                    row.system,
+                    str(row.clients),
+                    f"{row.pages_per_second:.2f}",
+                    *(_number(value) for value in (row.p50, row.p95, row.p99)),
+                    str(row.failed),
+                    _number(row.generator_cores, 2),
+                )
+                for row in result.closed
+            ],
+            f"Throughput over HTTP with 4 clients: {best}. Clients of load_pipeline are threads.",
+        ),
+        _open_loop(result.open, result.goodput_share),
+    ]  # fmt: skip
+
+
+def _open_loop(row: OpenLoop, share: float) -> Table:
+    return Table(
+        f"Open-loop load: {row.rate:.1f} requests/s for {row.seconds:g} s",
+        ("requests", "count", "p50 ms", "p99 ms"),
+        [
+            ("accepted", str(row.accepted), _number(row.accepted_p50), _number(row.accepted_p99)),
+            ("refused", str(row.refused), _number(row.refused_p50, 1), _number(row.refused_p99, 1)),
+            ("failed", str(row.failed), "", ""),
+        ],
+        f"Goodput {row.goodput:.2f} pages/s, {100 * share:.0f} % of the best closed loop. Latency: "
+        "of accepted requests from when they were due, of refused ones from the body's last byte. "
+        f"Load generator: {row.generator_cores:.2f} cores. Server's memory before, halfway and "
+        f"after: {', '.join(f'{amount:.0f}' for amount in row.memory)} MiB.",
+    )
+
+
+def soak_tables(result: Soak) -> list[Table]:
+    """Large inputs; memory by quarter, with the verdict."""
+    return [
+        Table(
+            "Large inputs",
+            ("input", "megapixels", "ms", "ms a megapixel", "server's peak MB"),
+            [
+                (
+                    item.name,
+                    f"{item.megapixels:.1f}",
+                    f"{item.ms:.0f}",
+                    f"{item.ms_per_megapixel:.0f}",
+                    f"{item.peak_mb:.0f}",
+                )
+                for item in result.large
+            ],
+        ),
+        Table(
+            f"Memory {'is stable' if result.is_stable else 'grows'}: last quarter "
+            f"{100 * result.growth:+.1f} % against the second",
+            ("quarter", "median MB"),
+            [(str(number), f"{result.quarter(number):.0f}") for number in (1, 2, 3, 4)],
+            f"{result.pages} pages of mixed sizes; peak {result.peak_mb:.0f} MB; "
+            f"limit {100 * MAX_GROWTH:.0f} %.",
+        ),
+    ]
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,10 +1,10 @@
-"""A server under mixed sizes for a while: does its memory grow? And what do big inputs cost?"""
+"""Soak test: what large inputs cost a server, and whether mixed sizes make its memory grow."""
 
 from __future__ import annotations
 
-import datetime
 import http.client
-import sys
+import io
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,27 +12,29 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
+from PIL import Image as Pillow
 
-from benchmarks.chart import figure
-from benchmarks.mixed import Image, Mixed, jpeg, originals, pdf, scaled, sheet
-from benchmarks.serve_servers import Ours
+from benchmarks import corpus
+from benchmarks.servers import MemorySampler, OurServer
 from serving.errors import EngineError
-from serving.machine import cpu_name, usable_cores
+from serving.machine import usable_cores
+from serving.types import Image
 
-_EVERY = 0.5
-"""Seconds between two looks at the memory."""
+MAX_GROWTH = 0.03
+"""How far the memory of the last quarter may be above the second quarter's."""
 _SMALL = (1500, 1000)
-_ENLARGED = 4
-"""Times by which each side of the small page is enlarged: 4000 x 6000 pixels."""
+"""Height and width of the small page that large inputs are compared with."""
+_SCALE = 4
+"""The side of a large page over the small one's: 6000 x 4000 pixels."""
 _PDF_PAGES = 100
-GROWTH = 0.03
-"""By how much the last quarter's memory may be above the second's."""
+_TIMEOUT = 1200.0
 
 
 @dataclass(frozen=True, slots=True)
-class Big:
-    """One input: what the server took for it, and the most memory that it held meanwhile."""
+class LargeInput:
+    """One input: how long the server took, and the most memory that it held meanwhile."""
 
     name: str
     megapixels: float
@@ -41,17 +43,16 @@ class Big:
     peak_mb: float
 
     @property
-    def ms_a_megapixel(self) -> float:
-        """Grows no faster than pixels, when it is not above a small page's."""
+    def ms_per_megapixel(self) -> float:
+        """Cost grows no faster than pixels if this is no higher than a small page's."""
         return self.ms / self.megapixels
 
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """What was found. memory: (seconds since the mixed sizes began, MiB of the whole server)."""
+    """What was measured. memory: (seconds since the mixed sizes began, MiB of the server)."""
 
-    facts: dict[str, str]
-    big: tuple[Big, ...]
+    large: tuple[LargeInput, ...]
     pages: int
     memory: tuple[tuple[float, float], ...] = field(repr=False)
 
@@ -68,31 +69,14 @@ class Soak:
         return self.quarter(4) / self.quarter(2) - 1
 
     @property
+    def is_stable(self) -> bool:
+        """Whether memory grew by no more than MAX_GROWTH."""
+        return self.growth <= MAX_GROWTH
+
+    @property
     def peak_mb(self) -> float:
-        """Of all that was seen, big inputs included."""
-        return max([mb for _, mb in self.memory] + [big.peak_mb for big in self.big])
-
-
-class _Memory:
-    """Looks at a server's memory while it works."""
-
-    def __init__(self, server: Ours) -> None:
-        self.seen: list[tuple[float, float]] = []
-        self._server = server
-        self._start = time.monotonic()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def _look(self) -> None:
-        while True:
-            self.seen.append((time.monotonic() - self._start, self._server.memory()))
-            if self._end.wait(_EVERY):
-                return
-
-    def close(self) -> None:
-        self._end.set()
-        self._thread.join()
+        """Of all samples, large inputs included."""
+        return max([mb for _, mb in self.memory] + [item.peak_mb for item in self.large])
 
 
 def soak(
@@ -100,87 +84,72 @@ def soak(
     models: Path,
     minutes: float,
     *,
-    enlarged: int = _ENLARGED,
+    scale: int = _SCALE,
     pdf_pages: int = _PDF_PAGES,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Soak:
-    """A server of its own: big inputs first, then mixed sizes from as many callers as cores.
+    """Start a server and send it large inputs, then mixed sizes from as many clients as cores.
 
-    Raises EngineError when the server does not start, or does not answer with 200.
+    Raises EngineError when the server does not start, or answers anything but 200.
     """
-    figure(1, 1)  # a chart that cannot be drawn is told before the work, not after
-    callers = usable_cores()
-    pages = originals()
+    originals = [sample.image for sample in corpus.pages(count=6)]
     with ExitStack() as stack:
-        server = stack.enter_context(closing(Ours(pipeline, models, Path(sys.executable))))
-        inputs = _bigs(pages[0], enlarged, pdf_pages)
-        found = [_big(server, *item, tell) for item in inputs]
-        memory = stack.enter_context(closing(_Memory(server)))
-        files = [Mixed(pages, seed) for seed in range(callers)]
-        read = _mixed(server, files, minutes * 60, tell)
+        server = stack.enter_context(closing(OurServer(pipeline, models)))
+        large = []
+        for name, megapixels, pages, file in _large_inputs(originals[0], scale, pdf_pages):
+            progress(name)
+            if pages == 1:
+                _post(server, file)  # the first time, its shapes are new to the engines
+            memory = MemorySampler(server)
+            start = time.perf_counter()
+            _post(server, file)
+            ms = (time.perf_counter() - start) * 1e3
+            memory.close()
+            peak = max(mb for _, mb in memory.samples)
+            large.append(LargeInput(name, megapixels, pages, ms, peak))
+        memory = stack.enter_context(closing(MemorySampler(server)))
+        clients = [mixed_pages(originals, seed) for seed in range(usable_cores())]
+        count = _send(server, clients, minutes * 60, progress)
         memory.close()
-    facts = {
-        "machine": f"{cpu_name()}, {usable_cores()} cores",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "pipeline": str(pipeline),
-        "minutes": f"{minutes:g}, {callers} callers, 200 pixels to 4000 x 6000",
-        "memory": "of all the server's processes, shared pages counted once",
-    }
-    return Soak(facts, tuple(found), read, tuple(memory.seen))
+    return Soak(tuple(large), count, tuple(memory.samples))
 
 
-def _bigs(page: Image, enlarged: int, count: int) -> Iterator[tuple[str, float, int, bytes]]:
+def _large_inputs(page: Image, scale: int, count: int) -> Iterator[tuple[str, float, int, bytes]]:
     """(name, megapixels, pages, file), small ones first."""
     height, width = _SMALL
     mega = height * width / 1e6
-    small = scaled(page, height, width)
-    large, size = (height * enlarged, width * enlarged), f"{width * enlarged} x {height * enlarged}"
+    small = resize(page, height, width)
+    large, size = (height * scale, width * scale), f"{width * scale} x {height * scale}"
     yield f"a page of {width} x {height}", mega, 1, jpeg(small)
-    yield f"that page at {size}", mega * enlarged**2, 1, jpeg(scaled(page, *large))
-    yield f"{enlarged**2} of it on {size}", mega * enlarged**2, 1, jpeg(sheet(small, enlarged))
+    yield f"that page at {size}", mega * scale**2, 1, jpeg(resize(page, *large))
+    yield f"{scale**2} of it on {size}", mega * scale**2, 1, jpeg(tile(small, scale))
     yield "a PDF of that page", mega, 1, pdf(small, 1)
     yield f"a PDF of it {count} times", mega * count, count, pdf(small, count)
 
 
-def _big(
-    server: Ours,
-    name: str,
-    megapixels: float,
-    pages: int,
-    file: bytes,
-    tell: Callable[[str], None],
-) -> Big:
-    tell(name)
-    if pages == 1:
-        _post(server, file)  # the first sight of its shapes
-    memory = _Memory(server)
-    start = time.perf_counter()
-    _post(server, file)
-    ms = (time.perf_counter() - start) * 1e3
-    memory.close()
-    return Big(name, megapixels, pages, ms, max(mb for _, mb in memory.seen))
-
-
-def _mixed(
-    server: Ours, callers: Sequence[Mixed], seconds: float, tell: Callable[[str], None]
+def _send(
+    server: OurServer,
+    clients: Sequence[Iterator[bytes]],
+    seconds: float,
+    progress: Callable[[str], None],
 ) -> int:
-    """Each caller sends its own files, one after the other; returns how many were read."""
-    start, counts = time.monotonic(), [0] * len(callers)
+    """Each client sends its own files, one after the other; returns how many were read."""
+    start, counts = time.monotonic(), [0] * len(clients)
     errors: list[EngineError] = []
 
-    def call(place: int) -> None:
-        for file in callers[place]:
+    def send(index: int) -> None:
+        for file in clients[index]:
             try:
                 _post(server, file)
             except EngineError as error:
                 errors.append(error)
-            counts[place] += 1
+            counts[index] += 1
             passed = time.monotonic() - start
-            tell(f"{sum(counts)} pages in {passed / 60:.1f} of {seconds / 60:g} minutes")
+            progress(f"{sum(counts)} pages in {passed / 60:.1f} of {seconds / 60:g} minutes")
             if passed > seconds or errors:
                 return
 
-    threads = [threading.Thread(target=call, args=(place,)) for place in range(len(callers))]
+    threads = [threading.Thread(target=send, args=(index,)) for index in range(len(clients))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -190,16 +159,66 @@ def _mixed(
     return sum(counts)
 
 
-def _post(server: Ours, file: bytes) -> None:
-    connection = http.client.HTTPConnection(*server.address, timeout=1200)
+def _post(server: OurServer, file: bytes) -> None:
+    connection = http.client.HTTPConnection(*server.address, timeout=_TIMEOUT)
     try:
-        kind = "application/pdf" if file.startswith(b"%PDF") else "image/jpeg"
-        connection.request("POST", "/ocr/v1/accurate", file, {"Content-Type": kind})
+        content_type = "application/pdf" if file.startswith(b"%PDF") else "image/jpeg"
+        connection.request("POST", "/ocr/v1/accurate", file, {"Content-Type": content_type})
         response = connection.getresponse()
         body = response.read()
     except OSError as error:
-        raise EngineError(f"soak: the server does not answer: {error}") from error
+        raise EngineError(f"soak test: the server does not answer: {error}") from error
     finally:
         connection.close()
     if response.status != 200:
-        raise EngineError(f"soak: the server answered {response.status}: {body[:300].decode()}")
+        raise EngineError(f"soak test: status {response.status}: {body[:300].decode()}")
+
+
+_MIN_SIDE, _MAX_SIDE, _MAX_SHORT_SIDE = 200, 6000, 4000
+
+
+def mixed_pages(originals: Sequence[Image], seed: int = 0) -> Iterator[bytes]:
+    """Endless JPEG files of all sizes, 200 pixels to 4000 x 6000, with few lines to many.
+
+    Each is a page, a sheet of copies of a page, or a cut-out of one. The same seed gives the same
+    files.
+    """
+    draw = random.Random(seed)  # noqa: S311  repeatable, not secret
+    while True:
+        # Uniform in the logarithm of the longer side.
+        longer = round(_MIN_SIDE * (_MAX_SIDE / _MIN_SIDE) ** draw.random())
+        shorter = min(_MAX_SHORT_SIDE, max(_MIN_SIDE, round(longer * draw.uniform(0.4, 1.0))))
+        upright = draw.random() < 0.7
+        height, width = (longer, shorter) if upright else (shorter, longer)
+        page = draw.choice(originals)
+        if longer < 700:
+            top = draw.randrange(max(1, page.shape[0] - height))
+            left = draw.randrange(max(1, page.shape[1] - width))
+            page = page[top : top + height, left : left + width]
+        elif draw.random() < 0.3:
+            page = tile(page, draw.choice((2, 3, 4)))
+        yield jpeg(resize(page, height, width))
+
+
+def tile(page: Image, side: int) -> Image:
+    """side x side copies of a page on one sheet."""
+    return np.tile(page, (side, side, 1))
+
+
+def resize(page: Image, height: int, width: int) -> Image:
+    """A page at another size."""
+    return np.asarray(cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def jpeg(page: Image) -> bytes:
+    """A page as a JPEG file."""
+    _, data = cv2.imencode(".jpg", page, (cv2.IMWRITE_JPEG_QUALITY, 85))
+    return data.tobytes()
+
+
+def pdf(page: Image, count: int) -> bytes:
+    """A PDF of `count` copies of a page, at 144 dpi."""
+    sheets = [Pillow.fromarray(np.ascontiguousarray(page[:, :, ::-1]))] * count
+    out = io.BytesIO()
+    sheets[0].save(out, "PDF", save_all=True, append_images=sheets[1:], resolution=144)
+    return out.getvalue()

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Speed and accuracy: benchmark.sh [--data DIR] [--peers] [--pipeline YAML ...] [--concurrency 1,4]
-# [--soak MINUTES] [--report DIR]. Takes all that `ocr-hpi benchmark` takes; with --serve all that
-# `ocr-hpi load` takes: the same over HTTP. --peers runs PaddleX and RapidOCR on the same images,
-# each in an environment of its own: they pin different OpenCVs.
+# Speed, accuracy and load, beside the peers:
+#   benchmark.sh [--data DIR] [--peers] [--pipeline YAML ...] [--concurrency 1,4]   page by page
+#   benchmark.sh --serve [--data DIR] [--peers] [--pipeline YAML]                   load test over HTTP
+#   benchmark.sh --soak MINUTES [--pipeline YAML]                                   memory over time
+# Each with --report DIR, and --help for all options. --peers runs PaddleX and RapidOCR on the same
+# images, each in an environment of its own: they pin different OpenCVs.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# A virtual environment with exactly these requirements. Made anew when they change.
+# A virtual environment with exactly these requirements; made again when they change.
 ensure_peer() { # DIR REQUIREMENT...
   local dir=$1 base
   shift
-  local stamp="$dir/.ocr-hpi-stamp" wanted="$dir $*"
-  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
+  local stamp="$dir/.ocr-hpi-stamp" contents="$dir $*"
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$contents" ] && return
   base=$(base_python)
   lock_environments "$base"
-  if ! { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; }; then
+  if ! { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$contents" ]; }; then
     say "making $dir: $* (minutes)"
     rm -rf "$dir"
     "$base" -m venv "$dir" >&2
@@ -23,15 +25,15 @@ ensure_peer() { # DIR REQUIREMENT...
         "apt install libgl1 libglib2.0-0. Then run the same command again"
       return 1
     }
-    echo "$wanted" >"$stamp"
+    echo "$contents" >"$stamp"
   fi
   unlock_environments
 }
 
-# The charts' library, beside what serving needs: .venv stays what serve.sh takes it for.
+# matplotlib for the charts, beside what serving needs.
 ensure_charts() {
   "$ROOT/.venv/bin/python" -c "import matplotlib" 2>/dev/null && return
-  say "installing what draws the charts into .venv"
+  say "installing matplotlib for the charts into .venv"
   (cd "$ROOT" && .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet \
     --editable ".[benchmark]" >&2)
 }
@@ -40,10 +42,12 @@ command=compare peers= arguments=() pipelines=() help=
 while [ $# -gt 0 ]; do
   case $1 in
     --serve) command=serve ;;
+    --soak) command=soak && [ $# -gt 1 ] && arguments+=(--minutes "$2") && shift ;;
+    --soak=*) command=soak && arguments+=(--minutes "${1#*=}") ;;
     --peers) peers=yes ;;
     --pipeline) [ $# -gt 1 ] && pipelines+=("$2") && arguments+=("$1" "$2") && shift ;;
     --pipeline=*) pipelines+=("${1#*=}") && arguments+=("$1") ;;
-    --data | --report) # from where the caller stands, not from the repository
+    --data | --report) # relative to where the caller is, not to the repository
       [ $# -gt 1 ] && arguments+=("$1" "$(realpath -m "$2")") && shift ;;
     -h | --help) help=yes && arguments+=("$1") ;;
     *) arguments+=("$1") ;;
@@ -57,7 +61,7 @@ if [ -z "$help" ]; then
   [ "$command" = serve ] || ensure_charts
   bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
   bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
-  if [ -n "$peers" ]; then
+  if [ -n "$peers" ] && [ "$command" != soak ]; then
     ensure_peer "$ROOT/.venv-peer-paddlex" "paddlex[ocr,serving]==3.7.2" "paddlepaddle==3.2.2" "onnxruntime>=1.22,<2"
     arguments+=(--paddlex "$ROOT/.venv-peer-paddlex/bin/python")
   fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# For whoever has an NVIDIA GPU: check_gpu.sh [PIPELINE.yaml] [--device gpu:0] [--images DIR]
-# Installs the GPU's packages, fetches the models, builds the processor's plan and the GPU's, holds
-# what they read against each other and measures both. Ends with a verdict; exit code 0 if it holds.
+# Checks an NVIDIA GPU: check_gpu.sh [PIPELINE.yaml] [--device gpu:0] [--images DIR]
+# Installs the GPU's packages, fetches the models, builds the CPU's plan and the GPU's, compares what
+# they read and how fast. Ends with a verdict; exit code 0 if the GPU reads what the CPU reads.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 case "${1:-}" in
@@ -26,4 +26,4 @@ bash scripts/fetch_models.sh "$yaml" >&2
 bash scripts/build_engines.sh "$yaml" --device cpu >&2
 bash scripts/build_engines.sh "$yaml" --device "$device" >&2
 .venv/bin/ocr-hpi plan "$yaml" --device "$device"
-exec .venv/bin/python -m benchmarks.devices "$yaml" --device "$device" ${rest[@]+"${rest[@]}"}
+exec .venv/bin/python -m benchmarks check-gpu "$yaml" --device "$device" ${rest[@]+"${rest[@]}"}

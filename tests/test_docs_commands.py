@@ -16,7 +16,7 @@ from docs_text import commands, pages
 from http_server import eventually
 
 from benchmarks.corpus import Sample
-from benchmarks.mixed import pdf
+from benchmarks.soak import pdf
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,4 +1,4 @@
-"""The contenders as they run: ours, and the peers where their environments are."""
+"""The systems as they run: ours, and the peers where their environments exist."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import peers
-from benchmarks.contender import Contender, Spec
-from serving.cli import main
+from benchmarks import systems
+from benchmarks.__main__ import main
+from benchmarks.systems import System, SystemSpec
+from serving.errors import EngineError
 
 PIPELINE = Path("configs/PP-OCRv4_mobile.yaml")
 
@@ -24,7 +25,7 @@ def page(repo: Path) -> Path:
 
 
 def python(repo: Path, variable: str, folder: str, *modules: str) -> Path:
-    """That of a peer's environment; skips where the environment or a module is not there."""
+    """The Python of a peer's environment; skips where that or one of the modules is missing."""
     found = Path(os.environ.get(variable) or repo / folder / "bin/python")
     if not found.is_file():
         pytest.skip(f"no {folder}; scripts/benchmark.sh --peers makes it")
@@ -35,49 +36,62 @@ def python(repo: Path, variable: str, folder: str, *modules: str) -> Path:
     return found
 
 
-def test_ours_alone_and_at_once(repo: Path, built: Path, page: Path) -> None:
-    with closing(Contender(peers.ours(repo / PIPELINE, built, Path(sys.executable)))) as ours:
+def test_ours_with_one_caller_and_with_several(repo: Path, built: Path, page: Path) -> None:
+    with closing(System(systems.ours(repo / PIPELINE, built))) as ours:
         started = ours.start_ms
         alone = ours.read(page)
         assert ours.start_ms == started + alone.ms
         assert len(alone.texts) > 5
         assert 100 < alone.peak_mb < 4000
-        assert ours.read_at_once([page] * 4, callers=2).texts == (alone.texts,) * 4
+        assert ours.read_concurrently([page] * 4, callers=2).texts == (alone.texts,) * 4
+        done = ours.read_for(0.2, [page], callers=2)
+        assert len(done) >= 2
+        assert min(done) > 0
         assert "openvino" in ours.version
 
 
-def test_what_fails_at_once_is_told(built: Path, repo: Path, page: Path, tmp_path: Path) -> None:
-    with closing(Contender(peers.ours(repo / PIPELINE, built, Path(sys.executable)))) as ours:
-        crowd = ours.read_at_once([page, tmp_path / "absent.png"], callers=2)
-        assert "absent.png" in crowd.failed
+def test_an_error_of_a_caller_leaves_the_system_running(
+    built: Path, repo: Path, page: Path, tmp_path: Path
+) -> None:
+    with closing(System(systems.ours(repo / PIPELINE, built))) as ours:
+        reading = ours.read_concurrently([page, tmp_path / "absent.png"], callers=2)
+        assert "absent.png" in reading.error
         assert ours.read(page).texts
 
 
-def specs(repo: Path, built: Path, scratch: Path, **pythons: Path) -> dict[str, Spec]:
+def test_a_system_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"ours, absent ended with code 1: .*absent\.yaml"):
+        System(systems.ours(tmp_path / "absent.yaml", tmp_path))
+
+
+def specs(repo: Path, built: Path, scratch: Path, **pythons: Path) -> dict[str, SystemSpec]:
+    """The peers by setup and name. pythons: of their environments."""
     chosen = {"paddlex": None, "rapidocr": None, **pythons}
-    found = peers.peers(repo / PIPELINE, built, scratch=scratch, **chosen)
-    return {f"{spec.table}: {spec.name}": spec for spec in found}
+    found = systems.peers(repo / PIPELINE, built, scratch=scratch, **chosen)
+    return {f"{spec.setup}: {spec.name}": spec for spec in found}
 
 
-def test_who_takes_part(repo: Path, built: Path, tmp_path: Path) -> None:
+def test_peers_get_the_same_files_and_their_own_defaults(
+    repo: Path, built: Path, tmp_path: Path
+) -> None:
     here = Path(sys.executable)
     assert list(specs(repo, built, tmp_path, paddlex=here, rapidocr=here)) == [
         "same: PaddleX, Paddle Inference",
         "same: PaddleX, ONNX Runtime",
         "same: RapidOCR, ONNX Runtime",
         "same: RapidOCR, OpenVINO",
-        "own: ours, as the YAML says",
-        "own: PaddleX, own values, PP-OCRv4_mobile",
-        "own: RapidOCR, own models, ONNX Runtime",
-        "own: RapidOCR, own models, OpenVINO",
+        "default: ours, own defaults",
+        "default: PaddleX, own defaults, PP-OCRv4_mobile",
+        "default: RapidOCR, own defaults, ONNX Runtime",
+        "default: RapidOCR, own defaults, OpenVINO",
     ]
 
 
-def reads_as_ours(spec: Spec, repo: Path, built: Path, page: Path) -> None:
-    """Nearly: each crops and pads in its own way."""
-    with closing(Contender(peers.ours(repo / PIPELINE, built, Path(sys.executable)))) as ours:
+def reads_as_ours(spec: SystemSpec, repo: Path, built: Path, page: Path) -> None:
+    """Nearly: each system crops and pads differently."""
+    with closing(System(systems.ours(repo / PIPELINE, built))) as ours:
         expected = ours.read(page).texts
-    with closing(Contender(spec)) as peer:
+    with closing(System(spec)) as peer:
         found = peer.read(page).texts
     assert len(set(expected) & set(found)) >= 0.7 * len(expected)
 
@@ -89,7 +103,7 @@ def test_paddlex_on_onnxruntime(repo: Path, built: Path, page: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["same: PaddleX, Paddle Inference",
-                                  "own: PaddleX, own values, PP-OCRv4_mobile"])  # fmt: skip
+                                  "default: PaddleX, own defaults, PP-OCRv4_mobile"])  # fmt: skip
 def test_paddlex_on_paddle(name: str, repo: Path, built: Path, page: Path, tmp_path: Path) -> None:
     its = python(repo, "OCR_HPI_PEER_PADDLEX_PYTHON", ".venv-peer-paddlex", "paddlex", "paddle")
     reads_as_ours(specs(repo, built, tmp_path, paddlex=its)[name], repo, built, page)
@@ -101,7 +115,7 @@ def test_rapidocr(name: str, repo: Path, built: Path, page: Path, tmp_path: Path
     reads_as_ours(specs(repo, built, tmp_path, rapidocr=its)[name], repo, built, page)
 
 
-def test_the_whole_command(
+def test_the_command(
     repo: Path, built: Path, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repo)
@@ -109,16 +123,17 @@ def test_the_whole_command(
     (tmp_path / "one" / "page.jpg").symlink_to(page)
     truth = [{"image": "page.jpg", "lines": [{"text": "The Northgate Bakery"}]}]
     (tmp_path / "one" / "truth.json").write_text(json.dumps(truth))
-    asked = ["--data", tmp_path, "--report", tmp_path / "out", "--concurrency", "2",
-             "--models", built]  # fmt: skip
-    done = CliRunner().invoke(main, ["benchmark", *map(str, asked)])
+    options = ["--data", tmp_path, "--report", tmp_path / "out", "--concurrency", "2",
+               "--models", built]  # fmt: skip
+    done = CliRunner().invoke(main, ["compare", *map(str, options)])
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    (row,), (crowd,), (profile,) = found["rows"], found["throughput"], found["profiles"]
-    assert row["ratio_median"] == 1
-    assert row["character_f1"] > 0
-    assert crowd["pages_per_second"] > 0
-    assert not crowd["differing"]
+    (result,), (concurrent,) = found["results"], found["throughput"]
+    (profile,) = found["profiles"]
+    assert result["ratio_median"] == 1
+    assert result["character_f1"] > 0
+    assert concurrent["pages_per_second"] > 0
+    assert not concurrent["changed"]
     assert profile["efficiency"]
     assert "matrix product" in done.output
     assert (tmp_path / "out" / "benchmark.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""The servers under load: ours and PaddleX's, each a child process on a free port."""
+"""The servers under load: this project's and PaddleX's, each a child process on a free port."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,12 +23,13 @@ from serving.plan.child import environment
 _HOST = "127.0.0.1"
 _BOUNDARY = "-" * 24 + "d74496d66958873e"
 """As curl makes them."""
-_START = 300.0
-"""Seconds in which a server has to be ready."""
+_START_TIMEOUT = 300.0
+_SAMPLE_INTERVAL = 0.5
+"""Seconds between two samples of a server's memory."""
 
 
 class Server(ABC):
-    """A running server. Raises EngineError when it does not get ready, with what it said."""
+    """A running server. Raises EngineError with its last words when it does not become ready."""
 
     name: str
 
@@ -47,18 +50,19 @@ class Server(ABC):
             self.close()
             raise
 
+    @staticmethod
     @abstractmethod
-    def request(self, image: bytes) -> bytes:
+    def request(image: bytes) -> bytes:
         """The whole HTTP request that has `image` read."""
 
     @property
     @abstractmethod
     def health(self) -> str:
-        """The path that answers 200 once it can read."""
+        """The path that answers 200 once the server is ready."""
 
     def memory(self) -> float:
         """MiB of the server and its children, shared pages counted once."""
-        return sum(_proportional(process) for process in _tree(self._process.pid)) / 1024
+        return sum(_pss_kib(process) for process in _process_tree(self._process.pid)) / 1024
 
     def close(self) -> None:
         """Stop it."""
@@ -71,18 +75,18 @@ class Server(ABC):
         self._log.close()
 
     def _wait_ready(self) -> None:
-        end = time.monotonic() + _START
-        while not self._ready():
+        end = time.monotonic() + _START_TIMEOUT
+        while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > end:
                 self._log.seek(0)
-                said = self._log.read().decode(errors="replace").strip()
-                last = said.splitlines()[-1] if said else "it said nothing"
-                error = EngineError(f"benchmark: {self.name} does not get ready: {last}")
-                error.add_note(said)
+                output = self._log.read().decode(errors="replace").strip()
+                last = output.splitlines()[-1] if output else "no output"
+                error = EngineError(f"benchmark: {self.name} did not become ready: {last}")
+                error.add_note(output)
                 raise error
             time.sleep(0.1)
 
-    def _ready(self) -> bool:
+    def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(*self.address, timeout=10)
         try:
             connection.request("GET", self.health)
@@ -93,19 +97,18 @@ class Server(ABC):
             connection.close()
 
 
-class Ours(Server):
-    """`ocr-hpi serve`, by its multipart form, as `curl -F image=@page.png` sends it."""
+class OurServer(Server):
+    """`ocr-hpi serve`; requests are multipart, as `curl -F image=@page.png` sends them."""
 
     name = "ours"
     health = "/health/ready"
 
-    def __init__(
-        self, pipeline: Path, models: Path, python: Path, options: Sequence[str] = ()
-    ) -> None:
-        served = ["--pipeline", f"accurate={pipeline}", "--models", str(models), *options]
-        super().__init__([python, "-m", "serving.cli", "serve", *served], environment())
+    def __init__(self, pipeline: Path, models: Path) -> None:
+        options = ["--pipeline", f"accurate={pipeline}", "--models", str(models)]
+        super().__init__([sys.executable, "-m", "serving.cli", "serve", *options], environment())
 
-    def request(self, image: bytes) -> bytes:
+    @staticmethod
+    def request(image: bytes) -> bytes:
         part = 'Content-Disposition: form-data; name="image"; filename="page.png"'
         head = f"--{_BOUNDARY}\r\n{part}\r\nContent-Type: image/png\r\n\r\n"
         body = head.encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()
@@ -113,33 +116,57 @@ class Ours(Server):
         return _post(path, f"multipart/form-data; boundary={_BOUNDARY}", body)
 
 
-class PaddleX(Server):
-    """`paddlex --serve` on ONNX Runtime, by its own JSON, without pictures in the answer."""
+class PaddleXServer(Server):
+    """`paddlex --serve` on ONNX Runtime; requests are its own JSON, answers without pictures."""
 
-    name = "PaddleX onnxruntime"
+    name = "PaddleX, ONNX Runtime"
     health = "/health"
 
     def __init__(self, yaml: Path, python: Path) -> None:
-        served = ["--serve", "--pipeline", str(yaml), "--engine", "onnxruntime"]
+        options = ["--serve", "--pipeline", str(yaml), "--engine", "onnxruntime"]
         quiet = {"PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}
-        super().__init__([python, "-m", "paddlex", *served], {**os.environ, **quiet})
+        super().__init__([python, "-m", "paddlex", *options], {**os.environ, **quiet})
 
-    def request(self, image: bytes) -> bytes:
+    @staticmethod
+    def request(image: bytes) -> bytes:
         file = base64.b64encode(image).decode("ascii")
         body = json.dumps({"file": file, "fileType": 1, "visualize": False}).encode()
         return _post("/ocr", "application/json", body)
 
 
-def _post(path: str, kind: str, body: bytes) -> bytes:
+def _post(path: str, content_type: str, body: bytes) -> bytes:
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {_HOST}\r\nContent-Type: {kind}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {_HOST}\r\nContent-Type: {content_type}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-def _tree(pid: int) -> list[int]:
-    """A process and all below it."""
+class MemorySampler:
+    """Samples a server's memory in the background: (seconds since the start, MiB)."""
+
+    def __init__(self, server: Server) -> None:
+        self.samples: list[tuple[float, float]] = []
+        self._server = server
+        self._start = time.monotonic()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while True:
+            self.samples.append((time.monotonic() - self._start, self._server.memory()))
+            if self._end.wait(_SAMPLE_INTERVAL):
+                return
+
+    def close(self) -> None:
+        """Stop sampling."""
+        self._end.set()
+        self._thread.join()
+
+
+def _process_tree(pid: int) -> list[int]:
+    """A process and all its descendants."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -147,12 +174,12 @@ def _tree(pid: int) -> list[int]:
         except OSError:
             continue
         for child in children:
-            found += _tree(int(child))
+            found += _process_tree(int(child))
     return found
 
 
-def _proportional(pid: int) -> int:
-    """KiB of a process: its own pages, and its share of those that it shares."""
+def _pss_kib(pid: int) -> int:
+    """Proportional set size: a process' own pages, and its share of those that it shares."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

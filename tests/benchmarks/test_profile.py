@@ -1,4 +1,4 @@
-"""What the benchmark measures of our own pipeline, on the real models."""
+"""Profiles of our own pipeline, on the real models."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.corpus import Sample
-from benchmarks.profile import profile
-from benchmarks.watch import READING, Watch, replayed, timed
-from benchmarks.work import MacCounter, MatrixProduct
-from serving.api import Reader, load_pipeline
+from benchmarks.profile import WAITING, Stopwatch, profile, replayed, timed
+from benchmarks.roofline import MacCounter, MatrixProduct
+from serving.api import OcrPipeline, load_pipeline
 from serving.engines.base import EngineSpec
 from serving.errors import EngineError
 from serving.evaluate import LabelledPage
@@ -26,7 +25,7 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def reader(repo: Path, built: Path) -> Reader:
+def reader(repo: Path, built: Path) -> OcrPipeline:
     return load_pipeline(repo / "configs/PP-OCRv4_mobile.yaml", models=built)
 
 
@@ -63,21 +62,25 @@ def test_a_matrix_product_has_a_rate(built: Path) -> None:
     product.close()
 
 
-def test_stand_ins_read_the_same_and_time_every_stage(reader: Reader, sample_page: Sample) -> None:
-    watch, seen = Watch(), []
-    plain = replace(reader.pipeline, score_thresh=0.5)
-    stand_in = timed(plain, watch, lambda section, image: seen.append((section, image.shape)))
-    assert stand_in.read(sample_page.image) == plain.read(sample_page.image)
-    seconds = watch.seconds
+def test_a_timed_pipeline_reads_the_same_and_times_every_stage(
+    reader: OcrPipeline, sample_page: Sample
+) -> None:
+    stopwatch, inputs = Stopwatch(), []
+    pipeline = replace(reader.pipeline, score_thresh=0.5)
+    timing = timed(
+        pipeline, stopwatch, lambda section, image: inputs.append((section, image.shape))
+    )
+    assert timing.read(sample_page.image) == pipeline.read(sample_page.image)
+    seconds = stopwatch.seconds
     assert seconds["TextDetection"] > seconds["TextDetection engine"] > 0
-    assert seconds[READING] > seconds["TextRecognition"] > 0
+    assert seconds[WAITING] > seconds["TextRecognition"] > 0
     assert seconds["TextRecognition engine"] > 0
-    assert ("TextDetection", sample_page.image.shape) in seen
-    assert sum(section == "TextRecognition" for section, _ in seen) >= len(sample_page.lines) / 2
+    assert ("TextDetection", sample_page.image.shape) in inputs
+    assert sum(section == "TextRecognition" for section, _ in inputs) >= len(sample_page.lines) / 2
 
 
 def test_replayed_engines_answer_the_same_and_nothing_new(
-    reader: Reader, sample_page: Sample
+    reader: OcrPipeline, sample_page: Sample
 ) -> None:
     pipeline, engines = replayed(reader.pipeline)
     first = pipeline.read(sample_page.image)
@@ -96,11 +99,11 @@ def test_profile_of_a_page(repo: Path, built: Path) -> None:
     assert min(ms.values()) > 0
     assert ms["lines: engine"] > ms["lines: crop, resize, CTC"]
     detection, recognition = found.efficiency
-    assert detection.gmac_a_page > 1
+    assert detection.gmac_per_page > 1
     assert 0 < recognition.share < 2
-    assert found.outside.megapixels > 0.5
-    assert found.outside.lines > 5
-    assert 0 < found.outside.ms < 1000
-    assert found.outside.allowed_ms == pytest.approx(
-        8 * found.outside.megapixels + 0.1 * found.outside.lines
+    assert found.overhead.megapixels > 0.5
+    assert found.overhead.lines > 5
+    assert 0 < found.overhead.ms < 1000
+    assert found.overhead.budget_ms == pytest.approx(
+        8 * found.overhead.megapixels + 0.1 * found.overhead.lines
     )

@@ -1,4 +1,4 @@
-"""Useful work: multiply-adds of a graph, and the matrix product to hold its rate against."""
+"""What engines are held against: the multiply-adds that a model needs, and a matrix product."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from serving.ocr.scheduler import Scheduler
 
 _COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 BACKENDS, PRECISIONS = ("openvino", "onnxruntime"), ("float32", "bfloat16", "float16")
-"""What a product of matrices can be had in."""
+"""What the matrix product runs on."""
 _SIDE, _CHAIN = 512, 16
-"""Sixteen products of 512 x 512 matrices, one after the other: 2.1 GMAC a call. Larger matrices
-leave the cache and run at half this rate or less in bfloat16."""
+"""Sixteen products of 512 x 512 matrices in sequence: 2.1 GMAC a call. Larger matrices fall out of
+the cache and run at half this rate or less in bfloat16."""
 
 
 class MacCounter:
-    """Multiply-adds of one graph's convolutions and matrix products, by the size of its input.
+    """Multiply-adds of the convolutions and matrix products of a graph, by the size of its input.
 
-    The graph is the model's own, (N, 3, H, W): what the fused one multiplies by zero is no work.
-    The graph is run once a size in ONNX Runtime with the shapes of their operands as its outputs:
-    shape inference gives up on the graphs that paddle2onnx makes.
+    Takes the model's own graph, (N, 3, H, W): what an optimised graph multiplies by zero is no
+    useful work. Runs the graph once for each size in ONNX Runtime, with the shapes of operands as
+    outputs, because shape inference gives up on the graphs that paddle2onnx makes.
     """
 
     def __init__(self, graph: Path) -> None:
@@ -39,12 +39,12 @@ class MacCounter:
         model = onnx.load(graph)
         del model.graph.output[:]
         self._nodes: list[Any] = [n for n in model.graph.node if n.op_type in _COUNTED]
-        wanted = [name for node in self._nodes for name in (*node.input[:2], node.output[0])]
-        self._names = list(dict.fromkeys(wanted))
-        for place, name in enumerate(self._names):
-            model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape {place}"]))
+        operands = [name for node in self._nodes for name in (*node.input[:2], node.output[0])]
+        self._names = list(dict.fromkeys(operands))
+        for index, name in enumerate(self._names):
+            model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape {index}"]))
             model.graph.output.append(
-                onnx.helper.make_tensor_value_info(f"shape {place}", onnx.TensorProto.INT64, [None])
+                onnx.helper.make_tensor_value_info(f"shape {index}", onnx.TensorProto.INT64, [None])
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -54,15 +54,15 @@ class MacCounter:
         self.macs = cache(self._macs)
 
     def _macs(self, height: int, width: int) -> int:
-        """For an image of this size, alone."""
+        """For one image of this size."""
         feed = self._session.get_inputs()[0]
         image = np.ones((1, 3, height, width), np.float32)
-        found = self._session.run(None, {feed.name: image})
-        shapes = dict(zip(self._names, (shape.tolist() for shape in found), strict=True))
+        outputs = self._session.run(None, {feed.name: image})
+        shapes = dict(zip(self._names, (shape.tolist() for shape in outputs), strict=True))
         return sum(_node_macs(node, shapes) for node in self._nodes)
 
     def macs_at_width(self, height: int, width: int, *, step: int = 64) -> float:
-        """As `macs`, taken between the next multiples of `step`: one run for many widths."""
+        """As `macs`, interpolated between multiples of `step`: one run serves many widths."""
         low = max(step, width // step * step)
         here, there = self.macs(height, low), self.macs(height, low + step)
         return here + (there - here) * (width - low) / step
@@ -74,12 +74,12 @@ def _node_macs(node: Any, shapes: dict[str, Sequence[int]]) -> int:
         return math.prod(out) * math.prod(second[1:])
     if node.op_type == "ConvTranspose":  # (in, out / groups, height, width)
         return math.prod(first) * math.prod(second[1:])
-    turned = any(item.name == "transA" and item.i for item in node.attribute)
-    return math.prod(out) * first[-2 if turned else -1]
+    transposed = any(item.name == "transA" and item.i for item in node.attribute)
+    return math.prod(out) * first[-2 if transposed else -1]
 
 
 class MatrixProduct:
-    """A product of matrices by the very engine settings of a stage, on as many callers."""
+    """A chain of matrix products on the settings of a stage's engine, with as many callers."""
 
     def __init__(self, spec: EngineSpec, callers: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -91,10 +91,10 @@ class MatrixProduct:
         self._matrix = generator.standard_normal((_SIDE, _SIDE)).astype(np.float32)
         self._seconds: list[float] = []
         self.sample()
-        self._seconds.clear()
+        self._seconds.clear()  # the first calls warmed it up
 
     def sample(self, calls: int = 3) -> None:
-        """Some calls on every caller at the same time."""
+        """Time some calls, on all callers at the same time."""
 
         def work() -> None:
             for _ in range(calls):
@@ -119,14 +119,14 @@ def _write_chain(path: Path) -> None:
     import onnx
 
     generator = np.random.default_rng(1)
-    # Scaled so that the numbers keep their size from product to product.
+    # Scaled so that the numbers keep their magnitude from product to product.
     weights = generator.standard_normal((_SIDE, _SIDE)) / math.sqrt(_SIDE)
-    names = ["matrix", *(f"product {place}" for place in range(_CHAIN))]
+    names = ["matrix", *(f"product {index}" for index in range(_CHAIN))]
     float32, shape = onnx.TensorProto.FLOAT, [_SIDE, _SIDE]
     graph = onnx.helper.make_graph(
         [
-            onnx.helper.make_node("MatMul", [names[place], "weights"], [names[place + 1]])
-            for place in range(_CHAIN)
+            onnx.helper.make_node("MatMul", [names[index], "weights"], [names[index + 1]])
+            for index in range(_CHAIN)
         ],
         "product",
         [onnx.helper.make_tensor_value_info(names[0], float32, shape)],

@@ -1,4 +1,4 @@
-"""Measuring systems in turn and the figures of it, on systems that take the times they are given."""
+"""Systems are measured in turn, and what is made of the figures; on fakes that take given times."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 LAYERS = [
     {"errors", "types", "machine"},
-    {"config", "data", "devices", "scores"},
+    {"config", "data", "devices", "download", "scores"},
     {"models", "imaging"},
     {"engines"},
     {"optimize", "ocr"},

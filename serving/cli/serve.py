@@ -12,7 +12,7 @@ import click
 from serving.cli.options import Device
 
 if TYPE_CHECKING:
-    from serving.http.fetch import HostPattern
+    from serving.download import HostPattern
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[HostPattern, ...]:
         if isinstance(value, tuple):
             return value
-        from serving.http.fetch import HostPattern
+        from serving.download import HostPattern
 
         try:
             return tuple(HostPattern.parse(part) for part in str(value).split(",") if part.strip())

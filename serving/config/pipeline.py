@@ -1,15 +1,17 @@
-"""What a valid YAML may ask for and this package does not do, refused with the way out.
+"""PaddleX's OCR pipeline YAML as frozen models. The only home of its defaults.
 
-PaddleX's pipeline YAML of the 3.0 betas, translated so that an error can show the fix.
+What a key means, and what its absence means, is PaddleX 3.7's: an absent key takes the pipeline's
+default below, an explicit `null` leaves the value to the model's own inference.yml.
 
-PaddleX's OCR pipeline YAML as frozen models. The only home of its defaults.
-
-What a key means, and what its absence means, is PaddleX 3.7's: an absent key takes the
-pipeline's default below, an explicit `null` leaves the value to the model's own inference.yml.
+Every key is obeyed, refused by name (`check_supported`) or, where it has no effect here, reported
+in the log once (`_without_effect`).
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,54 +22,21 @@ from serving.config.errors import config_error
 from serving.config.gate import Gate, GateSetting
 from serving.errors import ConfigError
 
-# key of the beta form -> section and key of today's form
-_MOVED = {
-    "det_model": ("TextDetection", "model"),
-    "text_det_model": ("TextDetection", "model"),
-    "rec_model": ("TextRecognition", "model"),
-    "text_rec_model": ("TextRecognition", "model"),
-    "rec_batch_size": ("TextRecognition", "batch_size"),
-    "text_rec_batch_size": ("TextRecognition", "batch_size"),
-}
-_MODULE_NAMES = {"TextDetection": "text_detection", "TextRecognition": "text_recognition"}
-
-
-def translated_beta(data: dict[str, Any]) -> str | None:
-    """Today's YAML for a document in the beta form; None for any other document."""
-    old = data.get("Pipeline")
-    if not isinstance(old, dict):
-        return None
-    modules: dict[str, dict[str, Any]] = {}
-    for section, module_name in _MODULE_NAMES.items():
-        modules[section] = {
-            "module_name": module_name,
-            "model_name": f"PP-OCRv4_mobile_{module_name[5:8]}",
-        }
-        modules[section]["model_dir"] = None
-    for key, (section, what) in _MOVED.items():
-        if key not in old:
-            continue
-        value = old[key]
-        if what == "model" and "/" in str(value):
-            modules[section]["model_dir"] = value
-        else:
-            modules[section]["model_name" if what == "model" else what] = value
-    today = {
-        "pipeline_name": "OCR",
-        "text_type": "general",
-        "use_doc_preprocessor": False,
-        "use_textline_orientation": False,
-        "enable_hpi": True,
-        "SubModules": modules,
-    }
-    return yaml.safe_dump(today, sort_keys=False, allow_unicode=True)
-
+_log = logging.getLogger(__name__)
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=65535)]
 Shape = tuple[Literal[3], Side, Side]
 LimitType = Literal["min", "max", "resize_long"]
 Backend = Literal["paddle", "openvino", "onnxruntime", "tensorrt"]
+
+
+MODULE_NAMES = {
+    "TextDetection": "text_detection",
+    "TextLineOrientation": "textline_orientation",
+    "TextRecognition": "text_recognition",
+}
+"""Section of the YAML -> PaddleX's name for that kind of model, in the order of use."""
 
 
 class Section(BaseModel):
@@ -88,7 +57,7 @@ class HpiConfig(Section):
 
 
 class Module(Section):
-    """What every model of a pipeline may say."""
+    """The keys that every model of a pipeline has."""
 
     module_name: str | None = None
     model_name: str
@@ -116,7 +85,7 @@ class TextDetection(Module):
 
 
 class TextLineOrientation(Module):
-    """Which lines stand on their head."""
+    """Classifies upside-down lines."""
 
 
 class TextRecognition(Module):
@@ -137,7 +106,7 @@ class SubModules(Section):
 
 
 class PipelineConfig(Section):
-    """One OCR pipeline, as its YAML says. `source` names the file in errors."""
+    """One OCR pipeline. `source` names its file in errors."""
 
     source: str = Field(default="pipeline", exclude=True)
     pipeline_name: Literal["OCR"] = "OCR"
@@ -154,14 +123,18 @@ class PipelineConfig(Section):
     sub_pipelines: dict[str, Any] = Field(default_factory=dict, alias="SubPipelines")
     sub_modules: SubModules = Field(alias="SubModules")
 
+    def sections(self) -> list[tuple[str, Module]]:
+        """(section, module) of the models in use, in the order in which a page passes them."""
+        modules = self.sub_modules
+        orientation = modules.orientation if self.use_textline_orientation else None
+        order = (modules.detection, orientation, modules.recognition)
+        pairs = zip(MODULE_NAMES, order, strict=True)
+        return [(section, module) for section, module in pairs if module is not None]
+
     @property
-    def modules(self) -> tuple[Module, ...]:
-        """The models in use, in the order in which a page meets them."""
-        found = self.sub_modules
-        orientation = (found.orientation,) if found.orientation is not None else ()
-        if not self.use_textline_orientation:
-            orientation = ()
-        return (found.detection, *orientation, found.recognition)
+    def modules(self) -> list[Module]:
+        """The modules of `sections`."""
+        return [module for _, module in self.sections()]
 
     def models(self) -> list[tuple[str, Path | None]]:
         """(model_name, model_dir) of each model in use."""
@@ -193,10 +166,10 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
     """Check a parsed YAML document. `source` names it in errors."""
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: a pipeline is a mapping of keys, not {type(data).__name__}")
-    beta = translated_beta(data)
-    if beta is not None:
+    if isinstance(data.get("Pipeline"), dict):
         raise ConfigError(
-            f"{source}: this is PaddleX's old beta form. In today's form it is:\n{beta}"
+            f"{source}: this is PaddleX's old beta form. In today's form it is:\n"
+            f"{_translate_beta(data['Pipeline'])}"
         )
     if data.get("pipeline_name", "OCR") != "OCR":
         raise ConfigError(
@@ -205,37 +178,56 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
             "extra paddlex: serving.integrations.paddlex.enable(), then "
             f"paddlex.create_pipeline({source!r}, use_hpip=True)"
         )
-    for alias in (data, *_mappings(data.get("SubModules"))):
-        if "enable_hpi" in alias and "use_hpip" in alias:
+    sections = data.get("SubModules")
+    modules = sections.values() if isinstance(sections, dict) else ()
+    for keys in (data, *modules):
+        if isinstance(keys, dict) and "enable_hpi" in keys and "use_hpip" in keys:
             raise ConfigError(f"{source}: enable_hpi and use_hpip are the same key; keep one")
     try:
         config = PipelineConfig.model_validate({**data, "source": source})
     except ValidationError as error:
         raise config_error(error, where=source, schema=PipelineConfig) from None
-    _check_consistent(config)
-    return config
-
-
-def _mappings(value: Any) -> list[dict[str, Any]]:
-    return (
-        [item for item in value.values() if isinstance(item, dict)]
-        if isinstance(value, dict)
-        else []
-    )
-
-
-def _check_consistent(config: PipelineConfig) -> None:
     if config.use_textline_orientation and config.sub_modules.orientation is None:
         raise ConfigError(
-            f"{config.source}: use_textline_orientation is True (absent means True), but "
+            f"{source}: use_textline_orientation is True (absent means True), but "
             "SubModules.TextLineOrientation is missing; add it, or set "
             "use_textline_orientation: False"
         )
+    for level, path, reason in _without_effect(config):
+        _log_once(level, f"{source}: {path} has no effect here: {reason}")
+    return config
+
+
+_BATCH_SIZE = "the engine plan sets how many lines go into one call"
+
+
+def _without_effect(config: PipelineConfig) -> Iterator[tuple[int, str, str]]:
+    """(log level, key, why) of the keys in the YAML that change nothing here.
+
+    INFO for `batch_size`: it changes no result, and PaddleX's own YAMLs all have it.
+    """
+    if config.batch_size != 1:
+        yield logging.INFO, "batch_size", "pages of all requests share the engines as they come"
+    if config.serving is not None:
+        yield logging.WARNING, "Serving", "the server's settings are options of `ocr-hpi serve`"
+    for section, module in config.sections():
+        key = f"SubModules.{section}"
+        if module.batch_size != 1:
+            yield logging.INFO, f"{key}.batch_size", _BATCH_SIZE
+        if module.module_name not in (None, MODULE_NAMES[section]):
+            why = f"a model of {section} is a {MODULE_NAMES[section]} model"
+            yield logging.WARNING, f"{key}.module_name: {module.module_name}", why
+
+
+@cache
+def _log_once(level: int, message: str) -> None:
+    _log.log(level, message)
 
 
 def check_supported(config: PipelineConfig) -> None:
-    """Raise ConfigError naming the key, what is missing and the way out. Never silence."""
-    for asked, key, fix in (
+    """Raise ConfigError for a valid key that is not supported, with how to fix it."""
+    modules = config.modules
+    unsupported = [
         (
             config.use_doc_preprocessor,
             "use_doc_preprocessor: True (absent means True): its models are not served here yet",
@@ -252,22 +244,57 @@ def check_supported(config: PipelineConfig) -> None:
             "remove input_shape",
         ),
         (
-            not all((config.enable_hpi, *(m.enable_hpi is not False for m in config.modules))),
+            not all((config.enable_hpi, *(m.enable_hpi is not False for m in modules))),
             "enable_hpi: False: that is plain PaddleX, which has no engine plan and is not served; "
             "`ocr-hpi predict`, `evaluate` and load_pipeline() run it",
             "set enable_hpi: True",
         ),
-        (
-            config.engine is not None or any(m.engine is not None for m in config.modules),
-            "engine: PaddleX's own choice of engine; here hpi_config.backend narrows it",
-            "remove engine",
-        ),
+    ]
+    for key, instead in (
+        ("engine", "hpi_config.backend chooses the engine here"),
+        ("engine_config", "an engine's settings are hpi_config.backend_config here"),
+        ("genai_config", "it is for vision-language models, which are not served here"),
     ):
-        if asked:
-            raise ConfigError(f"{config.source}: {key}; {fix}")
-    for module in config.modules:
-        if config.hpi(module).backend in ("paddle", "tensorrt"):
-            raise ConfigError(
-                f"{config.source}: hpi_config.backend: {config.hpi(module).backend} is not built "
-                "in yet; use openvino or onnxruntime"
-            )
+        is_set = any(getattr(section, key, None) is not None for section in (config, *modules))
+        unsupported.append((is_set, f"{key}: {instead}", f"remove {key}"))
+    for is_set, message, fix in unsupported:
+        if is_set:
+            raise ConfigError(f"{config.source}: {message}; {fix}")
+
+
+# Key of the beta form -> section, and key of today's form.
+_BETA_KEYS = {
+    "det_model": ("TextDetection", "model"),
+    "text_det_model": ("TextDetection", "model"),
+    "rec_model": ("TextRecognition", "model"),
+    "text_rec_model": ("TextRecognition", "model"),
+    "rec_batch_size": ("TextRecognition", "batch_size"),
+    "text_rec_batch_size": ("TextRecognition", "batch_size"),
+}
+
+
+def _translate_beta(beta: dict[str, Any]) -> str:
+    """Today's YAML for the mapping `Pipeline` of PaddleX's 3.0 betas, to show in an error."""
+    modules: dict[str, dict[str, Any]] = {
+        section: {
+            "module_name": MODULE_NAMES[section],
+            "model_name": f"PP-OCRv4_mobile_{short}",
+            "model_dir": None,
+        }
+        for section, short in (("TextDetection", "det"), ("TextRecognition", "rec"))
+    }
+    for beta_key, (section, key) in _BETA_KEYS.items():
+        if beta_key in beta:
+            value = beta[beta_key]
+            if key == "model":
+                key = "model_dir" if "/" in str(value) else "model_name"
+            modules[section][key] = value
+    today = {
+        "pipeline_name": "OCR",
+        "text_type": "general",
+        "use_doc_preprocessor": False,
+        "use_textline_orientation": False,
+        "enable_hpi": True,
+        "SubModules": modules,
+    }
+    return yaml.safe_dump(today, sort_keys=False, allow_unicode=True)

@@ -8,8 +8,8 @@ from collections.abc import Generator, Mapping, Sequence
 from flask import request
 from werkzeug.exceptions import ClientDisconnected
 
+from serving.download import Url
 from serving.http.context import add_timing
-from serving.http.fetch import Url
 from serving.http.gunicorn.sockets import hung_up
 from serving.http.logs import note
 from serving.http.service import Reading, Service, Work
@@ -19,16 +19,18 @@ from serving.http.turns import Gone
 def fetch_documents(service: Service, sent: Sequence[bytes | Url]) -> list[bytes]:
     """What was sent, and what its URLs lead to. Holds no place meanwhile.
 
-    Raises what `Fetcher.fetch` raises; ClientDisconnected when the caller has gone.
+    Raises what `UrlFetcher.fetch` raises; ClientDisconnected when the caller has gone.
     """
     if not any(isinstance(document, Url) for document in sent):
         return [document for document in sent if isinstance(document, bytes)]
     connection = request.environ.get("gunicorn.socket")
+
+    def cancel() -> None:
+        if hung_up(connection):
+            raise ClientDisconnected
+
     start = time.perf_counter()
-    try:
-        documents = service.fetcher.fetch(sent, gone=lambda: hung_up(connection))
-    except Gone:
-        raise ClientDisconnected from None
+    documents = service.fetcher.fetch(sent, cancel)
     add_timing({"fetch": (time.perf_counter() - start) * 1e3})
     return documents
 

@@ -9,23 +9,19 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from serving.config.options import Options
+from serving.download import UrlFetcher
 from serving.errors import BadRequest, InputError, TooLarge
 from serving.http.admission import Admission
 from serving.http.body import Body, BodyLimits
-from serving.http.fetch import Fetcher
-from serving.http.metrics import Metrics, Waiting
+from serving.http.metrics import Metrics, QueuedRequest
 from serving.http.registry import Reader, Registry
 from serving.http.settings import Settings
 from serving.http.turns import PageScheduler
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import Limits
-from serving.types import Line, Page
+from serving.types import Image, Line, Page
 
-Image = npt.NDArray[np.uint8]
 Draw = Callable[[Image, Sequence[Line]], Any]
 
 
@@ -68,8 +64,8 @@ class Service:
         self.places = places
         self.metrics = Metrics(registry)
         self.turns = PageScheduler(settings.threads)
-        self.fetcher = Fetcher(
-            settings.allow_url_hosts, most=settings.max_body, seconds=settings.timeout
+        self.fetcher = UrlFetcher(
+            settings.allow_url_hosts, max_bytes=settings.max_body, seconds=settings.timeout
         )
         self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
         self._room = BodyLimits(settings.bodies)
@@ -93,7 +89,7 @@ class Service:
             raise
         pages = sum(document.count for document in documents)
         seconds = self.settings.timeout + pages * self.settings.page_time
-        waiting = self.metrics.in_line(work.pipeline)
+        waiting = self.metrics.request_queued(work.pipeline)
 
         def ended() -> None:
             waiting.end()
@@ -104,7 +100,7 @@ class Service:
             yield from islice(job.results(seconds, gone), pages)
 
     def _steps(
-        self, work: Work, documents: Sequence[Pages], waiting: Waiting
+        self, work: Work, documents: Sequence[Pages], waiting: QueuedRequest
     ) -> Generator[Reading, None, None]:
         """Decode and read, a page at each step."""
         waiting.begin()
@@ -117,7 +113,7 @@ class Service:
                 decoded = {"decode": (time.perf_counter() - start) * 1e3}
                 page = work.reader.read(image, work.options)
                 page = replace(page, timing={**decoded, **page.timing})
-                self.metrics.read(work.pipeline, page)
+                self.metrics.page_read(work.pipeline, page)
                 picture = None if work.draw is None else work.draw(image, page.lines)
                 del image  # not beside the next one, nor while this request waits for its turn
                 yield Reading(index, number, count, page, picture)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.http.fetch import HostPattern
+from serving.download import HostPattern
 
 _MIB = 1024 * 1024
 

@@ -21,9 +21,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
+from serving.download import Url
 from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.http.body import Body
-from serving.http.fetch import Url
 
 _Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]]
 

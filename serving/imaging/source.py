@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.errors import BadRequest, InputError, TimedOut, TooLarge, UnsupportedMedia
+from serving.errors import BadRequest, InputError, UnsupportedMedia
 from serving.imaging.decode import Decoder
-from serving.imaging.formats import HEAD, Data, Limits, sniff
+from serving.imaging.formats import SNIFF_BYTES, Data, Limits, sniff
 from serving.imaging.pillow import Array, flatten
 
 Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
 
-_MOST_BYTES = 100 << 20
+_MAX_URL_BYTES = 100 << 20
 _URL_SECONDS = 60.0
 
 
@@ -62,7 +61,10 @@ def _load(source: Source, index: int, decoder: Decoder, dpi: int) -> Iterator[Lo
     elif isinstance(source, bytes | bytearray | memoryview):
         yield from _decode(f"image_{index}", source, decoder, dpi)
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        yield from _decode(source, _fetch(source), decoder, dpi)
+        from serving.download import read_url
+
+        data = read_url(source, max_bytes=_MAX_URL_BYTES, seconds=_URL_SECONDS)
+        yield from _decode(source, data, decoder, dpi)
     elif isinstance(source, str | Path):
         for path in _files(Path(source)):
             yield from _decode(str(path), _read(path), decoder, dpi)
@@ -116,7 +118,7 @@ def _is_read(path: Path) -> bool:
         return False  # a socket or a pipe would block
     try:
         with path.open("rb") as file:
-            sniff(file.read(HEAD))
+            sniff(file.read(SNIFF_BYTES))
     except (UnsupportedMedia, OSError):
         return False
     return True
@@ -127,24 +129,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadRequest(f"{path}: {error.strerror}") from error
-
-
-def _fetch(url: str) -> bytes:
-    import requests
-
-    deadline = time.monotonic() + _URL_SECONDS
-    data = bytearray()
-    try:
-        with requests.get(url, stream=True, timeout=_URL_SECONDS) as response:
-            response.raise_for_status()
-            for part in response.iter_content(1 << 16):
-                data += part
-                if len(data) > _MOST_BYTES:
-                    raise TooLarge(f"{url}: more than {_MOST_BYTES} bytes: download it yourself")
-                if time.monotonic() > deadline:
-                    raise TimedOut(f"{url}: not here after {_URL_SECONDS:g} s")
-    except requests.Timeout as error:
-        raise TimedOut(f"{url}: no answer for {_URL_SECONDS:g} s") from error
-    except requests.RequestException as error:
-        raise BadRequest(f"{url}: {error}") from error
-    return bytes(data)

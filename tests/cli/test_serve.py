@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from serving.cli.serve import command
 from serving.config import load_config
+from serving.download import HostPattern
 from serving.errors import ConfigError
-from serving.http.fetch import HostPattern
 from serving.http.settings import Settings
 from serving.machine import usable_cores
 from serving.plan.plan import save_deployment

@@ -1,7 +1,8 @@
-"""Pipeline YAML: PaddleX's words mean what they mean there; errors name file, key and fix."""
+"""Pipeline YAML: PaddleX's keys mean what they mean there; errors name file, key and fix."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from pipeline_yaml import minimal
 
 from serving.config import load_config, parse_config
+from serving.config.pipeline import check_supported
 from serving.errors import ConfigError
 
 
@@ -117,3 +119,60 @@ def test_missing_files_and_other_pipelines_are_clear(tmp_path: Path) -> None:
         parse_config({"pipeline_name": "table_recognition"}, source="t.yaml")
     with pytest.raises(ConfigError, match="TextLineOrientation"):
         parse_config(minimal(use_textline_orientation=True), source="x.yaml")
+
+
+@pytest.mark.parametrize("backend", ["paddle", "openvino", "onnxruntime", "tensorrt"])
+def test_every_backend_is_supported(backend: str) -> None:
+    check_supported(parse_config(minimal(hpi_config={"backend": backend}), source="x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_doc_preprocessor": True}, "use_doc_preprocessor: True"),
+        ({"text_type": "seal"}, "text_type: seal"),
+        ({"enable_hpi": False}, "enable_hpi: False"),
+        ({"engine": "paddle"}, "engine: hpi_config.backend"),
+        ({"engine_config": {"x": 1}}, "engine_config: .*backend_config"),
+    ],
+)
+def test_an_unsupported_key_is_refused_by_name(changes: dict[str, object], message: str) -> None:
+    config = parse_config(minimal(**changes), source="mine.yaml")
+    with pytest.raises(ConfigError, match=f"mine.yaml: {message}"):
+        check_supported(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input_shape", [3, 48, 320]),
+        ("engine", "paddle"),
+        ("engine_config", {"x": 1}),
+        ("genai_config", {"backend": "native"}),
+        ("enable_hpi", False),
+    ],
+)
+def test_an_unsupported_key_of_a_module_is_refused_by_name(key: str, value: object) -> None:
+    data = minimal()
+    data["SubModules"]["TextRecognition"][key] = value  # type: ignore[index]
+    with pytest.raises(ConfigError, match=f"mine.yaml: .*{key}: "):
+        check_supported(parse_config(data, source="mine.yaml"))
+
+
+def test_a_key_without_effect_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    data = minimal(Serving={"visualize": False}, batch_size=4)
+    data["SubModules"]["TextRecognition"]["batch_size"] = 6  # type: ignore[index]
+    data["SubModules"]["TextDetection"]["module_name"] = "object_detection"  # type: ignore[index]
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            check_supported(parse_config(data, source="logged.yaml"))
+    start = "logged.yaml: "
+    assert [
+        (record.levelname, record.getMessage().removeprefix(start).split(" has no effect")[0])
+        for record in caplog.records
+    ] == [
+        ("INFO", "batch_size"),
+        ("WARNING", "Serving"),
+        ("WARNING", "SubModules.TextDetection.module_name: object_detection"),
+        ("INFO", "SubModules.TextRecognition.batch_size"),
+    ]

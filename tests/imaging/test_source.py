@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.errors import BadRequest, TooLarge, Undecodable, UnsupportedMedia
+from serving.errors import BadRequest, TooLarge, Undecodable, Unfetchable, UnsupportedMedia
 from serving.imaging import source
 from serving.imaging.decode import Decoder
 from serving.imaging.source import Loaded, load
@@ -106,16 +106,16 @@ def test_url(url: str, decoder: Decoder) -> None:
         (f"{url}/a.pdf", 0),
         (f"{url}/a.pdf", 1),
     ]
-    with pytest.raises(BadRequest, match="404"):
+    with pytest.raises(Unfetchable, match="404"):
         list(load(f"{url}/missing", decoder=decoder))
-    with pytest.raises(BadRequest, match=r"http://127\.0\.0\.1:1/"):
+    with pytest.raises(Unfetchable, match=r"http://127\.0\.0\.1:1/"):
         list(load("http://127.0.0.1:1/", decoder=decoder))
 
 
 def test_url_with_too_many_bytes(
     url: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "_MOST_BYTES", 10)
+    monkeypatch.setattr(source, "_MAX_URL_BYTES", 10)
     with pytest.raises(TooLarge, match="more than 10 bytes"):
         list(load(f"{url}/a", decoder=decoder))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from http_fake import picture
 
-from serving.http.fetch import Fetcher, HostPattern, Url
+from serving.download import HostPattern, Url, UrlFetcher
 
 PNG = picture()
 HERE = "127.0.0.1"
@@ -97,18 +97,18 @@ class Host:
     def url(self, path: str, host: str = "pictures.test") -> str:
         return f"http://{host}:{self.port}/{path}"
 
-    def fetcher(self, **options: Any) -> Fetcher:
+    def fetcher(self, **options: Any) -> UrlFetcher:
         """One that takes this server for a public one."""
         hosts = [HostPattern("pictures.test", port=self.port), HostPattern("inside.test")]
         hosts += [HostPattern("inside.test", port=self.port)]
         names = {"pictures.test": [HERE], "inside.test": [PRIVATE]}
-        told: dict[str, Any] = {
-            "most": 60_000,
+        settings: dict[str, Any] = {
+            "max_bytes": 60_000,
             "seconds": 20,
             "resolve": lambda host, port: names[host],
             "is_public": lambda address: address == HERE,
         }
-        return Fetcher(hosts, **{**told, **options})
+        return UrlFetcher(hosts, **{**settings, **options})
 
     def close(self) -> None:
         self.done.set()
@@ -117,5 +117,7 @@ class Host:
         self._thread.join()
 
 
-def fetch(fetcher: Fetcher, *urls: str, gone: Callable[[], bool] = lambda: False) -> list[bytes]:
-    return fetcher.fetch([Url(url) for url in urls], gone)
+def fetch(
+    fetcher: UrlFetcher, *urls: str, cancel: Callable[[], None] = lambda: None
+) -> list[bytes]:
+    return fetcher.fetch([Url(url) for url in urls], cancel)

@@ -9,8 +9,8 @@ import pytest
 import trustme
 from http_pictures import HERE, PNG, PRIVATE, Host, fetch
 
+from serving.download import HostPattern, UrlFetcher, is_public, resolve
 from serving.errors import BadRequest, Unfetchable
-from serving.http.fetch import Fetcher, HostPattern, is_public, resolve
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_what_is_not_allowed_is_not_asked_for(host: Host, url: str, words: str) 
 
 
 def test_loopback_is_refused_by_default(host: Host) -> None:
-    fetcher = Fetcher([HostPattern("localhost", port=host.port)], most=1000, seconds=10)
+    fetcher = UrlFetcher([HostPattern("localhost", port=host.port)], max_bytes=1000, seconds=10)
     with pytest.raises(BadRequest, match="private or reserved"):
         fetch(fetcher, host.url("a.png", "localhost"))
     assert not host.asked
@@ -73,9 +73,9 @@ def test_tls_is_checked_against_the_name(monkeypatch: pytest.MonkeyPatch, tmp_pa
             fetch(host.fetcher(), url)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert fetch(host.fetcher(), url) == [PNG]
-        other = Fetcher(
+        other = UrlFetcher(
             [HostPattern("other.test", port=host.port)],
-            most=60_000,
+            max_bytes=60_000,
             seconds=10,
             resolve=lambda *_: [HERE],
             is_public=lambda _: True,
@@ -118,7 +118,7 @@ def test_odd_spellings_of_loopback_resolve_to_it() -> None:
     ("text", "pattern"),
     [
         ("Example.org", HostPattern("example.org")),
-        ("*.example.org", HostPattern("example.org", below=True)),
+        ("*.example.org", HostPattern("example.org", subdomains=True)),
         (" a.b:8443 ", HostPattern("a.b", port=8443)),
     ],
 )
@@ -133,7 +133,7 @@ def test_what_is_no_pattern(text: str) -> None:
 
 
 def test_below_is_not_the_host_itself(host: Host) -> None:
-    fetcher = Fetcher([HostPattern("test", below=True)], most=1, seconds=1)
+    fetcher = UrlFetcher([HostPattern("test", subdomains=True)], max_bytes=1, seconds=1)
     for url in ("http://test/", "http://nottest/", "http://a.test.evil/"):
         with pytest.raises(BadRequest, match="does not fetch"):
             fetch(fetcher, url)

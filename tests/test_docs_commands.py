@@ -1,4 +1,4 @@
-"""Every command in the README and docs/ is typed here, as it stands, beside a real server."""
+"""Every command in the README and docs/ is run here, as written, beside a real server."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from benchmarks.soak import pdf
 
 ROOT = Path(__file__).resolve().parent.parent
 
-ELSEWHERE = {
-    r"bash scripts/install_hpi_deps\.sh gpu": "1.3 GB; test_gpu_check.py, test_devices.py",
-    r"bash scripts/build_engines\.sh --device gpu": "a GPU; test_gpu_plan.py",
-    r"bash scripts/check_gpu\.sh": "a GPU; test_gpu_check.py",
-    r"bash scripts/benchmark\.sh .*": "minutes to an hour; test_benchmark*.py, test_load.py",
+TESTED_ELSEWHERE = {
+    r"bash scripts/install_hpi_deps\.sh gpu": "1.3 GB; test_devices.py",
+    r"bash scripts/build_engines\.sh --device gpu": "a GPU; plan/test_gpu_plan.py",
+    r"bash scripts/check_gpu\.sh": "a GPU; benchmarks/test_gpu_check.py",
+    r"bash scripts/benchmark\.sh .*": "minutes to an hour; benchmarks/",
     r"bash scripts/serve\.sh --pipeline accurate=configs/PP-OCRv6_small\.yaml": "minutes; "
     "test_swap_models.py",
     r"python3 -m venv \.venv-paddlex": "test.sh makes it",
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
 }
-"""Command -> why it is not typed here, and what tests the same."""
+"""Command -> why it is not run here, and what tests the same."""
 
-TYPED = list(
+COMMANDS = list(
     dict.fromkeys(
         command
         for text in pages(ROOT).values()
         for command in commands(text)
-        if not any(re.fullmatch(pattern, command) for pattern in ELSEWHERE)
+        if not any(re.fullmatch(pattern, command) for pattern in TESTED_ELSEWHERE)
     )
 )
-"""In the order of the pages: one makes a file of keys, a later one serves with it."""
+"""In the order of the pages: one creates a file of keys, a later one serves with it."""
 
 
 def generation(url: str) -> int:
@@ -48,13 +48,13 @@ def generation(url: str) -> int:
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class Shell:
-    """A folder to type in, and a server that serve.sh started. Scripts run where they belong."""
+    """A folder to run commands in, and a server that serve.sh started. Scripts run in the clone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class Shell:
         self.server, self.url = self.start("bash scripts/serve.sh")
 
     def start(self, command: str) -> tuple[subprocess.Popen[str], str]:
-        """A server of a session of its own, and its address once it is ready."""
+        """A server in a session of its own, and its address once it is ready."""
         command = command.replace("keys.txt", f"{self.folder}/keys.txt")
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
@@ -85,8 +85,8 @@ class Shell:
         assert process.stdout is not None
         process.stdout.close()
 
-    def type(self, command: str) -> str:
-        """What it prints. The server is the one that was started here, also for pgrep."""
+    def run(self, command: str) -> str:
+        """What the command prints. Its server is the one that was started here, also for pgrep."""
         here = command.replace("http://127.0.0.1:8868", self.url)
         here = here.replace("pgrep -of", f"pgrep -s {self.server.pid} -of")
         folder = ROOT if command.startswith("bash scripts/") else self.folder
@@ -100,34 +100,34 @@ def shell(
     built: Path, sample_page: Sample, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shell]:
     assert built.is_dir()
-    folder = tmp_path_factory.mktemp("typed")
+    folder = tmp_path_factory.mktemp("commands")
     (folder / "report.pdf").write_bytes(pdf(sample_page.image, 2))
     shell = Shell(folder)
     yield shell
     shell.stop(shell.server)
 
 
-@pytest.mark.parametrize("command", TYPED)
-def test_it_does_what_the_page_says(shell: Shell, command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_does_what_the_page_says(shell: Shell, command: str) -> None:
     if command.startswith("bash scripts/serve.sh"):
         process, url = shell.start(command)
         assert requests.get(f"{url}/health/ready", timeout=30).status_code == 200
         shell.stop(process)
     elif command.startswith("kill -HUP"):
         before = generation(shell.url)
-        shell.type(command)
+        shell.run(command)
         assert eventually(lambda: generation(shell.url) > before)
     else:
-        out = shell.type(command)
+        out = shell.run(command)
         assert '"error"' not in out
         for name in re.findall(r"-o (\S+\.png)", command):  # curl writes an error there as well
             assert (shell.folder / name).read_bytes().startswith(b"\x89PNG")
-        for sign, told in SIGNS.items():
-            if sign in command:
-                assert told in out + _written(shell.folder)
+        for part, expected in EXPECTED.items():
+            if part in command:
+                assert expected in out + _written(shell.folder)
 
 
-SIGNS = {
+EXPECTED = {
     'image=@docs/page.jpg" http': "Riverton",
     "format=text": "Riverton",
     "format=image": "read.png",
@@ -137,13 +137,15 @@ SIGNS = {
     "ocr-hpi doctor": "openvino",
     "ocr-hpi key": "keys.txt",
 }
-"""Part of a command -> what is then on the screen, or the name of a file that it wrote."""
+"""Part of a command -> what it prints, or the name of a file that it wrote."""
 
 
 def _written(folder: Path) -> str:
     return " ".join(path.name for path in folder.iterdir())
 
 
-def test_no_command_is_left_out() -> None:
-    assert len(TYPED) >= 8
-    assert all(any(sign in command for sign in SIGNS) for command in TYPED if "curl" in command)
+def test_every_request_has_an_expected_answer() -> None:
+    assert len(COMMANDS) >= 8
+    assert all(
+        any(part in command for part in EXPECTED) for command in COMMANDS if "curl" in command
+    )

@@ -1,4 +1,4 @@
-"""What the README and the pages under docs/ tell people to type."""
+"""The commands, programs and links of the README and the pages under docs/."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Server:
         self.log = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "http_fake.py"), json.dumps(told)],
-            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+            env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,

@@ -237,7 +237,7 @@ def _detection(part: PipelineModel, model: DetectionModel) -> dict[str, Any]:
         **{f"Det.{k}": v for k, v in asdict(db_parameters(model, module, DEFAULT_OPTIONS)).items()},
         "Det.mean": list(model.normalisation.mean),
         "Det.std": list(model.normalisation.std),
-        "Global.max_side_len": limit.longest,
+        "Global.max_side_len": limit.max_side,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from serving.api import load_pipeline
 from serving.errors import ConfigError, UnsupportedMedia
-from serving.imaging.formats import HEAD, sniff
+from serving.imaging.formats import SNIFF_BYTES, sniff
 from serving.scores import Overlap, character_overlap, token_overlap
 
 _LOG = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _read(folder: Path) -> list[LabelledPage]:
 def _is_readable(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            sniff(file.read(HEAD))
+            sniff(file.read(SNIFF_BYTES))
     except UnsupportedMedia as error:
         _LOG.warning("%s is left out: %s", path, error)
         return False

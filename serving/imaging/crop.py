@@ -1,4 +1,4 @@
-"""A line's own picture, cut out of its page and laid straight."""
+"""Cuts text lines out of a page and rectifies them."""
 
 from __future__ import annotations
 
@@ -6,42 +6,40 @@ from math import ceil
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
-Quad = npt.NDArray[np.int32]
-HEIGHT = 48
-"""Of a line, in pixels, for all of PP-OCR's recognisers since v3."""
-LONGEST = 3200
+from serving.types import Image, QuadArray
+
+LINE_HEIGHT = 48
+"""Input height, in pixels, of all of PP-OCR's recognisers since v3."""
+MAX_LINE_WIDTH = 3200
 """Pixels; PaddleX squeezes longer lines to this width."""
-_FEW = 4
-"""Pixels of the page for each of the crop, up to which they get a fourth channel: OpenCV warps four
-in half the time of three. A long slanting line may have the whole page around it."""
-_UPRIGHT_RATIO = 1.5
-"""A crop this much higher than wide holds a line that runs along its height."""
+_FOUR_CHANNEL_RATIO = 4
+"""Up to this many source pixels per crop pixel, a fourth channel is added before warping, because
+OpenCV warps four channels in half the time of three. A long slanting line can need the whole page
+as its source."""
+_VERTICAL_RATIO = 1.5
+"""A crop this much higher than wide holds a vertical line."""
 
 
-def crop(page: Image, quad: Quad, height: int = HEIGHT) -> tuple[Image, int]:
-    """Cut the quad (4, 2) out of the page; returns the crop and its turn in degrees.
+def crop(page: Image, quad: QuadArray, height: int = LINE_HEIGHT) -> tuple[Image, int]:
+    """The line inside the quad (4, 2), and the rotation that was undone, in degrees.
 
-    As PaddleX's CropByPolys: the minimal rectangle of the quad, edges replicated. A quad that
-    stands straight, as two of three do on scans, is a part of the page as it is, and the crop a
-    view of it. A slanting one is warped linearly and comes at once at the `height` of a model's
-    lines and the width that goes with it: scaled once and not twice it reads a little better, in a
-    third of the time of the reference's cubic warp. A turn of 90 means that the line runs down the
-    page and the crop was turned counter-clockwise to lie flat; otherwise 0. No area gives an empty
-    crop.
+    As PaddleX's CropByPolys: the minimum-area rectangle of the quad, edges replicated. An
+    axis-aligned quad (two of three on scans) gives a view of the page. A slanting one is warped
+    bilinearly straight to the model's `height`: resampled once instead of twice it reads slightly
+    better, in a third of the time of the reference's cubic warp. The rotation is 90 for a vertical
+    line, whose crop was turned counter-clockwise, else 0. A quad without area gives an empty crop.
     """
-    cut = _straight(page, quad)
+    cut = _axis_aligned(page, quad)
     if cut is None:
-        return _laid_straight(page, quad, height)
-    if _runs_down(*cut.shape[:2]):
+        return _rectified(page, quad, height)
+    if _is_vertical(*cut.shape[:2]):
         return np.rot90(cut), 90
     return cut, 0
 
 
-def _straight(page: Image, quad: Quad) -> Image | None:
-    """The part of the page that a quad is; None for one that stands slanting or reaches out."""
+def _axis_aligned(page: Image, quad: QuadArray) -> Image | None:
+    """A view of the page; None if the quad is slanting or reaches beyond the page."""
     a, b, c, d = quad.tolist()
     (left, top), (right, bottom) = a, c
     if b != [right, top] or d != [left, bottom]:
@@ -51,7 +49,7 @@ def _straight(page: Image, quad: Quad) -> Image | None:
     return page[top:bottom, left:right]
 
 
-def _laid_straight(page: Image, quad: Quad, height: int) -> tuple[Image, int]:
+def _rectified(page: Image, quad: QuadArray, height: int) -> tuple[Image, int]:
     corners = sorted(cv2.boxPoints(cv2.minAreaRect(quad)).tolist())
     left, low_left = (complex(*point) for point in sorted(corners[:2], key=_y))
     right, low_right = (complex(*point) for point in sorted(corners[2:], key=_y))
@@ -59,19 +57,20 @@ def _laid_straight(page: Image, quad: Quad, height: int) -> tuple[Image, int]:
     down = int(max(abs(low_left - left), abs(low_right - right)))
     if across == 0 or down == 0:
         return np.empty((0, 0, 3), np.uint8), 0
-    # Points of the page, as complex numbers: the line's first pixel, and a pixel on and below.
-    start, on, below, turn = left, (right - left) / across, (low_left - left) / down, 0
-    if _runs_down(down, across):
-        start, on, below, turn = right - on, below, -on, 90
+    # Complex numbers: the line's first corner, and the steps to the next pixel right and down.
+    start, right_step, down_step, turn = left, (right - left) / across, (low_left - left) / down, 0
+    if _is_vertical(down, across):
+        start, right_step, down_step, turn = right - right_step, down_step, -right_step, 90
         across, down = down, across
     width = line_width(down, across, height)
     x, y = across / width, down / height
-    patch, first = _around(page, corners)
-    four = patch.shape[0] * patch.shape[1] <= _FEW * width * height
+    patch, origin = _patch_around(page, corners)
+    four = patch.shape[0] * patch.shape[1] <= _FOUR_CHANNEL_RATIO * width * height
     if four:
         patch = np.asarray(cv2.cvtColor(patch, cv2.COLOR_BGR2BGRA), np.uint8)
-    # Pixel centres fall on pixel centres.
-    columns = on * x, below * y, start - first + on * (x - 1) / 2 + below * (y - 1) / 2
+    # The last column aligns pixel centres.
+    offset = start - origin + right_step * (x - 1) / 2 + down_step * (y - 1) / 2
+    columns = right_step * x, down_step * y, offset
     cut = cv2.warpAffine(
         patch,
         np.array([[column.real for column in columns], [column.imag for column in columns]]),
@@ -84,8 +83,8 @@ def _laid_straight(page: Image, quad: Quad, height: int) -> tuple[Image, int]:
     return np.asarray(cut, np.uint8), turn
 
 
-def _around(page: Image, corners: list[list[float]]) -> tuple[Image, complex]:
-    """The part of the page with the pixels that a rectangle needs, and its first pixel's place."""
+def _patch_around(page: Image, corners: list[list[float]]) -> tuple[Image, complex]:
+    """The part of the page that covers a rectangle, and its top left corner."""
     (xs, ys), (height, width) = zip(*corners, strict=True), page.shape[:2]
     left, right = max(int(min(xs)) - 1, 0), min(int(max(xs)) + 2, width)
     top, bottom = max(int(min(ys)) - 1, 0), min(int(max(ys)) + 2, height)
@@ -93,13 +92,13 @@ def _around(page: Image, corners: list[list[float]]) -> tuple[Image, complex]:
     return page[top:bottom, left:right], complex(left, top)
 
 
-def line_width(height: int, width: int, wanted: int) -> int:
-    """How wide a line becomes when it is made `wanted` pixels high: at most LONGEST."""
-    return min(LONGEST, ceil(wanted * width / height))
+def line_width(height: int, width: int, target_height: int) -> int:
+    """The width of a line resized to `target_height`, at most MAX_LINE_WIDTH."""
+    return min(MAX_LINE_WIDTH, ceil(target_height * width / height))
 
 
-def _runs_down(height: int, width: int) -> bool:
-    return width > 0 and height / width >= _UPRIGHT_RATIO
+def _is_vertical(height: int, width: int) -> bool:
+    return width > 0 and height / width >= _VERTICAL_RATIO
 
 
 def _y(point: list[float]) -> float:

@@ -1,7 +1,4 @@
-"""How large an image or a document may be.
-
-What a file is, told from its first bytes and never from its name.
-"""
+"""The formats that are read: detection from the content, names, limits on size."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from serving.errors import TooLarge, UnsupportedMedia
 Data = bytes | bytearray | memoryview
 Kind = Literal["jpeg", "png", "webp", "bmp", "gif", "tiff", "pdf"]
 
-READS = "JPEG, PNG, WebP, BMP, TIFF, GIF and PDF"
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF and PDF"
 
 _NAMES: dict[Kind, str] = {
     "jpeg": "JPEG",
@@ -25,8 +22,8 @@ _NAMES: dict[Kind, str] = {
     "pdf": "PDF",
 }
 
-HEAD = 1024
-"""How many bytes are looked at: PDF readers accept that much before `%PDF-`."""
+SNIFF_BYTES = 1024
+"""How much of a file `sniff` looks at: PDF readers accept that much before `%PDF-`."""
 
 _MAGIC: tuple[tuple[bytes, Kind], ...] = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -41,42 +38,42 @@ _MAGIC: tuple[tuple[bytes, Kind], ...] = (
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
-def title(kind: Kind, page: int | None = None) -> str:
-    """How an error names the file, or a page (from 0) of a document."""
+def display_name(kind: Kind, page: int | None = None) -> str:
+    """The format, or the page (from 0) of a document, as errors name it."""
     if page is None or kind not in ("pdf", "tiff"):
         return _NAMES[kind]
     return f"{_NAMES[kind]}, page {page + 1}"
 
 
 def sniff(data: Data) -> Kind:
-    """The format of `data`. Raises UnsupportedMedia for what this package does not read."""
-    head = bytes(data[:HEAD])
+    """The format of `data`, detected from its content. Raises UnsupportedMedia."""
+    head = bytes(data[:SNIFF_BYTES])
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
-    # "BM" alone also begins many texts: the size of the second header must be one that exists.
+    # "BM" alone also begins many texts: the size of the second header must be a valid one.
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "bmp"
     if b"%PDF-" in head:
         return "pdf"
     if not head:
-        raise UnsupportedMedia(f"the file is empty; this reads {READS}")
+        raise UnsupportedMedia(f"the file is empty; supported are {FORMATS}")
     raise UnsupportedMedia(
-        f"not a format that this reads: the file begins with {head[:12]!r}; "
-        f"send {READS} (the bytes count, not the file's name)"
+        f"unsupported format: the file begins with {head[:12]!r}; "
+        f"supported are {FORMATS} (detected from the content, not from the file name)"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Held against headers, before anything is decoded."""
+    """Checked against headers, before anything is decoded."""
 
     max_pixels: int = 100_000_000
-    """Of one page."""
+    """Per page."""
     max_pages: int = 200
-    """Of one document."""
+    """Per document."""
 
     def check_pages(self, count: int) -> None:
         """Raises TooLarge."""
@@ -89,7 +86,7 @@ class Limits:
     def check_pixels(
         self, width: int, height: int, *, what: str, remedy: str = "send it smaller"
     ) -> None:
-        """`what` has so many pixels, `remedy` is what the caller can do. Raises TooLarge."""
+        """`what` names the page in the error, `remedy` says how to fix it. Raises TooLarge."""
         if width * height > self.max_pixels:
             raise TooLarge(
                 f"{what}: {width} x {height} pixels; the limit is {self.max_pixels} "

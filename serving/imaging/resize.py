@@ -1,4 +1,4 @@
-"""The size at which a page is searched for text."""
+"""Resizes pages to the input sizes of the text detector."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from math import ceil
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
-_STEP = 32
+from serving.types import Image
+
+_STRIDE = 32
 """A detector halves its input five times."""
-_CLASS = 64
+_CLASS_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class SizeLimit:
     kind: str
     """min: enlarge a page whose shorter side is under `side`; max: shrink one whose longer side
     is over it; resize_long: make the longer side `side`."""
-    longest: int = 4000
+    max_side: int = 4000
 
 
 def detection_size(height: int, width: int, limit: SizeLimit) -> tuple[int, int]:
@@ -35,38 +35,39 @@ def detection_size(height: int, width: int, limit: SizeLimit) -> tuple[int, int]
     else:
         ratio = limit.side / max(height, width)
     sides = int(height * ratio), int(width * ratio)
-    if max(sides) > limit.longest:
-        ratio = limit.longest / max(sides)
+    if max(sides) > limit.max_side:
+        ratio = limit.max_side / max(sides)
         sides = int(sides[0] * ratio), int(sides[1] * ratio)
-    return max(round(sides[0] / _STEP) * _STEP, _STEP), max(round(sides[1] / _STEP) * _STEP, _STEP)
+    return max(round(sides[0] / _STRIDE) * _STRIDE, _STRIDE), max(
+        round(sides[1] / _STRIDE) * _STRIDE, _STRIDE
+    )
 
 
 def size_class(height: int, width: int) -> tuple[int, int]:
-    """The size to which a detector's input is padded, so that engines meet few shapes.
+    """The size to which a detector's input is padded, so that engines see few shapes.
 
-    Both sides go up to a multiple of 64: with pages of at most 960 pixels that is 225 shapes at
-    the very most, and some 20 for pages of any format. The first page of a shape costs an engine
-    as much as two later ones.
+    Both sides are rounded up to a multiple of 64: at most 225 shapes for pages of up to 960
+    pixels, about 20 in practice. The first page of a shape costs an engine as much as two later
+    ones.
     """
-    return ceil(height / _CLASS) * _CLASS, ceil(width / _CLASS) * _CLASS
+    return ceil(height / _CLASS_STEP) * _CLASS_STEP, ceil(width / _CLASS_STEP) * _CLASS_STEP
 
 
-def shrink(height: int, width: int, most: tuple[int, int]) -> tuple[int, int]:
-    """The size, made smaller in proportion where an engine takes no more than `most`.
-
-    Multiples of 32, as the sides of `most` are.
-    """
-    ratio = min(1.0, most[0] / height, most[1] / width)
+def fit_within(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) scaled down in proportion to an engine's `max_size`, to multiples of 32."""
+    ratio = min(1.0, max_size[0] / height, max_size[1] / width)
     if ratio == 1.0:
         return height, width
-    down, across = (max(int(side * ratio / _STEP) * _STEP, _STEP) for side in (height, width))
-    return down, across
+    new_height, new_width = (
+        max(int(side * ratio / _STRIDE) * _STRIDE, _STRIDE) for side in (height, width)
+    )
+    return new_height, new_width
 
 
 def resize_padded(image: Image, size: tuple[int, int], padded: tuple[int, int]) -> Image:
-    """The image at `size`, its last row and column repeated up to `padded`, (height, width)."""
-    (height, width), (full_height, full_width) = size, padded
-    fitted = np.empty((full_height, full_width, 3), np.uint8)
+    """The image resized to `size` and edge-padded to `padded`, both (height, width)."""
+    height, width = size
+    fitted = np.empty((*padded, 3), np.uint8)
     resize_into(fitted[:height, :width], image)
     fitted[:height, width:] = fitted[:height, width - 1 : width]
     fitted[height:] = fitted[height - 1]
@@ -74,7 +75,7 @@ def resize_padded(image: Image, size: tuple[int, int], padded: tuple[int, int]) 
 
 
 def pad_tiny(image: Image) -> Image:
-    """Pad an image whose sides add up to less than 64 with black to at least 32 x 32."""
+    """Pad an image whose sides sum to less than 64 with black, to at least 32 x 32."""
     height, width = image.shape[:2]
     if height + width >= 64:
         return image
@@ -91,10 +92,10 @@ def resize(image: Image, height: int, width: int) -> Image:
 
 
 def resize_into(target: Image, image: Image) -> None:
-    """Fill a part of an array, (H, W, 3) with rows of their own, with the image at that size."""
+    """Resize the image into `target`, (H, W, 3), which may be a view with strided rows."""
     height, width = target.shape[:2]
     if image.shape[:2] == (height, width):
         target[:] = image
     else:
         written = cv2.resize(image, (width, height), dst=target)
-        assert written is target  # OpenCV makes an array of its own where the size is another
+        assert written is target  # OpenCV allocates a new array if the size does not match

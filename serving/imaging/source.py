@@ -1,4 +1,4 @@
-"""Whatever a caller of the Python interface has in hand, to named pages."""
+"""Loads the inputs of the Python interface: paths, URLs, folders, bytes and arrays."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PillowImage
 
 from serving.errors import BadRequest, InputError, UnsupportedMedia
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import SNIFF_BYTES, Data, Limits, sniff
-from serving.imaging.pillow import Array, flatten
+from serving.imaging.pillow import flatten
+from serving.types import Image
 
 Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
 
@@ -25,22 +26,22 @@ _URL_SECONDS = 60.0
 
 class Loaded(NamedTuple):
     name: str
-    """Path, URL, or `image_N` for the N-th of what has no name."""
+    """Path, URL, or `image_N` for the N-th input without a name."""
     page_index: int | None
-    """From 0, within a PDF or a TIFF; None for an image."""
-    image: Array
+    """From 0, within a PDF or TIFF; None for an image."""
+    image: Image
     """(H, W, 3), BGR, uint8, upright."""
 
 
 def load(source: Source, *, decoder: Decoder | None = None, pdf_dpi: int = 144) -> Iterator[Loaded]:
     """Yield the pages of a path, http(s) URL, folder, bytes, array, or a list of these.
 
-    A folder gives, sorted and with its subfolders, every file whose bytes are of a format that
-    is read. A URL may take 60 s and 100 MiB. An array is (H, W), (H, W, 1), (H, W, 3) BGR or
-    (H, W, 4) BGRA, uint8. Without `decoder` one is made, with the default limits but that of
-    pages: these are the caller's own files.
+    A folder yields, recursively and sorted, every file whose content is of a supported format. A
+    URL may take 60 s and 100 MiB. An array is (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA,
+    uint8. Without `decoder` one is made, with the default limits except that of pages: these are
+    the caller's own files.
 
-    Raises InputError, naming the source; within a list, `index` is the place in it. TimedOut.
+    Raises InputError, naming the source; for a list, `index` is the index in it. TimedOut.
     """
     with ExitStack() as stack:
         if decoder is None:
@@ -85,10 +86,10 @@ def _decode(name: str, data: Data, decoder: Decoder, dpi: int) -> Iterator[Loade
         raise type(error)(f"{name}: {error}", index=error.index) from error
 
 
-def _from_array(array: NDArray[Any]) -> Array:
+def _from_array(array: NDArray[Any]) -> Image:
     shape = array.shape
-    known = array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))
-    if array.dtype != np.uint8 or not known or array.size == 0:
+    valid = array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))
+    if array.dtype != np.uint8 or not valid or array.size == 0:
         raise BadRequest(
             f"an array of shape {shape} and type {array.dtype} is no image: give uint8 of shape "
             "(H, W), (H, W, 1), (H, W, 3) in BGR or (H, W, 4) in BGRA"
@@ -96,7 +97,7 @@ def _from_array(array: NDArray[Any]) -> Array:
     if array.ndim == 2 or shape[2] == 1:
         return np.repeat(array.reshape(*shape[:2], 1), 3, axis=2)
     if shape[2] == 4:
-        rgba = Image.fromarray(np.ascontiguousarray(array[..., [2, 1, 0, 3]]))
+        rgba = PillowImage.fromarray(np.ascontiguousarray(array[..., [2, 1, 0, 3]]))
         array = np.asarray(flatten(rgba))[..., ::-1]
     return np.ascontiguousarray(array)
 
@@ -106,14 +107,14 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise BadRequest(f"{path}: no such file or folder")
-    found = [Path(root, name) for root, _, names in os.walk(path) for name in names]
-    files = [file for file in sorted(found) if _is_read(file)]
+    paths = [Path(root, name) for root, _, names in os.walk(path) for name in names]
+    files = [file for file in sorted(paths) if _is_supported(file)]
     if not files:
         raise BadRequest(f"{path}: no file in this folder is an image or a PDF")
     return files
 
 
-def _is_read(path: Path) -> bool:
+def _is_supported(path: Path) -> bool:
     if not path.is_file():
         return False  # a socket or a pipe would block
     try:

@@ -1,3 +1,5 @@
+"""Drawn results: boxes on the left, texts on the right."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,21 +15,21 @@ def page() -> np.ndarray:
     return np.full((120, 200, 3), 200, np.uint8)
 
 
-def ink(sheet: np.ndarray, quad: Quad) -> int:
+def count_ink(sheet: np.ndarray, quad: Quad) -> int:
     """Dark pixels well inside the box of `quad`."""
     (left, top), (right, bottom) = quad[0], quad[2]
     return int((sheet[top + 3 : bottom - 2, left + 3 : right - 2].max(axis=2) < 128).sum())
 
 
-def test_boxes_at_the_left_texts_at_the_right() -> None:
+def test_boxes_on_the_left_texts_on_the_right() -> None:
     image = page()
     drawn = draw(image, [Line("Invoice 发票", 0.9, BOX)])
     assert drawn.shape == (120, 400, 3)
     assert drawn.dtype == np.uint8
-    assert (image == 200).all(), "the caller's image is left as it is"
+    assert (image == 200).all(), "the caller's image is unchanged"
     assert (drawn[:, :200] != image).any(axis=2).sum() > 300
-    assert ink(drawn[:, :200], BOX) == 0
-    assert ink(drawn[:, 200:], BOX) > 100
+    assert count_ink(drawn[:, :200], BOX) == 0
+    assert count_ink(drawn[:, 200:], BOX) > 100
 
 
 def test_no_lines_is_the_page_beside_white() -> None:
@@ -48,7 +50,7 @@ def test_text_follows_the_line_when_it_is_turned() -> None:
 
 def test_a_missing_glyph_shows_as_a_box() -> None:
     drawn = draw(page(), [Line("\U0001f600\u0e01", 0.9, BOX)])
-    assert ink(drawn[:, 200:], BOX) > 20
+    assert count_ink(drawn[:, 200:], BOX) > 20
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Documents: all pages, upright, at the right size, or one of the four refusals."""
+"""Documents: all pages, upright, at the right size, or one of the four errors."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def decoder() -> Iterator[Decoder]:
 
 
 def pages(decoder: Decoder, data: bytes, dpi: int = 144) -> list[np.ndarray]:
-    found = decoder.pages(data, pdf_dpi=dpi)
-    images = list(found)
-    assert [(image.shape[1], image.shape[0]) for image in images] == list(found.sizes)
+    document = decoder.pages(data, pdf_dpi=dpi)
+    images = list(document)
+    assert [(image.shape[1], image.shape[0]) for image in images] == list(document.sizes)
     for image in images:
         assert image.dtype == np.uint8 and image.shape[2] == 3
         assert image.flags.c_contiguous and image.flags.writeable
     return images
 
 
-def test_pdf_pages_are_drawn_at_the_resolution_asked_for(decoder: Decoder) -> None:
+def test_pdf_pages_are_rendered_at_the_requested_resolution(decoder: Decoder) -> None:
     data = files.paper("0 0 72 36", "0 0 36 72", content=BLACK_CORNER)
     first, second = pages(decoder, data)
     assert (first.shape, second.shape) == ((72, 144, 3), (144, 72, 3))
@@ -44,7 +44,7 @@ def test_pdf_pages_are_drawn_at_the_resolution_asked_for(decoder: Decoder) -> No
     assert pages(decoder, data, dpi=72)[0].shape == (36, 72, 3)
 
 
-def test_pdf_rotation_is_obeyed(decoder: Decoder) -> None:
+def test_pdf_rotation_is_applied(decoder: Decoder) -> None:
     data = files.paper("0 0 72 36", content=BLACK_CORNER, more=b"/Rotate 90")
     (page,) = pages(decoder, data, dpi=72)
     assert page.shape == (72, 36, 3)
@@ -83,7 +83,7 @@ def test_pdf_with_a_giant_page(decoder: Decoder, box: str) -> None:
         decoder.pages(files.paper("0 0 9 9", box), pdf_dpi=1200)
 
 
-def test_pdf_with_senseless_boxes(decoder: Decoder) -> None:
+def test_pdf_with_invalid_boxes_gives_pages_or_an_input_error(decoder: Decoder) -> None:
     for box in ("0 0 0 0", "9 9 0 0", "0 0 1e38 nan", "", "0 0 0.001 0.001"):
         with contextlib.suppress(InputError):
             pages(decoder, files.paper(box))
@@ -138,7 +138,7 @@ def test_tiff_orientation(decoder: Decoder, orientation: int, compression: str |
     np.testing.assert_array_equal(page, files.bgr(upright))
 
 
-def test_tiff_directories_in_a_circle_end(decoder: Decoder) -> None:
+def test_circular_tiff_directories_end(decoder: Decoder) -> None:
     (page,) = pages(decoder, files.tiff(1, 1, next_directory=12))
     assert page.tolist() == [[[128] * 3]]
 
@@ -178,7 +178,7 @@ def test_gif_with_a_giant_screen_or_frame(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("tenth", range(10))
-def test_cut_off_documents_are_refused(decoder: Decoder, tenth: int) -> None:
+def test_truncated_documents_are_rejected(decoder: Decoder, tenth: int) -> None:
     noise = Image.fromarray(np.random.default_rng(5).integers(0, 255, (50, 60), dtype=np.uint8))
     for kind in ("PDF", "TIFF", "GIF"):
         data = files.encoded(noise, kind)
@@ -186,7 +186,7 @@ def test_cut_off_documents_are_refused(decoder: Decoder, tenth: int) -> None:
             list(decoder.pages(data[: len(data) * tenth // 10]))
 
 
-def test_flipped_bytes_do_no_harm(decoder: Decoder) -> None:
+def test_corrupted_bytes_give_pages_or_an_input_error(decoder: Decoder) -> None:
     chance = random.Random(11)
     kinds = [
         files.encoded(files.picture(), "PDF"),
@@ -203,11 +203,11 @@ def test_flipped_bytes_do_no_harm(decoder: Decoder) -> None:
             pages(decoder, bytes(data))
 
 
-def test_many_documents_share_one_helper_page_by_page() -> None:
+def test_many_documents_share_one_process() -> None:
     data = [
         files.paper(*[f"0 0 {9 + index} {9 + page}" for page in range(3)]) for index in range(4)
     ]
-    with Decoder(helpers=1) as decoder:
+    with Decoder(processes=1) as decoder:
         documents = [decoder.pages(content, pdf_dpi=72) for content in data]
         for page in range(3):
             for index, document in enumerate(documents):
@@ -217,16 +217,16 @@ def test_many_documents_share_one_helper_page_by_page() -> None:
                 next(document)
 
 
-def test_a_reader_who_stops_midway_holds_no_helper() -> None:
+def test_an_unfinished_document_holds_no_process() -> None:
     data = files.paper(*["0 0 9 9"] * 3)
-    with Decoder(helpers=1) as decoder:
+    with Decoder(processes=1) as decoder:
         for _ in range(3):
             assert next(decoder.pages(data)).shape == (18, 18, 3)
 
 
-def test_pages_know_what_they_are(decoder: Decoder) -> None:
-    found = decoder.pages(files.paper("0 0 9 9", "0 0 9 18"))
-    assert (found.kind, found.count, found.sizes) == ("pdf", 2, ((18, 18), (18, 36)))
+def test_pages_have_kind_count_and_sizes(decoder: Decoder) -> None:
+    document = decoder.pages(files.paper("0 0 9 9", "0 0 9 18"))
+    assert (document.kind, document.count, document.sizes) == ("pdf", 2, ((18, 18), (18, 36)))
     stream = io.BytesIO()
     files.picture().save(stream, "TIFF")
     assert decoder.pages(stream.getvalue()).kind == "tiff"

@@ -1,4 +1,4 @@
-"""The helpers: what runs away is stopped, what dies is replaced, nothing is left behind."""
+"""Decoder processes: limits are enforced, dead ones are replaced, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wait_until(condition: Callable[[], object]) -> None:
         if condition():
             return
         time.sleep(0.01)
-    pytest.fail("it never came about")
+    pytest.fail("the condition was never met")
 
 
 def read(decoder: Decoder, data: bytes = GOOD) -> int:
@@ -48,21 +48,21 @@ def is_running(process: int) -> bool:
     return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def test_helpers_start_late_are_reused_and_leave_nothing() -> None:
+def test_processes_start_late_are_reused_and_leave_nothing() -> None:
     before, descriptors = files.children(), open_files()
     with Decoder() as decoder:
         assert files.children() == before
         read(decoder)
-        helpers = files.children() - before
-        assert len(helpers) == 1
+        processes = files.children() - before
+        assert len(processes) == 1
         for _ in range(5):
             read(decoder)
-        assert files.children() - before == helpers
+        assert files.children() - before == processes
     assert files.children() == before
     assert open_files() == descriptors
 
 
-def test_a_forgotten_decoder_ends_its_helpers() -> None:
+def test_an_unreferenced_decoder_ends_its_processes() -> None:
     before = files.children()
     decoder = Decoder()
     read(decoder)
@@ -71,8 +71,8 @@ def test_a_forgotten_decoder_ends_its_helpers() -> None:
     assert files.children() == before
 
 
-def test_endless_work_is_stopped() -> None:
-    with Decoder(helpers=1, page_seconds=0.5) as decoder:
+def test_processor_time_is_limited() -> None:
+    with Decoder(processes=1, page_seconds=0.5) as decoder:
         pages = decoder.pages(files.endless_pdf())
         with pytest.raises(Undecodable, match=r"page 1: .* processor time"):
             next(pages)
@@ -82,58 +82,58 @@ def test_endless_work_is_stopped() -> None:
 def test_memory_is_limited() -> None:
     noise = np.random.default_rng(1).integers(0, 255, (3000, 3000, 3), dtype=np.uint8)
     data = files.encoded(files.Image.fromarray(noise), "TIFF")
-    with Decoder(helpers=1, memory_bytes=16 << 20) as decoder:
+    with Decoder(processes=1, memory_bytes=16 << 20) as decoder:
         with pytest.raises(Undecodable, match="more than 16 MiB of memory"):
             list(decoder.pages(data))
         assert read(decoder) == 1
 
 
-def test_a_helper_killed_at_work_costs_one_request() -> None:
+def test_a_busy_process_that_crashes_fails_one_request() -> None:
     before = files.children()
-    with Decoder(helpers=1) as decoder, ThreadPoolExecutor() as threads:
+    with Decoder(processes=1) as decoder, ThreadPoolExecutor() as threads:
         pages = decoder.pages(files.endless_pdf())
-        (helper,) = files.children() - before
+        (process,) = files.children() - before
         answer = threads.submit(next, pages)
-        wait_until(lambda: "R" in Path(f"/proc/{helper}/stat").read_text().split()[2])
-        os.kill(helper, signal.SIGSEGV)
+        wait_until(lambda: "R" in Path(f"/proc/{process}/stat").read_text().split()[2])
+        os.kill(process, signal.SIGSEGV)
         with pytest.raises(Undecodable, match=r"crashed its decoder \(SIGSEGV\)"):
             answer.result()
         assert read(decoder) == 1
     assert files.children() == before
 
 
-def test_a_helper_killed_while_idle_costs_nothing() -> None:
+def test_an_idle_process_that_dies_fails_no_request() -> None:
     before = files.children()
-    with Decoder(helpers=1) as decoder:
+    with Decoder(processes=1) as decoder:
         document = decoder.pages(files.paper("0 0 9 9", "0 0 9 9"))
         next(document)
-        (helper,) = files.children() - before
-        os.kill(helper, signal.SIGKILL)
-        wait_until(lambda: not is_running(helper))
+        (process,) = files.children() - before
+        os.kill(process, signal.SIGKILL)
+        wait_until(lambda: not is_running(process))
         assert next(document).shape == (18, 18, 3)
-        assert helper not in files.children()
+        assert process not in files.children()
 
 
-def test_a_helper_that_does_not_answer_is_killed() -> None:
+def test_a_process_that_does_not_answer_is_killed() -> None:
     before = files.children()
-    with Decoder(helpers=1, page_seconds=0.1) as decoder:
+    with Decoder(processes=1, page_seconds=0.1) as decoder:
         read(decoder)
-        (helper,) = files.children() - before
-        os.kill(helper, signal.SIGSTOP)
+        (process,) = files.children() - before
+        os.kill(process, signal.SIGSTOP)
         with pytest.raises(TimedOut, match="try again later"):
             decoder.pages(GOOD)
-        assert helper not in files.children()
+        assert process not in files.children()
         assert read(decoder) == 1
 
 
-def test_closing_while_others_work_and_wait() -> None:
+def test_closing_while_callers_decode_and_wait() -> None:
     before = files.children()
-    decoder = Decoder(helpers=1)
+    decoder = Decoder(processes=1)
     documents = [decoder.pages(files.endless_pdf()) for _ in range(3)]
-    (helper,) = files.children() - before
+    (process,) = files.children() - before
     with ThreadPoolExecutor() as threads:
         answers = [threads.submit(next, document) for document in documents]
-        wait_until(lambda: "R" in Path(f"/proc/{helper}/stat").read_text().split()[2])
+        wait_until(lambda: "R" in Path(f"/proc/{process}/stat").read_text().split()[2])
         decoder.close()
         for answer in answers:
             with pytest.raises(NotReady, match="stopping"):
@@ -144,26 +144,25 @@ def test_closing_while_others_work_and_wait() -> None:
     decoder.close()
 
 
-def test_many_threads_share_few_helpers() -> None:
+def test_many_threads_share_few_processes() -> None:
     before = files.children()
-    most = 0
+    max_children = 0
     data = [files.paper(*[f"0 0 {9 + k} {9 + page}" for page in range(3)]) for k in range(8)]
 
     def work(number: int) -> None:
         for _ in range(5):
-            found = decoder.pages(data[number], pdf_dpi=72)
-            for page, image in enumerate(found):
+            for page, image in enumerate(decoder.pages(data[number], pdf_dpi=72)):
                 assert image.shape == (9 + page, 9 + number, 3)
 
-    with Decoder(helpers=2) as decoder:
+    with Decoder(processes=2) as decoder:
         with ThreadPoolExecutor(8) as threads:
             answers = [threads.submit(work, number) for number in range(8)]
             while not all(answer.done() for answer in answers):
-                most = max(most, len(files.children() - before))
+                max_children = max(max_children, len(files.children() - before))
                 time.sleep(0.01)
             for answer in answers:
                 answer.result()
-        assert 1 <= most <= 2
+        assert 1 <= max_children <= 2
 
 
 def script(tmp_path: Path, body: str) -> subprocess.Popen[str]:
@@ -196,7 +195,7 @@ def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
     assert (program.returncode, output) == (0, "(18, 18, 3)\n")
 
 
-def test_helpers_end_with_their_server_even_inside_a_decoder(tmp_path: Path) -> None:
+def test_processes_end_with_their_server_even_while_decoding(tmp_path: Path) -> None:
     program = script(
         tmp_path,
         """
@@ -209,18 +208,18 @@ def test_helpers_end_with_their_server_even_inside_a_decoder(tmp_path: Path) -> 
         threading.Thread(target=next, args=(busy,)).start()
         list(decoder.pages(Path("document.pdf").read_bytes()))
         pool = decoder._sandbox._pool
-        print(*[helper._process.pid for helper in pool._alive], flush=True)
+        print(*[process._process.pid for process in pool._alive], flush=True)
         """,
     )
     assert program.stdout is not None
-    helpers = [int(number) for number in program.stdout.readline().split()]
-    assert helpers and all(is_running(helper) for helper in helpers)
+    processes = [int(number) for number in program.stdout.readline().split()]
+    assert processes and all(is_running(process) for process in processes)
     program.kill()
     program.communicate()
-    wait_until(lambda: not any(is_running(helper) for helper in helpers))
+    wait_until(lambda: not any(is_running(process) for process in processes))
 
 
-def test_a_forked_child_leaves_its_parents_helpers_alone() -> None:
+def test_a_forked_child_leaves_its_parents_processes_alone() -> None:
     before = files.children()
     program = [sys.executable, "-W", "ignore", "-c"]
     body = f"""
@@ -234,15 +233,15 @@ child = os.fork()
 if child == 0:
     sys.exit(0)
 os.waitpid(child, 0)
-(helper,) = files.children()
+(process,) = files.children()
 assert len(list(decoder.pages(files.paper("0 0 9 9")))) == 1
-assert files.children() == {{helper}}
+assert files.children() == {{process}}
 """
     subprocess.run([*program, body], check=True, timeout=60)
     assert files.children() == before
 
 
-def test_helpers_load_no_backend(tmp_path: Path) -> None:
+def test_the_worker_imports_no_backend(tmp_path: Path) -> None:
     body = (
         f"import sys; sys.path[:] = {sys.path!r}; import serving.imaging.sandbox.worker; "
         "print([name for name in ('cv2', 'openvino', 'onnxruntime', 'flask', 'pydantic') "

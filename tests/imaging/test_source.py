@@ -1,4 +1,4 @@
-"""What `predict` takes: paths, folders, URLs, bytes, arrays, lists; refusals name the source."""
+"""What `predict` takes: paths, folders, URLs, bytes, arrays, lists; errors name the source."""
 
 from __future__ import annotations
 
@@ -51,19 +51,22 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-def names(found: Iterator[Loaded]) -> list[tuple[str, int | None]]:
-    return [(name, page) for name, page, _ in found]
+def names(pages: Iterator[Loaded]) -> list[tuple[str, int | None]]:
+    return [(name, page) for name, page, _ in pages]
 
 
 def test_path_bytes_and_array_are_the_same_image(tmp_path: Path, decoder: Decoder) -> None:
     path = tmp_path / "no suffix"
     path.write_bytes(PNG)
     expected = files.bgr(files.picture())
-    for given in (path, str(path), PNG, bytearray(PNG), memoryview(PNG), expected):
-        ((name, page, image),) = load(given, decoder=decoder)
+    for source_value in (path, str(path), PNG, bytearray(PNG), memoryview(PNG), expected):
+        ((name, page, image),) = load(source_value, decoder=decoder)
         np.testing.assert_array_equal(image, expected)
         assert image.flags.c_contiguous
-        assert (name, page) == (str(path) if isinstance(given, str | Path) else "image_0", None)
+        assert (name, page) == (
+            str(path) if isinstance(source_value, str | Path) else "image_0",
+            None,
+        )
 
 
 def test_documents_count_their_pages(decoder: Decoder) -> None:
@@ -72,16 +75,16 @@ def test_documents_count_their_pages(decoder: Decoder) -> None:
     assert first.image.shape == (9, 9, 3)
 
 
-def test_without_a_decoder_one_is_made_and_ended() -> None:
+def test_without_a_decoder_one_is_made_and_closed() -> None:
     before = files.children()
-    found = load(PDF)
-    next(found)
+    pages = load(PDF)
+    next(pages)
     assert len(files.children() - before) == 1
-    found.close()
+    pages.close()
     assert files.children() == before
 
 
-def test_folder_sorted_with_subfolders_and_only_what_is_read(
+def test_a_folder_is_read_recursively_and_sorted_without_other_files(
     tmp_path: Path, decoder: Decoder
 ) -> None:
     (tmp_path / "sub").mkdir()
@@ -122,8 +125,8 @@ def test_url_with_too_many_bytes(
 
 def test_list(tmp_path: Path, decoder: Decoder) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
-    found = load([PNG, tmp_path, PDF], decoder=decoder)
-    assert names(found) == [
+    pages = load([PNG, tmp_path, PDF], decoder=decoder)
+    assert names(pages) == [
         ("image_0", None),
         (str(tmp_path / "a.png"), None),
         ("image_2", 0),
@@ -131,13 +134,13 @@ def test_list(tmp_path: Path, decoder: Decoder) -> None:
     ]
 
 
-def test_errors_name_the_source_and_its_place(tmp_path: Path, decoder: Decoder) -> None:
+def test_errors_name_the_source_and_its_index(tmp_path: Path, decoder: Decoder) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(PNG[:40])
-    found = load([PNG, str(broken)], decoder=decoder)
-    next(found)
+    pages = load([PNG, str(broken)], decoder=decoder)
+    next(pages)
     with pytest.raises(Undecodable, match=r"broken\.png") as caught:
-        next(found)
+        next(pages)
     assert caught.value.index == 1
     with pytest.raises(BadRequest, match="no such file"):
         list(load("no/such/file.png", decoder=decoder))
@@ -147,8 +150,8 @@ def test_errors_name_the_source_and_its_place(tmp_path: Path, decoder: Decoder) 
 
 def test_arrays_of_other_shapes(decoder: Decoder) -> None:
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    for given in (grey, grey[..., None]):
-        ((_, _, image),) = load(given, decoder=decoder)
+    for source_value in (grey, grey[..., None]):
+        ((_, _, image),) = load(source_value, decoder=decoder)
         assert image.shape == (2, 3, 3) and (image == grey[..., None]).all()
     bgra = np.array([[[10, 20, 30, 255], [0, 0, 0, 0]]], np.uint8)
     ((_, _, image),) = load(bgra, decoder=decoder)
@@ -158,7 +161,7 @@ def test_arrays_of_other_shapes(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "source_value",
     [
         np.zeros((2, 2, 3), np.float32),
         np.zeros((2, 2, 2), np.uint8),
@@ -168,6 +171,6 @@ def test_arrays_of_other_shapes(decoder: Decoder) -> None:
         Image.new("L", (1, 1)),
     ],
 )
-def test_what_is_no_image(decoder: Decoder, given: object) -> None:
+def test_other_values_are_rejected(decoder: Decoder, source_value: object) -> None:
     with pytest.raises(BadRequest, match=r"array|bytes"):
-        list(load(given, decoder=decoder))
+        list(load(source_value, decoder=decoder))

@@ -1,4 +1,4 @@
-"""Files that several imaging tests build for themselves."""
+"""Builds the images and documents of the imaging tests, hostile ones too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (40, 24)) -> Image.Image:
-    """Smooth, so that lossy codecs keep it, and different in every corner."""
+    """A gradient: smooth, so that lossy codecs preserve it, and different in every corner."""
     width, height = size
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     rgb = np.stack([x, y, (x + y) / 2], axis=2).astype(np.uint8)
@@ -82,7 +82,7 @@ def paper(*boxes: str, content: bytes = b"", more: bytes = b"", trailer: bytes =
 
 
 def endless_pdf() -> bytes:
-    """Opens at once; drawing it would take hours: forms that draw forms, ten times each."""
+    """Opens at once; rendering takes hours: nested forms, each drawn ten times."""
     forms = [
         stream(
             b"/F Do " * 10,
@@ -102,7 +102,7 @@ def endless_pdf() -> bytes:
 
 
 def tiff(width: int, height: int, *, next_directory: int = 0, tile: int = 0) -> bytes:
-    """A TIFF whose tags say what they are told and whose pixels are one byte."""
+    """A TIFF with the given tags whose pixels are one byte."""
     tags = [
         (256, 4, width),
         (257, 4, height),

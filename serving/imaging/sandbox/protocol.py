@@ -1,7 +1,7 @@
-"""Messages between the decoder and its helpers: JSON with file descriptors beside it.
+"""Messages between the server and its decoder processes: JSON with file descriptors beside it.
 
 A message is its length (4 bytes, big-endian) and a JSON object. Descriptors travel with the
-first byte (SCM_RIGHTS). JSON and not pickle: a helper that was taken over by the file it read
+first byte (SCM_RIGHTS). JSON and not pickle: a decoder process that a hostile file has taken over
 must not be able to run code in the server.
 """
 
@@ -13,12 +13,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-_MOST_DESCRIPTORS = 2
-_MOST_BYTES = 1 << 24
+_MAX_DESCRIPTORS = 2
+_MAX_BYTES = 1 << 24
 
 
 def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-    """Raises OSError where the other side is gone."""
+    """Raises OSError if the peer is gone."""
     body = json.dumps(message).encode()
     head = len(body).to_bytes(4, "big")
     if descriptors:
@@ -31,42 +31,39 @@ def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[
 def receive(
     channel: socket.socket, *, deadline: float | None = None
 ) -> tuple[dict[str, Any], list[int]]:
-    """The next message and its descriptors, which are the caller's to close.
+    """The next message and its descriptors, which the caller must close.
 
-    `deadline` is a reading of `time.monotonic()`. Raises TimeoutError after it, EOFError where
-    the other side is gone, OSError.
+    `deadline` is on the clock of `time.monotonic()`. Raises TimeoutError after it, EOFError if the
+    peer is gone, OSError.
     """
-    _allow(channel, deadline)
+    _set_timeout(channel, deadline)
     head, descriptors, _, _ = socket.recv_fds(
-        channel, 4, _MOST_DESCRIPTORS, flags=socket.MSG_CMSG_CLOEXEC
+        channel, 4, _MAX_DESCRIPTORS, flags=socket.MSG_CMSG_CLOEXEC
     )
-    head += _exactly(channel, 4 - len(head), deadline)
+    head += _receive_exactly(channel, 4 - len(head), deadline)
     length = int.from_bytes(head, "big")
-    if length > _MOST_BYTES:
+    if length > _MAX_BYTES:
         raise EOFError(f"a message of {length} bytes")
-    message = json.loads(_exactly(channel, length, deadline))
+    message = json.loads(_receive_exactly(channel, length, deadline))
     if not isinstance(message, dict):
         raise EOFError("not a message")
     return message, list(descriptors)
 
 
-def _exactly(channel: socket.socket, count: int, deadline: float | None) -> bytes:
+def _receive_exactly(channel: socket.socket, count: int, deadline: float | None) -> bytes:
     parts: list[bytes] = []
     while count > 0:
-        _allow(channel, deadline)
+        _set_timeout(channel, deadline)
         part = channel.recv(min(count, 1 << 16))
         if not part:
-            raise EOFError("the other side is gone")
+            raise EOFError("the peer is gone")
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
 
 
-def _allow(channel: socket.socket, deadline: float | None) -> None:
-    if deadline is None:
-        channel.settimeout(None)
-        return
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _set_timeout(channel: socket.socket, deadline: float | None) -> None:
+    remaining = None if deadline is None else deadline - time.monotonic()
+    if remaining is not None and remaining <= 0:
         raise TimeoutError
-    channel.settimeout(left)
+    channel.settimeout(remaining)

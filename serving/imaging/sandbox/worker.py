@@ -1,19 +1,16 @@
-"""A decoding helper: a process that opens documents and draws pages for one server process.
+"""A decoder process: opens documents and decodes their pages for one server process.
 
-Started by `sandbox.py` as `python -c BOOTSTRAP SOCKET MEMORY SYS_PATH...`. It answers one
-request at a time and holds at most one document open. A request:
+Started by `client.py` as `python -c BOOTSTRAP SOCKET MEMORY SYS_PATH...`. It answers one request
+at a time and holds at most one document open. PDFium is not thread-safe, and none of the decoders
+here has a bound on time or memory that a file could not break. A request:
 
-    {"id": 7, "kind": "pdf", "dpi": 144, "data": true, "most": 200, "seconds": 10,
-     "page": null | 3, "width": 0, "height": 0, "last": false}
+    {"document": 7, "kind": "pdf", "dpi": 144, "has_data": true, "seconds": 10,
+     "page": null, "max_pages": 200}                            for the sizes of all pages, or
+    {..., "page": 3, "width": 0, "height": 0, "last": false}    to decode a page
 
-with the document's bytes as first descriptor where `data` says so, and the memory to draw
-into as the next where `page` is a number. The answer is {"count", "sizes"}, or {} after
-drawing, or {"error": why}; `"spent": true` with it means that the helper ends itself.
-
-Documents as a helper opens them: how large their pages are, and each page's pixels.
-
-Runs in a helper process only (`helper.py`): PDFium is not safe under threads, and none of
-these decoders has a bound on time or memory that a file could not break.
+With `has_data` the first descriptor is the document's bytes; with `page` the last is the memory
+for the pixels. The answer is {"count", "sizes"}, or {} after decoding, or {"error": why};
+`"exiting": true` with it means that the process ends itself.
 """
 
 from __future__ import annotations
@@ -30,66 +27,173 @@ import signal
 import socket
 import sys
 import warnings
-from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pypdfium2
 import pypdfium2.raw as pdfium
-from PIL import Image
+from PIL import Image as PillowImage
 from PIL.TiffImagePlugin import TiffImageFile
 
 from serving.errors import Undecodable
 from serving.imaging import pillow
-from serving.imaging.formats import Kind, title
-from serving.imaging.headers import read_jpeg
-from serving.imaging.pillow import Array, broken
+from serving.imaging.formats import Kind, display_name
+from serving.imaging.headers import read_header
 from serving.imaging.sandbox import protocol
+from serving.types import Image
 
 
-class Document(ABC):
+def main() -> None:
+    """Answer requests until the server closes its end of the channel."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    memory_bytes = int(sys.argv[2])
+    _confine(memory_bytes)
+    protocol.send(channel, {"ready": True})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # discard what decoders print
+    worker = _Worker(memory_bytes)
+    exiting = False
+    while not exiting:
+        try:
+            request, descriptors = protocol.receive(channel)
+        except (EOFError, OSError):
+            break
+        answer = worker.answer(request, descriptors)
+        exiting = bool(answer.get("exiting"))
+        protocol.send(channel, answer)
+    os._exit(0)
+
+
+def _confine(memory_bytes: int) -> None:
+    """Limit what a hostile file can use, and end when the server ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the server ends its decoder processes itself
+    for number in (signal.SIGIO, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    # Standard input is a pipe whose other end the server holds open and never writes to. When the
+    # server dies the kernel sends SIGIO, which kills, even inside a decoder. (PR_SET_PDEATHSIG
+    # would fire as soon as the *thread* that started this process ends.)
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    PillowImage.MAX_IMAGE_PIXELS = None  # the server checks the sizes before it requests a page
+    warnings.simplefilter("ignore")
+    logging.disable()
+
+
+class _Worker:
+    def __init__(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
+        self._number: int | None = None
+        self._document: _Document | None = None
+
+    def answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        kind, page = request["kind"], request["page"]
+        try:
+            _limit_cpu(request["seconds"])
+            with pillow.damage_as_undecodable(kind, page):
+                if request["has_data"]:
+                    self._open(request, descriptors[0])
+                return self._answer(request, descriptors[-1:])
+        except Undecodable as error:
+            return {"error": str(error)}
+        except MemoryError:
+            reason = f"decoding takes more than {self._memory_bytes >> 20} MiB of memory"
+            return {"error": f"{display_name(kind, page)}: {reason}", "exiting": True}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        document = self._document
+        if document is None or self._number != request["document"]:
+            sys.exit("a request for a document that is not open")  # a bug of the server
+        if request["page"] is None:
+            count, sizes = document.page_sizes(request["max_pages"])
+            return {"count": count, "sizes": sizes}
+        shape = (request["height"], request["width"], 3)
+        # Unmapped when the last array on it is gone: closing it here could be too early.
+        pixels = mmap.mmap(descriptors[0], math.prod(shape))
+        document.decode(request["page"], np.ndarray(shape, np.uint8, pixels))
+        if request["last"]:
+            self._close()
+        return {}
+
+    def _open(self, request: dict[str, Any], descriptor: int) -> None:
+        self._close()
+        data = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)[:]
+        self._document = _open_document(request["kind"], data, request["dpi"])
+        self._number = request["document"]
+
+    def _close(self) -> None:
+        document, self._document, self._number = self._document, None, None
+        if document is not None:
+            document.close()
+
+
+def _limit_cpu(seconds: float) -> None:
+    """Allow `seconds` of processor time from now on; then SIGXCPU kills."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = math.ceil(used.ru_utime + used.ru_stime + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+
+
+class _Document(Protocol):
     """An open document. Methods raise Undecodable, or what the decoder raises."""
 
-    @abstractmethod
-    def sizes(self, most: int) -> tuple[int, list[tuple[int, int]]]:
+    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
         """The number of pages, and (width, height) of each, upright, in pixels.
 
-        More than `most` pages: no sizes, and the number may be `most + 1` for "too many".
+        With more than `max_pages` pages there are no sizes, and counting may stop there.
         """
 
-    @abstractmethod
-    def draw(self, page: int, out: Array) -> None:
-        """Write the page, upright, BGR, into `out`, of the shape that `sizes` gave."""
+    def decode(self, page: int, out: Image) -> None:
+        """Write the page, upright, BGR, into `out`, whose shape is as `page_sizes` reported."""
 
-    def close(self) -> None:  # noqa: B027
-        """Let go of the memory."""
+    def close(self) -> None:
+        """Release the memory."""
 
 
-class StillDocument(Document):
-    """GIF (first frame), and the images whose decoding may run away."""
+def _open_document(kind: Kind, data: bytes, dpi: int) -> _Document:
+    """Reads headers only. Raises Undecodable, or what the decoder raises."""
+    if kind == "pdf":
+        return _Pdf(data, dpi)
+    if kind == "tiff":
+        return _Tiff(data)
+    return _SingleImage(kind, data)
 
-    def __init__(self, kind: pillow.StillKind, data: bytes) -> None:
-        self._image = pillow.open_still(kind, data)
-        self._orientation = read_jpeg(data).orientation if kind == "jpeg" else 1
 
-    def sizes(self, most: int) -> tuple[int, list[tuple[int, int]]]:
+class _SingleImage:
+    """GIF (first frame), and the single images whose decoding time is unbounded."""
+
+    def __init__(self, kind: pillow.SingleImage, data: bytes) -> None:
+        self._image = pillow.open_image(kind, data)
+        self._orientation = read_header(kind, data).orientation if kind == "jpeg" else 1
+
+    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
         width, height = self._image.size
         return 1, [(height, width) if self._orientation >= 5 else (width, height)]
 
-    def draw(self, page: int, out: Array) -> None:
-        _write(pillow.draw(self._image, self._orientation), out)
+    def decode(self, page: int, out: Image) -> None:
+        _copy_bgr(pillow.decode(self._image, self._orientation), out)
+
+    def close(self) -> None:
+        self._image.close()
 
 
-class TiffDocument(Document):
-    """All pages; Pillow obeys the orientation tag by itself."""
+class _Tiff:
+    """All pages; Pillow applies the orientation tag itself."""
 
     def __init__(self, data: bytes) -> None:
         self._image = TiffImageFile(io.BytesIO(data))
 
-    def sizes(self, most: int) -> tuple[int, list[tuple[int, int]]]:
+    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
         sizes: list[tuple[int, int]] = []
-        while len(sizes) <= most:
+        while len(sizes) <= max_pages:
             try:
                 self._image.seek(len(sizes))
             except EOFError:
@@ -97,12 +201,15 @@ class TiffDocument(Document):
             sizes.append(self._image.size)
         return len(sizes), []
 
-    def draw(self, page: int, out: Array) -> None:
+    def decode(self, page: int, out: Image) -> None:
         self._image.seek(page)
-        _write(pillow.draw(self._image), out)
+        _copy_bgr(pillow.decode(self._image), out)
+
+    def close(self) -> None:
+        self._image.close()
 
 
-class PdfDocument(Document):
+class _Pdf:
     """All pages at `dpi`, with annotations and filled-in form fields."""
 
     def __init__(self, data: bytes, dpi: int) -> None:
@@ -117,9 +224,9 @@ class PdfDocument(Document):
             raise
         self._pdf.init_forms()
 
-    def sizes(self, most: int) -> tuple[int, list[tuple[int, int]]]:
+    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
         count = len(self._pdf)
-        if count > most:
+        if count > max_pages:
             return count, []
         pages = (self._pdf.get_page_size(page) for page in range(count))
         return count, [
@@ -127,132 +234,26 @@ class PdfDocument(Document):
             for width, height in pages
         ]
 
-    def draw(self, page: int, out: Array) -> None:
+    def decode(self, page: int, out: Image) -> None:
         def new_bitmap(width: int, height: int, **options: Any) -> Any:
             if (height, width, 3) != out.shape:
-                raise ValueError(f"drawn at {width} x {height} pixels")
+                raise ValueError(f"rendered at {width} x {height} pixels")
             buffer = (ctypes.c_ubyte * out.nbytes).from_buffer(out.data.cast("B"))
             return pypdfium2.PdfBitmap.new_native(width, height, buffer=buffer, **options)
 
-        sheet = self._pdf[page]
+        pdf_page = self._pdf[page]
         try:
-            sheet.render(scale=self._scale, bitmap_maker=new_bitmap).close()
+            pdf_page.render(scale=self._scale, bitmap_maker=new_bitmap).close()
         finally:
-            sheet.close()
+            pdf_page.close()
 
     def close(self) -> None:
         self._pdf.close()
 
 
-def open_document(kind: Kind, data: bytes, dpi: int) -> Document:
-    """Reads headers only. Raises Undecodable, or what the decoder raises."""
-    if kind == "pdf":
-        return PdfDocument(data, dpi)
-    if kind == "tiff":
-        return TiffDocument(data)
-    return StillDocument(kind, data)
-
-
-def _write(image: Array, out: Array) -> None:
+def _copy_bgr(image: Image, out: Image) -> None:
+    """Copy grey (H, W) or RGB (H, W, 3) into BGR."""
     if image.shape[:2] != out.shape[:2]:
         raise ValueError(f"decoded to {image.shape[1]} x {image.shape[0]} pixels")
     for channel in range(3):
         out[..., channel] = image if image.ndim == 2 else image[..., 2 - channel]
-
-
-def main() -> None:
-    """Serve until the other side closes its end."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    memory = int(sys.argv[2])
-    _confine(memory)
-    protocol.send(channel, {"ready": True})
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print is nobody's to read
-    reader = _Reader(memory)
-    spent = False
-    while not spent:
-        try:
-            request, descriptors = protocol.receive(channel)
-        except (EOFError, OSError):
-            break
-        answer = reader.answer(request, descriptors)
-        spent = bool(answer.get("spent"))
-        protocol.send(channel, answer)
-    os._exit(0)
-
-
-def _confine(memory: int) -> None:
-    """Limit what a hostile file can take, and end when the server ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the server ends its helpers itself
-    for number in (signal.SIGIO, signal.SIGXCPU):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    # Standard input is a pipe of which the server holds the other end and into which it never
-    # writes. When the server dies the kernel sends SIGIO, which kills, even inside a decoder.
-    # (PR_SET_PDEATHSIG would fire as soon as the *thread* that started the helper ends.)
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Image.MAX_IMAGE_PIXELS = None  # the server checks the sizes before it asks for a page
-    warnings.simplefilter("ignore")
-    logging.disable()
-
-
-class _Reader:
-    def __init__(self, memory: int) -> None:
-        self._memory = memory
-        self._id: int | None = None
-        self._document: Document | None = None
-
-    def answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        kind, page = request["kind"], request["page"]
-        try:
-            self._allow(request["seconds"])
-            with broken(kind, page):
-                if request["data"]:
-                    self._open(request, descriptors[0])
-                return self._answer(request, descriptors[-1:])
-        except Undecodable as error:
-            return {"error": str(error)}
-        except MemoryError:
-            why = f"decoding takes more than {self._memory >> 20} MiB of memory"
-            return {"error": f"{title(kind, page)}: {why}", "spent": True}
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-
-    def _answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        document = self._document
-        if document is None or self._id != request["id"]:
-            sys.exit("asked for a document that is not open")  # a bug, and not the document's
-        if request["page"] is None:
-            count, sizes = document.sizes(request["most"])
-            return {"count": count, "sizes": sizes}
-        shape = (request["height"], request["width"], 3)
-        # Unmapped when the last array on it is gone: closing it here could be too early.
-        pixels = mmap.mmap(descriptors[0], math.prod(shape))
-        document.draw(request["page"], np.ndarray(shape, np.uint8, pixels))
-        if request["last"]:
-            self._close()
-        return {}
-
-    def _open(self, request: dict[str, Any], descriptor: int) -> None:
-        self._close()
-        data = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)[:]
-        self._document = open_document(request["kind"], data, request["dpi"])
-        self._id = request["id"]
-
-    def _close(self) -> None:
-        document, self._document, self._id = self._document, None, None
-        if document is not None:
-            document.close()
-
-    @staticmethod
-    def _allow(seconds: float) -> None:
-        """So many seconds of processor time from now on; then SIGXCPU kills."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = math.ceil(used.ru_utime + used.ru_stime + seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))

@@ -24,7 +24,7 @@ from serving.config.pipeline import HpiConfig
 from serving.engines.base import Array, Engine
 from serving.engines.factory import open_engine
 from serving.errors import EngineError
-from serving.imaging.crop import LONGEST
+from serving.imaging.crop import MAX_LINE_WIDTH
 from serving.integrations.paddlex.choice import Choose, ModelRequest
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
@@ -34,7 +34,7 @@ from serving.ocr.recognise import Steps, next_step
 from serving.ocr.scheduler import Scheduler
 from serving.plan.graphs import Graphs
 
-_STEPS: Steps = ((320, 16), (640, 32), (1280, 64), (LONGEST, 128))
+_STEPS: Steps = ((320, 16), (640, 32), (1280, 64), (MAX_LINE_WIDTH, 128))
 """Finer than our own recogniser's: PaddleX has padded a batch already, and more costs it spaces."""
 
 
@@ -89,7 +89,7 @@ class EngineRunner:
 def _padded(batch: Array) -> Array:
     """With zeros on the right, as PaddleX fills normalised lines, up to the class of its width."""
     width = batch.shape[-1]
-    if width > LONGEST:
+    if width > MAX_LINE_WIDTH:
         return batch
     return np.pad(batch, ((0, 0), (0, 0), (0, 0), (0, next_step(width, _STEPS) - width)))
 

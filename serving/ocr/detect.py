@@ -16,7 +16,7 @@ from serving.imaging.resize import (
     detection_size,
     pad_tiny,
     resize_padded,
-    shrink,
+    fit_within,
     size_class,
 )
 from serving.ocr.db import DbParameters, Quads, quads_from_map, reading_order
@@ -50,7 +50,7 @@ class Detector:
         """The model's input for a page, and which (height, width) of it is the page."""
         height, width = page.shape[:2]
         size = input_size(self.model, self.settings, height, width, options)
-        size = shrink(*size, self.engine.max_input_size) if self.engine.max_input_size else size
+        size = fit_within(*size, self.engine.max_input_size) if self.engine.max_input_size else size
         return resize_padded(page, size, size_class(*size)), size
 
     def settings_in_force(self, options: Options) -> dict[str, int | float | str]:
@@ -63,7 +63,7 @@ class Detector:
             "limit_side_len": limit.side,
             "limit_type": limit.kind,
             "thresh": parameters.thresh,
-            "max_side_limit": limit.longest,
+            "max_side_limit": limit.max_side,
             "box_thresh": parameters.box_thresh,
             "unclip_ratio": parameters.unclip_ratio,
         }
@@ -86,7 +86,7 @@ def input_size(
 def longest_side(model: DetectionModel, settings: TextDetection) -> int:
     """The longest side at which the pipeline's own settings search a page, in pixels."""
     limit = size_limit(model, settings, DEFAULT_OPTIONS)
-    return limit.longest if limit.kind == "min" else min(limit.side, limit.longest)
+    return limit.max_side if limit.kind == "min" else min(limit.side, limit.max_side)
 
 
 def size_limit(model: DetectionModel, settings: TextDetection, asked: Options) -> SizeLimit:
@@ -96,7 +96,7 @@ def size_limit(model: DetectionModel, settings: TextDetection, asked: Options) -
             asked.text_det_limit_side_len, settings.limit_side_len, model.limit_side_len
         ),
         kind=first_set(asked.text_det_limit_type, settings.limit_type, model.limit_type),
-        longest=first_set(asked.text_det_max_side_limit, settings.max_side_limit),
+        max_side=first_set(asked.text_det_max_side_limit, settings.max_side_limit),
     )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from serving.config.model import RecognitionModel
 from serving.engines.base import Array, Engine
-from serving.imaging.crop import LONGEST, line_width
+from serving.imaging.crop import MAX_LINE_WIDTH, line_width
 from serving.imaging.resize import resize_into
 from serving.ocr.ctc import letter_steps, score_at, starts, text_at, with_spaces
 from serving.ocr.words import Span, spans
@@ -21,12 +21,12 @@ Image = npt.NDArray[np.uint8]
 
 Steps = Sequence[tuple[int, int]]
 """(longest width, step) pairs, narrow to wide."""
-_STEPS = ((96, 96), (320, 16), (640, 64), (1280, 128), (2048, 256), (LONGEST, 384))
+_STEPS = ((96, 96), (320, 16), (640, 64), (1280, 128), (2048, 256), (MAX_LINE_WIDTH, 384))
 """Up to that width, in steps of so many pixels: 8 % of padding in the mean. These 32 shapes bound
 what an engine keeps: each costs OpenVINO 8 to 16 MB and, at first sight, 20 to 50 ms. Finer steps
 for long lines take a little more time, as the next line has another shape more often, and read no
 better; the shortest lines, of a character or two, read better with some room beside them."""
-_GPU_STEPS = ((640, 160), (1280, 320), (LONGEST, 640))
+_GPU_STEPS = ((640, 160), (1280, 320), (MAX_LINE_WIDTH, 640))
 """On a GPU padding costs little, lines of one width share a call, and every shape may be searched
 for anew: 9 shapes."""
 _GREY = 128
@@ -113,4 +113,4 @@ def next_step(width: int, steps: Steps) -> int:
 
 def width_classes(kind: str = "cpu") -> list[int]:
     """Every width that a recogniser meets, narrow to wide."""
-    return sorted({width_class(width, kind) for width in range(1, LONGEST + 1)})
+    return sorted({width_class(width, kind) for width in range(1, MAX_LINE_WIDTH + 1)})

@@ -29,7 +29,7 @@ _SAMPLE_INTERVAL = 0.5
 
 
 class Server(ABC):
-    """A running server. Raises EngineError with its last words when it does not become ready."""
+    """A running server. Raises EngineError, with its output, if it does not become ready."""
 
     name: str
 

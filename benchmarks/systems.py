@@ -18,7 +18,7 @@ from serving.config.pipeline import TextDetection, TextRecognition, load_config
 from serving.errors import PlanError
 from serving.models.conversion import needs_conversion, onnx_graph
 from serving.models.files import model_files
-from serving.models.pipeline_models import PipelineModel, parts
+from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.detect import db_parameters, size_limit
 from serving.plan.child import Child, environment
 
@@ -65,7 +65,7 @@ class ConcurrentReading:
 
 
 class System:
-    """A running system. Raises EngineError when its process ends early, with its last words."""
+    """A running system. Raises EngineError, with its output, if its process ends early."""
 
     def __init__(self, spec: SystemSpec) -> None:
         self.name, self.setup = spec.name, spec.setup
@@ -250,7 +250,7 @@ def _characters(model: RecognitionModel) -> tuple[str, ...]:
 def _graphs(pipeline: Path, models: Path) -> Iterator[tuple[PipelineModel, Path]]:
     """Detection and recognition with their plain ONNX files."""
     engines = models / "engines"
-    for part in parts(load_config(pipeline), models):
+    for part in pipeline_models(load_config(pipeline), models):
         if isinstance(part.model, DetectionModel | RecognitionModel):
             if needs_conversion(part.folder, engines):
                 raise PlanError(

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The models that pipelines name, verified, into models/: fetch_models.sh [PIPELINE.yaml ...]
-# Takes all that `ocr-hpi fetch` takes.
+# Fetches the models that pipelines name into models/, verified: fetch_models.sh [PIPELINE.yaml ...]
+# Takes all options of `ocr-hpi fetch`.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ensure_serving
 cd "$ROOT"
 prefer=()
 if [ -z "${OCR_HPI_BUILD_PYTHON:-}" ] && ! build_python >/dev/null; then
-  say "no Python 3.11 or 3.12, which converting Paddle models needs: models that are published as" \
-    "ONNX too are fetched so"
+  say "no Python 3.11 or 3.12 to convert Paddle models with: models that are also published as ONNX" \
+    "are fetched in that form"
   prefer=(--prefer onnx)
 fi
 exec .venv/bin/ocr-hpi fetch ${prefer[@]+"${prefer[@]}"} "$@"

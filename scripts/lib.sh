@@ -1,22 +1,22 @@
 # shellcheck shell=bash
-# What the scripts share. Sourced, never run. Everything it says goes to stderr.
+# What the scripts share. Sourced, never run. All messages go to stderr.
 #
 #   ROOT                       the repository
 #   ensure_venv DIR EXTRA      a virtual environment with this package, editable, and one extra
-#   ensure_serving [EXTRA]     .venv; by default with the extra it has already, at first cpu
+#   ensure_serving [EXTRA]     .venv; by default with the extra that it has, at first cpu
 #   serving_extra              the extra of .venv: cpu or gpu
 #   ensure_paddlex             .venv-paddlex: PaddleX and PaddleOCR on our engines
-#   build_python               a Python that the conversion's packages exist for; fails without
+#   build_python               a Python that has the packages of the conversion; fails without
 
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 
 STAMP=.ocr-hpi-stamp   # in a finished environment: what it was made from
-MAKING=.ocr-hpi-making # in one being made: its extra
+MAKING=.ocr-hpi-making # in an unfinished one: its extra
 
 say() { echo "$*" >&2; }
 
-# The first of the given Pythons whose version lies in [LOW, HIGH).
+# The first Python whose version is in [LOW, HIGH).
 find_python() { # LOW HIGH PYTHON...
   local low=$1 high=$2 python
   shift 2
@@ -33,7 +33,7 @@ sys.exit(not low <= sys.version_info[:2] < high)" 2>/dev/null; then
 
 base_python() {
   find_python 3.11 3.14 "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python && return
-  say "Python 3.11 to 3.13 is needed and not found. Install one, or name it: PYTHON=/path/to/python3.12"
+  say "no Python 3.11 to 3.13 was found. Install one, or name it: PYTHON=/path/to/python3.12"
   return 1
 }
 
@@ -42,8 +42,8 @@ build_python() {
   find_python 3.11 3.13 "${PYTHON:-}" python3 python3.12 python3.11 python
 }
 
-# Wait for the lock of whoever prepares an environment; the kernel frees it when that one dies.
-# flock belongs to the open file, which bash shares with the child, so Python's call serves bash.
+# One script at a time prepares environments; the kernel releases the lock when that script dies.
+# The lock belongs to the open file, which bash shares with its child, so Python can take it for bash.
 lock_environments() { # PYTHON
   exec 9<"$ROOT/scripts/lib.sh"
   "$1" -c "import fcntl, sys
@@ -64,7 +64,7 @@ requirements() { # EXTRA
   esac
 }
 
-# What an environment must have been made from. Changes with setup.cfg, the Python and the place.
+# What an environment must have been made from: the locked packages, the Python and the folder.
 wanted_stamp() { # PYTHON EXTRA
   (cd "$ROOT" && "$1" -c "import hashlib, platform
 from pathlib import Path
@@ -89,7 +89,7 @@ ensure_venv() { # DIR EXTRA [PYTHON]
 
 make_venv() { # DIR EXTRA PYTHON
   local dir=$1 extra=$2 base=$3 python="$1/bin/python" quiet=(--quiet --progress-bar=off)
-  # Half made, of a Python that has gone, or moved here from elsewhere: begin anew.
+  # Unfinished, of a Python that is gone, or moved from another folder: start over.
   if [ -e "$dir/$MAKING" ] || ! "$python" -m pip --version >/dev/null 2>&1 ||
     { [ -f "$dir/$STAMP" ] && ! grep -qF " $ROOT " "$dir/$STAMP"; }; then
     say "making $dir with $("$base" --version)"
@@ -104,20 +104,20 @@ make_venv() { # DIR EXTRA PYTHON
   echo "$extra" >"$dir/$MAKING"
   rm -f "$dir/$STAMP"
   swap_runtime "$python" "$extra"
-  say "installing paddleocr-hpi-serving[$extra] into $dir (minutes at the first time)"
+  say "installing paddleocr-hpi-serving[$extra] into $dir (minutes the first time)"
   [ -t 2 ] && quiet=()
   (cd "$ROOT" && "$python" -m pip install --disable-pip-version-check --no-input \
     ${quiet[@]+"${quiet[@]}"} --require-hashes --requirement "$(requirements "$extra")" >&2 &&
     "$python" -m pip install --disable-pip-version-check --no-input --quiet \
       --no-deps --no-build-isolation --editable . >&2) || {
-    say "pip could not install the extra '$extra'; its reason is above. Run the same command again"
+    say "pip could not install the extra '$extra' for the reason above. Run the same command again"
     return 1
   }
   wanted_stamp "$python" "$extra" >"$dir/$STAMP"
   rm "$dir/$MAKING"
 }
 
-# onnxruntime and onnxruntime-gpu are one Python package under two names: only one may be there.
+# onnxruntime and onnxruntime-gpu are one Python package under two names: only one may be installed.
 swap_runtime() { # PYTHON EXTRA
   local other
   case $2 in
@@ -139,7 +139,7 @@ serving_extra() {
 
 ensure_serving() { ensure_venv "$ROOT/.venv" "${1:-$(serving_extra)}"; }
 
-# Apart from .venv, because PaddleX pins an OpenCV that excludes ours.
+# Not in .venv, because PaddleX pins an OpenCV that conflicts with ours.
 ensure_paddlex() {
   ensure_venv "$ROOT/.venv-paddlex" paddlex
   "$ROOT/.venv-paddlex/bin/python" -c "import cv2" >&2 || {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the fonts of serving/data anew: subsets of Noto, from Debian's packages (Debian or Ubuntu).
+# Recreates the fonts of serving/data: subsets of Noto, from Debian's packages (Debian or Ubuntu).
 # Needs apt-get, dpkg and a Python with fonttools (PYTHON names it). Run only to change the coverage.
 set -euo pipefail
 cd "$(dirname "$0")/.."

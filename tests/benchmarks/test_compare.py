@@ -1,4 +1,4 @@
-"""Systems are measured in turn, and what is made of the figures; on fakes that take given times."""
+"""Systems are measured in turn, and what follows from the figures; on fakes with fixed times."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Service:
         return documents
 
     def close(self) -> None:
-        """End the threads and the decoding helpers, then close the pipelines and the places."""
+        """End the threads and the decoder processes, then close the pipelines and the places."""
         self.turns.close()
         self._decoder.close()
         self.registry.close()

@@ -22,7 +22,7 @@ from PIL.Image import DecompressionBombError
 from serving.errors import BadRequest, TooLarge, Undecodable
 from serving.imaging import pillow
 from serving.imaging.formats import Data, Kind, Limits, display_name, sniff
-from serving.imaging.headers import Header, read_header
+from serving.imaging.headers import Header, SingleKind, read_header
 from serving.imaging.sandbox.client import Document, Sandbox, Size
 from serving.types import Image
 
@@ -127,7 +127,7 @@ class Decoder:
         self.close()
 
 
-def _decode_image(kind: pillow.SingleImage, header: Header) -> Image:
+def _decode_image(kind: SingleKind, header: Header) -> Image:
     """The upright BGR page. Raises Undecodable, TooLarge (out of memory)."""
     try:
         image = _with_opencv(header) if header.opencv else None
@@ -171,7 +171,7 @@ _TRANSFORMS: dict[int, Callable[[cv2.typing.MatLike], cv2.typing.MatLike]] = {
 }
 
 
-def _with_pillow(kind: pillow.SingleImage, header: Header) -> Image:
+def _with_pillow(kind: SingleKind, header: Header) -> Image:
     image = pillow.decode(pillow.open_image(kind, header.body), header.orientation)
     code = cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR
     return np.ascontiguousarray(cv2.cvtColor(image, code), np.uint8)

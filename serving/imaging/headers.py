@@ -19,6 +19,8 @@ from serving.errors import Undecodable
 from serving.imaging import pillow
 from serving.imaging.formats import Data
 
+SingleKind = Literal["jpeg", "png", "webp", "bmp"]
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -42,7 +44,7 @@ class Header:
         return self.width, self.height
 
 
-def read_header(kind: Literal["jpeg", "png", "webp", "bmp"], data: Data) -> Header:
+def read_header(kind: SingleKind, data: Data) -> Header:
     """Raises Undecodable for a header that is damaged, cut off or gives no size."""
     if kind == "jpeg":
         return _read_jpeg(data)
@@ -91,6 +93,8 @@ _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 _START_OF_SCAN = 0xDA
 _APP1 = 0xE1
+_METADATA = set(range(0xE1, 0xF0)) - {0xEE}
+"""Application segments; JFIF (0xE0) and Adobe's (0xEE) say how the colours are stored."""
 
 # Encoders write about ten scans. Each may cover the whole image in a few bytes, so that a small
 # file can cause hours of work.
@@ -99,11 +103,16 @@ _MAX_SEGMENTS = 10_000
 
 
 def _read_jpeg(data: Data) -> Header:
-    """ITU T.81, annex B: markers up to the first scan."""
+    """ITU T.81, annex B: markers up to the first scan. Metadata segments are removed.
+
+    Pillow warns on stderr about broken EXIF blocks, and joins thousands of them in quadratic time.
+    """
     data = bytes(data)
     width = height = components = precision = 0
     profile: bytes | None = None
     sequential = False
+    parts: list[bytes] = []
+    copied = 0
     position = 2
     for _ in range(_MAX_SEGMENTS):
         position = data.find(b"\xff", position)
@@ -116,7 +125,8 @@ def _read_jpeg(data: Data) -> Header:
             position += 2
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        segment = data[position + 4 : position + 2 + length]
+        end = position + 2 + max(length, 2)
+        segment = data[position + 4 : end]
         if marker in _START_OF_FRAME and len(segment) >= 6:
             sequential = marker in _SEQUENTIAL
             precision, components = segment[0], segment[5]
@@ -126,7 +136,10 @@ def _read_jpeg(data: Data) -> Header:
             profile = segment
         elif marker == _START_OF_SCAN:
             break
-        position += 2 + max(length, 2)
+        if marker in _METADATA:
+            parts.append(data[copied:position])
+            copied = end
+        position = end
     else:
         raise Undecodable(f"broken JPEG: more than {_MAX_SEGMENTS} segments before its first scan")
     if not width or not height:
@@ -139,7 +152,7 @@ def _read_jpeg(data: Data) -> Header:
     return Header(
         width,
         height,
-        data,
+        b"".join([*parts, data[copied:]]) if parts else data,
         exif_orientation(profile or b""),
         # Without the end marker OpenCV's older releases silently fill the missing rows with grey;
         # Pillow distinguishes a truncated file from one that only lacks the marker.

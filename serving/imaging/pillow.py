@@ -1,4 +1,4 @@
-"""Decodes one image with Pillow, strictly: truncated or damaged files are rejected, not half read.
+"""Decodes images with Pillow, strictly: truncated or damaged files are rejected, not half read.
 
 Plugins are called by name and not through `Image.open`, which tries every format it knows and
 warns by a limit that is global to the process; our own limit is checked per call, before decoding.
@@ -20,20 +20,22 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from serving.errors import OcrError, Undecodable
 from serving.imaging.formats import Data, Kind, display_name
 from serving.types import Image
 
-SingleImage = Literal["jpeg", "png", "webp", "bmp", "gif"]
+PillowKind = Literal["jpeg", "png", "webp", "bmp", "gif", "tiff"]
 
-_PLUGINS: dict[SingleImage, type[ImageFile.ImageFile]] = {
+_PLUGINS: dict[PillowKind, type[ImageFile.ImageFile]] = {
     "jpeg": JpegImageFile,
     "png": PngImageFile,
     "webp": WebPImageFile,
     "bmp": BmpImageFile,
     "gif": GifImageFile,
+    "tiff": TiffImageFile,
 }
 
 
@@ -55,7 +57,7 @@ def damage_as_undecodable(kind: Kind, page: int | None = None) -> Iterator[None]
         raise Undecodable(f"broken {display_name(kind, page)}: {reason}") from error
 
 
-def open_image(kind: SingleImage, data: Data) -> ImageFile.ImageFile:
+def open_image(kind: PillowKind, data: Data) -> ImageFile.ImageFile:
     """The image with its header read and no pixel decoded. Raises what Pillow raises."""
     return _PLUGINS[kind](io.BytesIO(data))
 

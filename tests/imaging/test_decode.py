@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,33 @@ def test_orientation_in_imagemagicks_old_png_text(decoder: Decoder) -> None:
 )
 def test_broken_exif_means_upright(block: bytes) -> None:
     assert exif_orientation(block) == 1
+
+
+def exif_segment(content: bytes) -> bytes:
+    return b"\xff\xe1" + struct.pack(">H", len(content) + 8) + b"Exif\0\0" + content
+
+
+def test_an_orientation_in_xmp_is_ignored(decoder: Decoder) -> None:
+    picture = files.picture()
+    data = files.encoded(picture, "JPEG", xmp=b'<x tiff:Orientation="6"/>')
+    assert b"tiff:Orientation" in data
+    assert decode_one(decoder, data).shape == (picture.height, picture.width, 3)
+
+
+def test_damaged_exif_prints_nothing(decoder: Decoder, recwarn: pytest.WarningsRecorder) -> None:
+    tag = struct.pack("<HHII", 0x9000, 7, 5000, 9999)  # 5000 bytes beyond the end
+    data = files.encoded(files.picture("CMYK"), "JPEG")  # decoded by Pillow
+    broken = data[:2] + exif_segment(b"II*\0\x08\0\0\0\1\0" + tag) + data[2:]
+    np.testing.assert_array_equal(decode_one(decoder, broken), decode_one(decoder, data))
+    assert not recwarn.list
+
+
+def test_time_is_linear_in_the_number_of_exif_segments(decoder: Decoder) -> None:
+    data = files.encoded(files.picture("CMYK"), "JPEG")
+    many = data[:2] + exif_segment(bytes(2000)) * 9000 + data[2:]
+    started = time.process_time()
+    np.testing.assert_array_equal(decode_one(decoder, many), decode_one(decoder, data))
+    assert time.process_time() - started < 2  # Pillow alone takes over 7 s
 
 
 def test_cmyk_jpeg_with_and_without_adobes_inversion(decoder: Decoder) -> None:

@@ -105,8 +105,21 @@ class Sandbox:
     ) -> dict[str, Any]:
         what = display_name(document.kind, request["page"])
         try:
-            with self._pool.process(document.number) as process:
-                answer = self._send(process, document, request, descriptors)
+            with self._pool.process(document.number) as process, _shared_memory() as data:
+                request |= {
+                    "document": document.number,
+                    "kind": document.kind,
+                    "dpi": document.dpi,
+                    "has_data": process.document != document.number,
+                    "seconds": self._page_seconds,
+                }
+                if request["has_data"]:
+                    data.write(document.data)
+                    data.flush()
+                    descriptors = data.fileno(), *descriptors
+                answer = process.request(
+                    request, descriptors, time.monotonic() + self._clock_seconds
+                )
         except _ProcessDied as error:
             raise Undecodable(f"{what}: {error}") from None
         except TimeoutError:
@@ -117,29 +130,6 @@ class Sandbox:
         if "error" in answer:
             raise Undecodable(answer["error"])
         return answer
-
-    def _send(
-        self,
-        process: _DecoderProcess,
-        document: Document,
-        request: dict[str, Any],
-        descriptors: tuple[int, ...],
-    ) -> dict[str, Any]:
-        is_open = process.document == document.number
-        request |= {
-            "document": document.number,
-            "kind": document.kind,
-            "dpi": document.dpi,
-            "has_data": not is_open,
-            "seconds": self._page_seconds,
-        }
-        deadline = time.monotonic() + self._clock_seconds
-        if is_open:
-            return process.request(request, descriptors, deadline)
-        with _shared_memory() as data:
-            data.write(document.data)
-            data.flush()
-            return process.request(request, (data.fileno(), *descriptors), deadline)
 
 
 def _shared_memory() -> BufferedRandom:
@@ -179,11 +169,10 @@ class _ProcessPool:
         Leaving the block with an exception ends the process: it may be in the middle of an
         answer. Raises TimedOut if none becomes available in time, NotReady, EngineError.
         """
-        self._reserve()
-        process: _DecoderProcess | None = None
+        process = self._acquire(document)
         keep = False
         try:
-            process = self._take_idle(document) or self._start()
+            process = process or self._start()
             yield process
             keep = not process.retired
         except Exception:
@@ -193,11 +182,17 @@ class _ProcessPool:
         finally:
             self._release(process, keep=keep)
 
-    def _reserve(self) -> None:
+    def _acquire(self, document: int) -> _DecoderProcess | None:
+        """An idle process, or None for the right to start one."""
+
+        def rank(process: _DecoderProcess) -> tuple[bool, bool]:
+            return process.document != document, process.document is not None
+
+        def ready() -> bool:
+            return self._closed or self._available > 0
+
         with self._condition:
-            if not self._condition.wait_for(
-                lambda: self._closed or self._available > 0, _WAIT_SECONDS
-            ):
+            if not self._condition.wait_for(ready, _WAIT_SECONDS):
                 raise TimedOut(
                     f"no decoder process became available within {_WAIT_SECONDS:g} s: "
                     "try again later"
@@ -205,12 +200,6 @@ class _ProcessPool:
             if self._closed:
                 raise _closed()
             self._available -= 1
-
-    def _take_idle(self, document: int) -> _DecoderProcess | None:
-        def rank(process: _DecoderProcess) -> tuple[bool, bool]:
-            return process.document != document, process.document is not None
-
-        with self._condition:
             while self._idle:
                 process = min(self._idle, key=rank)  # among equals the one idle for longest
                 self._idle.remove(process)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import io
 import logging
 import math
 import mmap
@@ -34,7 +33,6 @@ import numpy as np
 import pypdfium2
 import pypdfium2.raw as pdfium
 from PIL import Image as PillowImage
-from PIL.TiffImagePlugin import TiffImageFile
 
 from serving.errors import Undecodable
 from serving.imaging import pillow
@@ -124,9 +122,11 @@ class _Worker:
         return {}
 
     def _open(self, request: dict[str, Any], descriptor: int) -> None:
+        """Read the headers only."""
         self._close()
         data = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)[:]
-        self._document = _open_document(request["kind"], data, request["dpi"])
+        kind: Kind = request["kind"]
+        self._document = _Pdf(data, request["dpi"]) if kind == "pdf" else _Pictures(kind, data)
         self._number = request["document"]
 
     def _close(self) -> None:
@@ -158,40 +158,19 @@ class _Document(Protocol):
         """Release the memory."""
 
 
-def _open_document(kind: Kind, data: bytes, dpi: int) -> _Document:
-    """Reads headers only. Raises Undecodable, or what the decoder raises."""
-    if kind == "pdf":
-        return _Pdf(data, dpi)
-    if kind == "tiff":
-        return _Tiff(data)
-    return _SingleImage(kind, data)
+class _Pictures:
+    """TIFF (all pages), GIF (first frame), and single images whose decoding time is unbounded."""
 
-
-class _SingleImage:
-    """GIF (first frame), and the single images whose decoding time is unbounded."""
-
-    def __init__(self, kind: pillow.SingleImage, data: bytes) -> None:
-        self._image = pillow.open_image(kind, data)
-        self._orientation = read_header(kind, data).orientation if kind == "jpeg" else 1
+    def __init__(self, kind: pillow.PillowKind, data: bytes) -> None:
+        self._paged = kind == "tiff"  # Pillow applies a TIFF's orientation itself
+        header = read_header(kind, data) if kind == "jpeg" else None
+        self._orientation = header.orientation if header else 1
+        self._image = pillow.open_image(kind, header.body if header else data)
 
     def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
-        width, height = self._image.size
-        return 1, [(height, width) if self._orientation >= 5 else (width, height)]
-
-    def decode(self, page: int, out: Image) -> None:
-        _copy_bgr(pillow.decode(self._image, self._orientation), out)
-
-    def close(self) -> None:
-        self._image.close()
-
-
-class _Tiff:
-    """All pages; Pillow applies the orientation tag itself."""
-
-    def __init__(self, data: bytes) -> None:
-        self._image = TiffImageFile(io.BytesIO(data))
-
-    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
+        if not self._paged:
+            width, height = self._image.size
+            return 1, [(height, width) if self._orientation >= 5 else (width, height)]
         sizes: list[tuple[int, int]] = []
         while len(sizes) <= max_pages:
             try:
@@ -202,8 +181,13 @@ class _Tiff:
         return len(sizes), []
 
     def decode(self, page: int, out: Image) -> None:
-        self._image.seek(page)
-        _copy_bgr(pillow.decode(self._image), out)
+        if self._paged:
+            self._image.seek(page)
+        image = pillow.decode(self._image, self._orientation)
+        if image.shape[:2] != out.shape[:2]:
+            raise ValueError(f"decoded to {image.shape[1]} x {image.shape[0]} pixels")
+        for channel in range(3):
+            out[..., channel] = image if image.ndim == 2 else image[..., 2 - channel]
 
     def close(self) -> None:
         self._image.close()
@@ -249,11 +233,3 @@ class _Pdf:
 
     def close(self) -> None:
         self._pdf.close()
-
-
-def _copy_bgr(image: Image, out: Image) -> None:
-    """Copy grey (H, W) or RGB (H, W, 3) into BGR."""
-    if image.shape[:2] != out.shape[:2]:
-        raise ValueError(f"decoded to {image.shape[1]} x {image.shape[0]} pixels")
-    for channel in range(3):
-        out[..., channel] = image if image.ndim == 2 else image[..., 2 - channel]

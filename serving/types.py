@@ -1,15 +1,24 @@
-"""What a reading is made of. Plain values: frozen, comparable, picklable."""
+"""Pages, lines and words: the values that every stage passes on. Frozen and picklable."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+"""(H, W, 3), BGR."""
+
 Point = tuple[int, int]
 """(x, y) in pixels of the upright page."""
 
 Quad = tuple[Point, Point, Point, Point]
 """Four corners, clockwise on the page, starting at the top left."""
+
+QuadArray = npt.NDArray[np.int32]
+"""The same as an array: (4, 2), or (N, 4, 2) for several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +40,13 @@ class Line:
     quad: Quad
     """Corners as detected: clockwise, from the page's top left."""
     turn: int = 0
-    """Degrees, clockwise on the page, by which the line is turned: 0, 90, 180 or 270."""
+    """Clockwise rotation of the line on the page, in degrees: 0, 90, 180 or 270."""
     words: tuple[Word, ...] = ()
-    """Where `return_word_box` asks for them. Their texts together are the line's."""
+    """Filled when `return_word_box` is set; their texts concatenate to the line's."""
 
     @property
     def box(self) -> Quad:
-        """Corners clockwise from the line's own top left, where its first character is."""
+        """Corners clockwise from the line's own top left, where its text starts."""
         first = self.turn // 90
         a, b, c, d = self.quad[first:] + self.quad[:first]
         return a, b, c, d
@@ -45,10 +54,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page, read. A page without text has no lines; that is not an error."""
+    """The text of one page. A page without text has no lines; that is not an error."""
 
     width: int
     height: int
     lines: tuple[Line, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict, compare=False)
-    """Milliseconds by stage."""
+    """Milliseconds per stage."""

@@ -1,4 +1,4 @@
-"""`ocr-hpi key`: a new key for callers of the server."""
+"""`ocr-hpi key`: make an API key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 class Name(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """Whose key it is."""
+    """The name of a key."""
 
     name = "NAME"
 
@@ -16,21 +16,21 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic only since cli
         from serving.http.keys import NAME
 
         if not NAME.fullmatch(str(value)):
-            self.fail(f"{value!r}: letters, digits and . _ @ -, 64 at most", param, ctx)
+            self.fail(f"{value!r}: use at most 64 letters, digits and . _ @ -", param, ctx)
         return str(value)
 
 
 @click.command()
 @click.argument("name", type=Name())
 def command(name: str) -> None:
-    """Make a key for a caller of the server.
+    """Make an API key for a client of the server.
 
-    The line for the keys file, which holds the key's hash alone, goes to stdout; the key itself is
-    shown once, on stderr: ocr-hpi key alice >> keys.txt. The server reads the file when it starts
-    with --api-keys-file keys.txt, and again at kill -HUP. NAME appears in the log.
+    The line for the keys file goes to stdout and holds only the key's hash; the key itself is
+    shown once, on stderr: ocr-hpi key alice >> keys.txt. The server reads the file at its start,
+    with --api-keys-file keys.txt, and again at a SIGHUP. NAME appears in the log.
     """
     from serving.http.keys import new_key
 
     key, line = new_key(name)
     click.echo(line)
-    click.echo(f"The key of {name}, shown only now: {key}", err=True)
+    click.echo(f"The key for {name}, which is not shown again: {key}", err=True)

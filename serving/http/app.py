@@ -12,7 +12,7 @@ from flask_openapi3 import Info, OpenAPI
 from serving.http import context, errors, metrics
 from serving.http.admission import Admission
 from serving.http.body import BodyGuard
-from serving.http.keys import Keys, ask_for_keys
+from serving.http.keys import Keys, require_keys
 from serving.http.registry import Registry
 from serving.http.routes import BLUEPRINTS, page
 from serving.http.service import Service
@@ -62,8 +62,8 @@ def create_app(
     app.extensions["ocr.state"] = state
     context.register(app)
     errors.register(app)
-    metrics.register(app)
-    ask_for_keys(app, keys)
+    metrics.count_requests(app)
+    require_keys(app, keys)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.register_blueprint(page.blueprint)  # for people: no part of the API

@@ -65,7 +65,7 @@ class Body:
         self._at_end: list[Callable[[], None]] = []
         self.over = length == 0
         if connection is not None:
-            connection.allow(settings.body_time, _RATE)
+            connection.limit_reading(settings.body_time, _RATE)
 
     @staticmethod
     def of(environ: WSGIEnvironment) -> Body:
@@ -162,7 +162,7 @@ class Body:
         try:
             while not self.over and left > 0 and (seconds := end - time.monotonic()) > 0:
                 if self._socket is not None:
-                    self._socket.allow(seconds)
+                    self._socket.limit_reading(seconds)
                 data = self._stream.read(_PIECE)
                 left -= len(data)
                 self.over = not data
@@ -173,7 +173,7 @@ class Body:
     def abandon(self) -> None:
         """Read no more: Gunicorn, finding a rest that it may not read, closes the connection."""
         if not self.over and self._socket is not None:
-            self._socket.allow(0)
+            self._socket.limit_reading(0)
 
 
 class BodyGuard:

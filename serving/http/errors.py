@@ -23,7 +23,7 @@ from serving.errors import (
     UnsupportedMedia,
 )
 from serving.http.context import described, json_response
-from serving.http.logs import note
+from serving.http.logs import add_log_fields
 
 _LOG = logging.getLogger("serving.http")
 
@@ -127,7 +127,7 @@ def _of_http(error: HTTPException) -> Response:
 
 def _answer(status: int, body: dict[str, Any]) -> Response:
     error = body["error"]
-    note(request.environ, error=error["code"])
+    add_log_fields(request.environ, error=error["code"])
     if request.path == "/ocr":  # PaddleX's clients look for PaddleX's fields
         body |= {"logId": g.request_id, "errorCode": status, "errorMsg": error["message"]}
     return json_response(body, status)

@@ -1,8 +1,8 @@
-"""Who may ask: keys of which only the hashes are kept.
+"""API keys, of which the server knows only the hashes.
 
-A keys file has a line a key, `NAME:SHA256`, where SHA256 is the key's SHA-256 in 64 hexadecimal
-digits. Empty lines and lines that begin with # are passed over. `ocr-hpi key NAME` makes both. A
-plain hash is enough, for keys are not chosen by people: they have 256 random bits.
+A keys file has one key a line, `NAME:SHA256`, with the key's SHA-256 in 64 hexadecimal digits.
+Empty lines and lines that start with # are ignored. `ocr-hpi key NAME` makes a key and its line. A
+plain hash is enough because keys are 256 random bits, not passwords.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from pathlib import Path
 from flask import Flask, request
 
 from serving.errors import ConfigError, Unauthorized
-from serving.http.logs import note
+from serving.http.logs import add_log_fields
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 _OPEN = ("/health", "/docs", "/openapi.json", "/page")
-"""Beside `/`, what tells nothing of documents, models or use. All else needs a key."""
+"""Open like `/`: they reveal nothing about documents, models or usage. The rest needs a key."""
 
 
 class Keys:
-    """The keys that are let in."""
+    """The keys that are accepted."""
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
         self._hashes = {name: value.lower() for name, value in hashes.items()}
 
     def owner(self, key: str) -> str | None:
-        """The name of that key; None for an unknown one. Takes as long for any key."""
-        given, owner = _hash(key), None
+        """The name of that key; None if it is unknown. Takes constant time for any key."""
+        key_hash, owner = _hash(key), None
         for name, known in self._hashes.items():
-            if hmac.compare_digest(given, known):
+            if hmac.compare_digest(key_hash, known):
                 owner = name
         return owner
 
 
 def read_keys(path: Path) -> Keys:
-    """Read a keys file. Raises ConfigError, naming the line, never what is in it."""
+    """Read a keys file. Raises ConfigError, which names the line but never quotes it."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"--api-keys-file {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"--api-keys-file {path}: not a text file in UTF-8") from None
+        raise ConfigError(f"--api-keys-file {path}: not UTF-8 text") from None
     hashes: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -57,24 +57,24 @@ def read_keys(path: Path) -> Keys:
         if not NAME.fullmatch(name) or not _HASH.fullmatch(value):
             raise ConfigError(
                 f"{path}, line {number}: not NAME:SHA256 (letters, digits and . _ @ -, a colon, 64 "
-                "hexadecimal digits); make a line with: ocr-hpi key NAME"
+                "hexadecimal digits); to make a line, run: ocr-hpi key NAME"
             )
         if name in hashes:
-            raise ConfigError(f"{path}, line {number}: a second key of the same name")
+            raise ConfigError(f"{path}, line {number}: this name has a key already")
         hashes[name] = value
     if not hashes:
-        raise ConfigError(f"{path}: no key in it, so nobody could ask; run: ocr-hpi key NAME")
+        raise ConfigError(f"{path}: contains no key; make one with: ocr-hpi key NAME")
     return Keys(hashes)
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A new key, and its line for the keys file."""
+    """Make a key; return it, and its line for the keys file."""
     key = "ocr_" + secrets.token_urlsafe(32)
     return key, f"{name}:{_hash(key)}"
 
 
-def ask_for_keys(app: Flask, keys: Keys | None) -> None:
-    """Let only who has a key use `app`; without keys, everybody. A body is not read before."""
+def require_keys(app: Flask, keys: Keys | None) -> None:
+    """Refuse requests without a known key, before their body is read. keys: None accepts all."""
 
     app.extensions["ocr.keys"] = keys
     if keys is None:
@@ -83,25 +83,25 @@ def ask_for_keys(app: Flask, keys: Keys | None) -> None:
     @app.before_request
     def check() -> None:
         if not is_open(request.path):
-            note(request.environ, key=_owner(keys))
+            add_log_fields(request.environ, key=_owner(keys))
 
 
 def is_open(path: str) -> bool:
-    """Whether an address needs no key."""
-    return path == "/" or path in _OPEN or path.startswith(tuple(f"{way}/" for way in _OPEN))
+    """Whether a path needs no key."""
+    return path == "/" or path in _OPEN or path.startswith(tuple(f"{prefix}/" for prefix in _OPEN))
 
 
 def _owner(keys: Keys) -> str:
-    """Whose key came along. Raises Unauthorized."""
+    """The name of the request's key. Raises Unauthorized."""
     bearer = request.authorization
-    given = [bearer.token] if bearer is not None and bearer.type == "bearer" else []
-    given.append(request.headers.get("X-API-Key"))
-    found = [keys.owner(key) for key in given if key]
-    owner = next((name for name in found if name is not None), None)
+    sent = [bearer.token] if bearer is not None and bearer.type == "bearer" else []
+    sent.append(request.headers.get("X-API-Key"))
+    owners = [keys.owner(key) for key in sent if key]
+    owner = next((name for name in owners if name is not None), None)
     if owner is None:
-        problem = "this key is not known here" if found else "a key is needed"
+        problem = "unknown API key" if owners else "this server requires an API key"
         raise Unauthorized(
-            f"{problem}; send it as the header Authorization: Bearer KEY or X-API-Key: KEY"
+            f"{problem}; send one in the header Authorization: Bearer KEY or X-API-Key: KEY"
         )
     return owner
 

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, on stderr. Never text of documents, nor names of files."""
+"""Logs as one JSON object per line on stderr, without any text of documents or file names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gunicorn.glogging import Logger
 
 _ACCESS = logging.getLogger("serving.access")
 
-_NOTES = "ocr.notes"
+_FIELDS = "ocr.log_fields"
 
 
 class JsonFormatter(logging.Formatter):
-    """A record's time, level and message, and the `fields` it was logged with."""
+    """A record's time, level, process and message, and the `fields` of its `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -36,7 +36,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs() -> None:
-    """Send this package's log, and warnings of all others, to stderr as JSON."""
+    """Log to stderr as JSON: this package from level info, all others from warning."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
@@ -45,13 +45,13 @@ def configure_logs() -> None:
     logging.getLogger("serving").setLevel(logging.INFO)
 
 
-def note(environ: MutableMapping[str, Any], **fields: Any) -> None:
+def add_log_fields(environ: MutableMapping[str, Any], **fields: Any) -> None:
     """Add fields to the request's line in the access log."""
-    environ.setdefault(_NOTES, {}).update(fields)
+    environ.setdefault(_FIELDS, {}).update(fields)
 
 
 class GunicornLogger(Logger):
-    """Gunicorn's own messages, and a line a request, in the same form."""
+    """Gunicorn's own messages and the access log in the same format."""
 
     def setup(self, cfg: Config) -> None:
         super().setup(cfg)
@@ -74,6 +74,6 @@ class GunicornLogger(Logger):
             "status": status,
             "bytes": resp.sent,
             "ms": round(request_time.total_seconds() * 1e3, 1),
-            **environ.get(_NOTES, {}),
+            **environ.get(_FIELDS, {}),
         }
         _ACCESS.info("request", extra={"fields": fields})

@@ -11,7 +11,7 @@ from werkzeug.exceptions import ClientDisconnected
 from serving.download import Url
 from serving.http.context import add_timing
 from serving.http.gunicorn.sockets import hung_up
-from serving.http.logs import note
+from serving.http.logs import add_log_fields
 from serving.http.service import Reading, Service, Work
 from serving.http.turns import Gone
 
@@ -51,14 +51,14 @@ def read_pages(service: Service, work: Work) -> Generator[Reading, None, None]:
     Only the first `next` needs the request at hand. Raises as `read_documents`.
     """
     environ = request.environ
-    note(environ, pipeline=work.pipeline, images=len(work.documents))
+    add_log_fields(environ, pipeline=work.pipeline, images=len(work.documents))
     connection = environ.get("gunicorn.socket")
     pages = lines = 0
     try:
         for reading in service.read(work, gone=lambda: hung_up(connection)):
             pages += 1
             lines += len(reading.page.lines)
-            note(environ, pages=pages, lines=lines)
+            add_log_fields(environ, pages=pages, lines=lines)
             yield reading
     except Gone:
         raise ClientDisconnected from None

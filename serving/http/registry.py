@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, NotRequired, Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 from werkzeug.exceptions import NotFound
@@ -15,7 +12,7 @@ from werkzeug.exceptions import NotFound
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.errors import NotReady
 from serving.http.context import described
-from serving.types import Page
+from serving.types import Image, Page
 
 
 @with_config(ConfigDict(use_attribute_docstrings=True, extra="allow"))
@@ -131,7 +128,7 @@ class Reader(Protocol):
     def identity(self) -> str:
         """Tells which models and engines were loaded."""
 
-    def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
+    def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR."""
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
@@ -139,9 +136,6 @@ class Reader(Protocol):
 
     def to_dict(self) -> dict[str, ModelAnswer]:
         """Models and engines, as plain values."""
-
-    def observed(self, tell: Callable[[str, int], None]) -> Reader:
-        """The same, in its place; tells of engine calls their section and the lines in them."""
 
     def close(self) -> None:
         """Free the engines."""
@@ -154,20 +148,12 @@ class Registry:
         self.names = tuple(names)
         self._readers: dict[str, Reader] = {}
 
-    def open(
-        self,
-        load: Callable[[str], Reader],
-        image: npt.NDArray[np.uint8],
-        tell: Callable[[str, str, int], None] = lambda *_: None,
-    ) -> None:
-        """Load every pipeline and let it read `image`. Raises what `load` and `read` raise.
-
-        tell: from then on told of engine calls the pipeline, the section and the lines in them.
-        """
+    def open(self, load: Callable[[str], Reader], image: Image) -> None:
+        """Load every pipeline and let it read `image`. Raises what `load` and `read` raise."""
         for name in self.names:
             reader = load(name)
             reader.read(image)
-            self._readers[name] = reader.observed(partial(tell, name))
+            self._readers[name] = reader
 
     @property
     def ready(self) -> bool:

@@ -12,7 +12,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from serving.http.errors import told
 from serving.http.formats import NDJSON, page_answer, rounded
-from serving.http.logs import note
+from serving.http.logs import add_log_fields
 from serving.http.reading import add_up
 from serving.http.service import Reading
 
@@ -37,7 +37,7 @@ def _lines(
     readings: Iterator[Reading], engine: Any, environ: dict[str, Any], request_id: str
 ) -> Iterator[str]:
     timing: dict[str, float] = {}
-    note(environ, complete=False)
+    add_log_fields(environ, complete=False)
     try:
         for reading in readings:
             add_up(timing, reading.page.timing)
@@ -46,10 +46,10 @@ def _lines(
         return
     except Exception as error:
         _, body = told(error, request_id)
-        note(environ, error=body["error"]["code"])
+        add_log_fields(environ, error=body["error"]["code"])
         yield _line(body)
     else:
-        note(environ, complete=True)
+        add_log_fields(environ, complete=True)
         yield _line({"request_id": request_id, "timing": rounded(timing), "engine": engine})
 
 

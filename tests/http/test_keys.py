@@ -1,4 +1,4 @@
-"""Keys: who has none is not let in, and of keys only hashes are kept."""
+"""API keys: requests without one are refused, and only hashes of keys are stored."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def app() -> Iterator[App]:
         {"Authorization": "Bearer of a proxy", "X-API-Key": KEY},
     ],
 )
-def test_a_known_key_is_let_in(app: App, headers: dict[str, str]) -> None:
+def test_a_known_key_is_accepted(app: App, headers: dict[str, str]) -> None:
     answer = app.test_client().post(
         "/ocr/v1/accurate", data=picture(), content_type="image/png", headers=headers
     )
@@ -76,7 +76,7 @@ def test_a_known_key_is_let_in(app: App, headers: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "path", ["/ocr/v1/accurate", "/ocr/v1", "/ocr", "/metrics", "/no", "/ocr//"]
 )
-def test_others_are_not(app: App, headers: dict[str, str], path: str) -> None:
+def test_a_missing_or_unknown_key_is_refused(app: App, headers: dict[str, str], path: str) -> None:
     answer = app.test_client().get(path, headers=headers)
     assert answer.status_code == 401
     error = answer.get_json()["error"]
@@ -87,7 +87,7 @@ def test_others_are_not(app: App, headers: dict[str, str], path: str) -> None:
 
 
 class Unread(io.RawIOBase):
-    """A body of which only the draining, after the answer, may read."""
+    """A body that may be read only after the answer, to drain it."""
 
     answered = False
 
@@ -96,7 +96,7 @@ class Unread(io.RawIOBase):
         return b""
 
 
-def test_the_body_is_not_read_before_the_key_is_known(app: App) -> None:
+def test_the_body_is_not_read_before_the_key_is_checked(app: App) -> None:
     body = Unread()
 
     def start(status: str, headers: Any, error: Any = None) -> Any:
@@ -125,7 +125,7 @@ def test_health_needs_no_key(app: App, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/x.js", "/openapi.json", "/page/a.css"])
-def test_nor_does_what_tells_nothing(app: App, path: str) -> None:
+def test_nor_do_pages_that_reveal_nothing(app: App, path: str) -> None:
     assert app.test_client().get(path).status_code != 401
 
 
@@ -139,43 +139,43 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def test_a_file_of_keys(write: Callable[[str], Path]) -> None:
+def test_a_keys_file(write: Callable[[str], Path]) -> None:
     keys = read_keys(write(f"# ours\n\n{LINE}\r\n  bob@x.org:{hashed('b').upper()}  \n"))
     assert (keys.owner(KEY), keys.owner("b"), keys.owner("c")) == ("alice", "bob@x.org", None)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         (f"{LINE}\nsecret-in-clear\n", "line 2: not NAME:SHA256"),
         ("alice:secret-in-clear\n", "line 1: not NAME:SHA256"),
         (f"{LINE} # hers\n", "line 1: not NAME:SHA256"),
         (f"a b:{hashed('x')}\n", "line 1: not NAME:SHA256"),
-        (f"{LINE}\n\n{LINE}\n", "line 3: a second key of the same name"),
-        ("# none\n", "no key in it"),
-        ("", "no key in it"),
+        (f"{LINE}\n\n{LINE}\n", "line 3: this name has a key already"),
+        ("# none\n", "contains no key"),
+        ("", "contains no key"),
     ],
 )
-def test_a_malformed_file_is_told_by_line_and_without_its_text(
-    write: Callable[[str], Path], text: str, words: str
+def test_the_error_for_a_malformed_file_names_the_line_but_not_its_text(
+    write: Callable[[str], Path], text: str, message: str
 ) -> None:
     path = write(text)
     with pytest.raises(ConfigError) as caught:
         read_keys(path)
     assert f"{path}" in str(caught.value)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert "secret" not in str(caught.value).removeprefix(str(path))
 
 
-def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_keys(tmp_path / "none")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not a text file"):
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
         read_keys(tmp_path / "binary")
 
 
-def test_the_command_makes_a_line_that_lets_its_key_in(write: Callable[[str], Path]) -> None:
+def test_the_command_makes_a_key_and_its_line(write: Callable[[str], Path]) -> None:
     made = CliRunner().invoke(main, ["key", "carol"])
     assert made.exit_code == 0
     key = made.stderr.split()[-1]
@@ -185,5 +185,5 @@ def test_the_command_makes_a_line_that_lets_its_key_in(write: Callable[[str], Pa
     assert again.stdout != made.stdout
 
 
-def test_a_name_that_is_none() -> None:
+def test_an_invalid_name_is_wrong_usage() -> None:
     assert CliRunner().invoke(main, ["key", "a:b"]).exit_code == 2

@@ -1,4 +1,4 @@
-"""GET /metrics: right over several workers, and over one that was killed."""
+"""GET /metrics: correct over several workers, and after one was killed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 import types
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,11 @@ from serving.http.settings import Settings
 URL = "/ocr/v1/accurate"
 RECOGNITION = {"pipeline": "accurate", "module": "TextRecognition"}
 
-Found = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""Values by name and sorted labels."""
 
 
-def parsed(text: str) -> Found:
+def parsed(text: str) -> Samples:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -36,8 +38,8 @@ def parsed(text: str) -> Found:
     }
 
 
-def value(found: Found, name: str, **labels: str) -> float:
-    return found[name, tuple(sorted(labels.items()))]
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, tuple(sorted(labels.items()))]
 
 
 @pytest.fixture
@@ -45,12 +47,13 @@ def client() -> Iterator[Client]:
     registry = Registry(("accurate", "second"))
     settings = Settings(pipelines={"accurate": Path(), "second": Path()}, max_pages=3)
     app = create_app(settings, registry)
-    registry.open(FakeReader, warmup_image(), app.service.metrics.called)
+    count = app.service.metrics.engine_called
+    registry.open(lambda name: FakeReader(name, on_batch=partial(count, name)), warmup_image())
     yield Client(app)
     app.service.close()
 
 
-def scraped(client: Client) -> Found:
+def scraped(client: Client) -> Samples:
     response = client.get("/metrics")
     assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"
     return parsed(response.get_data(as_text=True))
@@ -62,29 +65,29 @@ def test_requests_pages_and_stages_are_counted(client: Client) -> None:
     client.post(URL, data=b"hello")
     client.post("/ocr/v1/second", data=picture(colour="white"))
     client.post("/ocr", json={})
-    found = scraped(client)
-    assert value(found, "ocr_requests_total", pipeline="accurate", code="200") == 2
-    assert value(found, "ocr_requests_total", pipeline="accurate", code="415") == 1
-    assert value(found, "ocr_requests_total", pipeline="accurate", code="400") == 1
-    assert value(found, "ocr_request_seconds_count", pipeline="accurate") == 4
-    assert value(found, "ocr_pages_total", pipeline="accurate") == 3
-    assert value(found, "ocr_pixels_total", pipeline="accurate") == 40 * 20 + 2 * 20 * 20
-    assert value(found, "ocr_lines_total", pipeline="accurate") == 3
-    assert value(found, "ocr_lines_total", pipeline="second") == 0
+    samples = scraped(client)
+    assert value(samples, "ocr_requests_total", pipeline="accurate", code="200") == 2
+    assert value(samples, "ocr_requests_total", pipeline="accurate", code="415") == 1
+    assert value(samples, "ocr_requests_total", pipeline="accurate", code="400") == 1
+    assert value(samples, "ocr_request_seconds_count", pipeline="accurate") == 4
+    assert value(samples, "ocr_pages_total", pipeline="accurate") == 3
+    assert value(samples, "ocr_pixels_total", pipeline="accurate") == 40 * 20 + 2 * 20 * 20
+    assert value(samples, "ocr_lines_total", pipeline="accurate") == 3
+    assert value(samples, "ocr_lines_total", pipeline="second") == 0
     for stage, seconds in (("detect", 0.003), ("recognise", 0.006)):
         of = {"pipeline": "accurate", "stage": stage}
-        assert value(found, "ocr_stage_seconds_count", **of) == 3
-        assert value(found, "ocr_stage_seconds_sum", **of) == pytest.approx(seconds)
-    assert value(found, "ocr_stage_seconds_count", pipeline="accurate", stage="decode") == 3
-    assert value(found, "ocr_queue_wait_seconds_count", pipeline="accurate") == 2
-    assert value(found, "ocr_batch_lines_sum", **RECOGNITION) == 3 * 3
-    assert value(found, "ocr_batch_lines_bucket", **RECOGNITION, le="2.0") == 0
-    assert value(found, "ocr_batch_lines_bucket", **RECOGNITION, le="4.0") == 3
-    assert value(found, "ocr_queue_depth") == value(found, "ocr_requests_in_work") == 0
-    assert 1e6 < value(found, "ocr_process_resident_bytes", worker=str(os.getpid())) < 1e11
+        assert value(samples, "ocr_stage_seconds_count", **of) == 3
+        assert value(samples, "ocr_stage_seconds_sum", **of) == pytest.approx(seconds)
+    assert value(samples, "ocr_stage_seconds_count", pipeline="accurate", stage="decode") == 3
+    assert value(samples, "ocr_queue_wait_seconds_count", pipeline="accurate") == 2
+    assert value(samples, "ocr_batch_lines_sum", **RECOGNITION) == 4 * 3
+    assert value(samples, "ocr_batch_lines_bucket", **RECOGNITION, le="2.0") == 0
+    assert value(samples, "ocr_batch_lines_bucket", **RECOGNITION, le="4.0") == 4
+    assert value(samples, "ocr_queue_depth") == value(samples, "ocr_requests_in_work") == 0
+    assert 1e6 < value(samples, "ocr_process_resident_bytes", worker=str(os.getpid())) < 1e11
 
 
-def test_the_engines_in_force(client: Client) -> None:
+def test_the_engines_in_use(client: Client) -> None:
     names = [dict(labels) for name, labels in scraped(client) if name == "ocr_engine_info"]
     assert [(engine["pipeline"], engine["backend"]) for engine in names] == [
         ("accurate", "fake"),
@@ -93,7 +96,7 @@ def test_the_engines_in_force(client: Client) -> None:
 
 
 class Nvml(types.ModuleType):
-    """As pynvml is, on a machine with two cards of which the second does not tell its use."""
+    """pynvml on a machine with two GPUs, of which the second does not report its utilization."""
 
     class NVMLError(Exception): ...
 
@@ -116,12 +119,12 @@ class Nvml(types.ModuleType):
 
 def test_gpus_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", Nvml("pynvml"))
-    found = parsed(generate_latest(RuntimeCollector(Registry(()), None)).decode())
-    assert value(found, "ocr_gpu_memory_used_bytes", gpu="0") == 3 * 2**30
-    assert value(found, "ocr_gpu_memory_used_bytes", gpu="1") == 3 * 2**30 + 1
-    assert value(found, "ocr_gpu_memory_bytes", gpu="1") == 80 * 2**30
-    assert value(found, "ocr_gpu_busy_ratio", gpu="0") == 0.37
-    assert ("ocr_gpu_busy_ratio", (("gpu", "1"),)) not in found
+    samples = parsed(generate_latest(RuntimeCollector(Registry(()))).decode())
+    assert value(samples, "ocr_gpu_memory_used_bytes", gpu="0") == 3 * 2**30
+    assert value(samples, "ocr_gpu_memory_used_bytes", gpu="1") == 3 * 2**30 + 1
+    assert value(samples, "ocr_gpu_memory_bytes", gpu="1") == 80 * 2**30
+    assert value(samples, "ocr_gpu_busy_ratio", gpu="0") == 0.37
+    assert ("ocr_gpu_busy_ratio", (("gpu", "1"),)) not in samples
 
 
 def test_no_driver_no_gpu_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +136,12 @@ def test_no_driver_no_gpu_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvml, "nvmlInit", no_driver, raising=False)
     for module in (nvml, None):  # None: it is not installed
         monkeypatch.setitem(sys.modules, "pynvml", module)
-        found = parsed(generate_latest(RuntimeCollector(Registry(()), None)).decode())
-        assert found
-        assert not any(name.startswith("ocr_gpu") for name, _ in found)
+        text = generate_latest(RuntimeCollector(Registry(()))).decode()
+        assert "ocr_engine_info" in text
+        assert "ocr_gpu" not in text
 
 
-def test_callers_make_no_labels(client: Client) -> None:
+def test_clients_cannot_add_labels(client: Client) -> None:
     client.get("/")
     before = scraped(client)
     for number in range(20):
@@ -151,15 +154,15 @@ def test_callers_make_no_labels(client: Client) -> None:
     assert {dict(labels).get("code", "405") for labels in new} <= {"200", "404", "405"}
 
 
-def test_what_waits_and_what_is_in_work(tmp_path: Path) -> None:
+def test_waiting_and_running_requests(tmp_path: Path) -> None:
     server = Server(tmp_path, threads=1, queue=5).wait_ready()
     try:
         working, *waiting = [server.hold_in_work(), server.hold(), server.hold()]
 
         def both() -> bool:
-            found = scrape(server)
-            depth = value(found, "ocr_queue_depth")
-            return (depth, value(found, "ocr_requests_in_work")) == (2, 1)
+            samples = scrape(server)
+            depth = value(samples, "ocr_queue_depth")
+            return (depth, value(samples, "ocr_requests_in_work")) == (2, 1)
 
         assert eventually(both)
         for caller in waiting:
@@ -170,13 +173,13 @@ def test_what_waits_and_what_is_in_work(tmp_path: Path) -> None:
         server.end()
 
 
-def scrape(server: Server) -> Found:
-    # A connection each, so that every worker has its turn.
+def scrape(server: Server) -> Samples:
+    # A connection each, so that any worker may answer.
     return parsed(requests.get(server.base + "/metrics", timeout=PATIENCE).text)
 
 
-def answered(found: Found) -> float:
-    return value(found, "ocr_requests_total", pipeline="accurate", code="200")
+def answered(samples: Samples) -> float:
+    return value(samples, "ocr_requests_total", pipeline="accurate", code="200")
 
 
 def folder_of(server: Server) -> Path:
@@ -209,8 +212,8 @@ def test_counts_of_all_workers_survive_each_of_them(tmp_path: Path) -> None:
             assert answered(after) == sent
             assert resident(after) == set(server.workers())
         assert len(served) >= 4
-        kept = {file.name.split("_")[-1] for file in folder.glob("*.db")}
-        assert kept == {"0.db", *(f"{pid}.db" for pid in server.workers())}
+        files = {file.name.split("_")[-1] for file in folder.glob("*.db")}
+        assert files == {"0.db", "1.db"}  # no more than workers
     finally:
         server.end()
     assert not folder.exists()
@@ -220,10 +223,10 @@ def counts(name: str) -> bool:
     return name.endswith(("_total", "_count", "_sum", "_bucket"))
 
 
-def resident(found: Found) -> set[int]:
+def resident(samples: Samples) -> set[int]:
     return {
         int(dict(labels)["worker"])
-        for name, labels in found
+        for name, labels in samples
         if name == "ocr_process_resident_bytes"
     }
 

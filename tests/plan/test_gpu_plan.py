@@ -1,4 +1,4 @@
-"""A plan for a GPU, up to the provider call: candidates, keys, engines on disk, a GPU that goes."""
+"""A plan for a GPU, up to the provider call: candidates, keys, engines on disk, a missing GPU."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from gpu_fakes import L4, T4, hide_gpus, pretend_runtime, show_gpus
+from plans import deploy
 
 from benchmarks import corpus
 from serving.config import PipelineConfig, load_config
@@ -22,25 +23,18 @@ from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
 from serving.engines.tensorrt import ABOUT, CONTEXT, Profile
 from serving.errors import ConfigError, DeviceError, EngineError, PlanError
-from serving.http.gunicorn.master import free_slot
+from serving.http.gunicorn.master import free_number
 from serving.http.gunicorn.worker import warmup_image
 from serving.imaging.crop import crop
-from serving.machine import share, usable_cores
-from serving.models.pipeline_models import PipelineModel, parts
+from serving.machine import usable_cores
+from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Quiet
-from serving.plan.build import Builder
+from serving.plan.build import Builder, PlanInputs
 from serving.plan.calibration import Calibration, calibration_hash
 from serving.plan.candidates import candidates
 from serving.plan.graphs import Contexts
-from serving.plan.load import find_plan, open_pipeline
-from serving.plan.plan import (
-    deployed_device,
-    key,
-    model_words,
-    planned_workers,
-    save_deployment,
-    select_device,
-)
+from serving.plan.load import open_pipeline
+from serving.plan.plan import find_plan, planned_workers, read_deployment, select_device
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 
@@ -52,7 +46,9 @@ def config(repo: Path) -> PipelineConfig:
 
 @pytest.fixture
 def recogniser(config: PipelineConfig, built: Path) -> PipelineModel:
-    return next(part for part in parts(config, built) if part.section == "TextRecognition")
+    return next(
+        part for part in pipeline_models(config, built) if part.section == "TextRecognition"
+    )
 
 
 def offered(hpi: HpiConfig | None = None, *, lines: bool = True) -> list[EngineSpec]:
@@ -123,7 +119,8 @@ def test_a_key_holds_the_card_its_driver_and_not_its_number(
     spec = EngineSpec("onnxruntime", threads=2, device="gpu:0")
 
     def keyed(spec: EngineSpec) -> str:
-        return key(model_words(recogniser, [spec], config))
+        section = recogniser.section
+        return PlanInputs(config, {section: recogniser}, {section: [spec]}, 2).key("")
 
     show_gpus(monkeypatch, L4, L4)
     base = keyed(spec)
@@ -183,43 +180,34 @@ def test_build_takes_a_gpu_where_one_is_and_never_leaves_it_silently(
     pretend_runtime(monkeypatch)
     show_gpus(monkeypatch, L4)
     assert select_device(tmp_path, config, 2) == "gpu:0"
-    save_deployment(tmp_path, config, 2, "gpu:0,1", 4)
-    assert deployed_device(tmp_path, config, 2) == "gpu:0,1"
+    deploy(tmp_path, config, 2, "gpu:0,1", 4)
+    assert read_deployment(tmp_path, config, 2).device == "gpu:0,1"
     assert planned_workers(tmp_path, [config], 2) == 4
     assert planned_workers(tmp_path, [config], 2, "cpu") == 1
     assert planned_workers(tmp_path, [config], 4) == 1
-    assert deployed_device(tmp_path, config, 4) is None
+    assert read_deployment(tmp_path, config, 4).device == "cpu"
     hide_gpus(monkeypatch)
     with pytest.raises(DeviceError, match=r"last built for gpu:0,1, .* --device cpu"):
         select_device(tmp_path, config, 2)
-    save_deployment(tmp_path, config, 2, "cpu", 1)
+    deploy(tmp_path, config, 2, "cpu", 1)
     assert planned_workers(tmp_path, [config], 2) == 1
     assert planned_workers(tmp_path, [config], 2, "gpu:0,1") == 4
     assert planned_workers(tmp_path, [config], 2, "gpu:0,1", cpu_fallback=True) == 1
     assert select_device(tmp_path, config, 2) == "cpu"
-    (file,) = (tmp_path / "engines" / "plans").glob("*.json")
-    file.write_text('{"device": "cpu"}')  # as it was before workers were measured
-    assert planned_workers(tmp_path, [config], 2) == 1
-    for wrong in ('{"device": "moon"}', '{"device": "cpu", "workers": 2}', "[]"):
-        file.write_text(wrong)
-        with pytest.raises(PlanError, match="cannot be read"):
-            deployed_device(tmp_path, config, 2)
 
 
 def test_a_gpu_that_has_gone_stops_the_server_unless_the_cpu_is_allowed(
     config: PipelineConfig,
     store: Path,
-    repo: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    save_deployment(store, config, usable_cores(), "gpu:0", 1)
+    deploy(store, config, usable_cores(), "gpu:0", 1)
     hide_gpus(monkeypatch)
-    monkeypatch.chdir(repo)
     with pytest.raises(DeviceError, match=r"is for gpu:0, .*NVML.* --allow-cpu-fallback"):
-        open_pipeline(YAML, models=store)
+        open_pipeline(config, models=store)
     with caplog.at_level(logging.WARNING):
-        pipeline = open_pipeline(YAML, models=store, allow_cpu_fallback=True)
+        pipeline = open_pipeline(config, models=store, allow_cpu_fallback=True)
     assert "reading on the CPU, because gpu:0 cannot be used" in caplog.text
     engines = [part["engine"]["device"] for part in pipeline.to_dict().values()]
     pipeline.close()
@@ -227,7 +215,7 @@ def test_a_gpu_that_has_gone_stops_the_server_unless_the_cpu_is_allowed(
 
 
 def test_serve_says_so_in_one_line(config: PipelineConfig, store: Path, repo: Path) -> None:
-    save_deployment(store, config, usable_cores(), "gpu:0", 1)
+    deploy(store, config, usable_cores(), "gpu:0", 1)
     done = subprocess.run(
         [sys.executable, "-m", "serving.cli", "serve", "--port", "0", "--models", str(store)],
         cwd=repo,
@@ -279,7 +267,7 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The whole way, with the real models; only the session is not NVIDIA's."""
+    """From build to page, with the real models; only the session is not NVIDIA's."""
     pretend_runtime(monkeypatch)
     show_gpus(monkeypatch, L4, L4)
     monkeypatch.setattr("onnxruntime.InferenceSession", OnTheProcessor)
@@ -289,8 +277,8 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     text = (repo / YAML).read_text().replace("limit_side_len: 960", "limit_side_len: 640")
     yaml.write_text(f"{text}\nhpi_config: {fixed}\ngate: {{h_mean: 0.5}}\n")
     config, cores = load_config(yaml), usable_cores()
-    each = share(cores, 2)
-    plan, made = Builder(store, each, Quiet(), device="gpu:0").build(config)
+    builder = Builder(store, cores, Quiet(), device="gpu:0,1")
+    plan, made = builder.build(config)
     assert made
     assert plan.machine["gpu"] == "NVIDIA L4"
     assert plan.models["TextRecognition"].choice.batch == 4
@@ -298,13 +286,12 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     (trial,) = plan.models["TextRecognition"].trials
     assert trial.figures["nodes_cpu"] > 100
     assert len(plan.models["TextRecognition"].hot_shapes) <= 9
-    assert Builder(store, each, Quiet(), device="gpu:1").build(config) == (plan, False)
-    save_deployment(store, config, cores, "gpu:0,1", 2)
+    assert builder.build(config) == (plan, False)
     assert find_plan(config, store) == plan
     page = warmup_image()
     texts, identities = [], set()
     for slot in (1, 2):
-        pipeline = open_pipeline(yaml, models=store, slot=slot, workers=2)
+        pipeline = open_pipeline(config, models=store, slot=slot, workers=2)
         identities.add(pipeline.identity)
         (device,) = {part["engine"]["device"] for part in pipeline.to_dict().values()}
         assert device == f"gpu:{slot % 2}"
@@ -313,10 +300,10 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     assert texts[0] == texts[1]
     assert len(texts[0]) == 3
     assert "idle" not in caplog.text
-    open_pipeline(yaml, models=store).close()
+    open_pipeline(config, models=store).close()
     assert "is for gpu:0, gpu:1; with --workers 1 some of these are idle" in caplog.text
     assert len(identities) == 1  # or the master would take the second for one of other models
 
 
 def test_workers_number_themselves_from_what_is_free() -> None:
-    assert [free_slot(()), free_slot((0, 2)), free_slot((2, 1, 0))] == [0, 1, 3]
+    assert [free_number(()), free_number((0, 2)), free_number((2, 1, 0))] == [0, 1, 3]

@@ -10,21 +10,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from flask.testing import FlaskClient
-from PIL import Image
+from PIL import Image as PillowImage
 
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.config.pipeline import PipelineConfig
+from serving.engines.base import OnBatch
 from serving.errors import EngineError, OcrError
 from serving.http.gunicorn.server import run
 from serving.http.settings import Settings
-from serving.types import Line, Page
+from serving.types import Image, Line, Page
 
 HELD = (255, 0, 0)
 """A page of this colour (RGB) is read only once the file `gate` is there.
@@ -52,19 +51,21 @@ class FakeReader:
 
     plan: Mapping[str, Any] = {}
 
-    def __init__(self, name: str = "fake", gate: Path | None = None, identity: str = "") -> None:
+    def __init__(
+        self,
+        name: str = "fake",
+        gate: Path | None = None,
+        identity: str = "",
+        on_batch: OnBatch = lambda *_: None,
+    ) -> None:
         self.name = name
+        self.on_batch = on_batch
         self.identity = identity
         self.gate = gate
         self.seen: list[Options] = []
         self.closed = False
-        self.tell: Callable[[str, int], None] = lambda *_: None
 
-    def observed(self, tell: Callable[[str, int], None]) -> FakeReader:
-        self.tell = tell
-        return self
-
-    def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
+    def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         height, width = image.shape[:2]
         self.seen.append(options)
         colour = tuple(int(value) for value in image[0, 0, ::-1])
@@ -73,7 +74,7 @@ class FakeReader:
             wait_for(self.gate)
         if colour == (0, 0, 1):
             raise EngineError("the engine broke")
-        self.tell("TextRecognition", 3)
+        self.on_batch("TextRecognition", 3)
         text = f"{self.name} {width}x{height} 字"
         line = Line(
             text=text + "x" * 1_000_000 if colour == LONG else text,
@@ -116,7 +117,7 @@ def picture(
 def document(*colours: Any, size: tuple[int, int] = (40, 20), kind: str = "TIFF") -> bytes:
     """An image file with a page of each colour."""
     file = io.BytesIO()
-    images = [Image.new("RGB", size, colour) for colour in colours]
+    images = [PillowImage.new("RGB", size, colour) for colour in colours]
     more = {"save_all": True, "append_images": images[1:]} if len(images) > 1 else {}
     images[0].save(file, kind, **more)
     return file.getvalue()
@@ -134,7 +135,9 @@ def main() -> int:
         **told["settings"] | {"pipelines": {n: Path(yaml) for n, yaml in pipelines.items()}}
     )
 
-    def load(name: str, config: PipelineConfig, slot: int) -> FakeReader:
+    def load(
+        name: str, config: PipelineConfig, slot: int, on_batch: OnBatch
+    ) -> FakeReader:
         folder = config.sub_modules.recognition.model_dir
         name = name if folder is None else folder.name
         if name == "crash":
@@ -147,7 +150,7 @@ def main() -> int:
             raise ZeroDivisionError("oops")
         on_disk = Path(told["gate"]).with_suffix(".models")
         identity = on_disk.read_text() if on_disk.exists() else ""
-        return FakeReader(name, Path(told["gate"]), identity)
+        return FakeReader(name, Path(told["gate"]), identity, on_batch)
 
     try:
         run(settings, load)

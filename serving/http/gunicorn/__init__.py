@@ -1,1 +1,33 @@
-"""TODO."""
+"""All that touches Gunicorn's inside, which may change with any of its versions.
+
+Gunicorn is embedded for its process management and its HTTP parser. What is used of it beyond its
+documented settings and hooks, and why:
+
+- `master.py`, of `arbiter.Arbiter`: `WORKERS`, `num_workers`, `manage_workers`, `spawn_worker`,
+  `kill_worker`, `wait_for_signals`, `handle_hup` and `stop`, because Gunicorn's own reload drops
+  the old workers before the new ones can answer, and a worker that fails to boot ends the server.
+- `worker.py`, of `workers.gthread.ThreadWorker`: `run`, `accept`, `set_accept_enabled`,
+  `enqueue_req`, `handle`, `handle_error`, `poller`, `pending_conns` and its `TConn`, because a
+  caller that sends or reads slowly would hold a thread, and a stopping worker resets connections.
+- `sockets.py`: the calls that it makes on a client's socket, to give each a time limit.
+
+`check_version` refuses any series but the one this was written for.
+"""
+
+from __future__ import annotations
+
+import gunicorn
+
+from serving.errors import OcrError
+
+SERIES = 27
+"""The major version of Gunicorn that this folder was written for."""
+
+
+def check_version() -> None:
+    """Raise OcrError where another series of Gunicorn is installed."""
+    if gunicorn.version_info[0] != SERIES:
+        raise OcrError(
+            f"Gunicorn {gunicorn.__version__} is installed, and the server needs {SERIES}.x, whose "
+            f"workers it extends; run: pip install 'gunicorn>={SERIES},<{SERIES + 1}'"
+        )

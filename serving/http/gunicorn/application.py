@@ -1,10 +1,4 @@
-"""Gunicorn's view of the app: its settings, its hooks and how a worker gets it.
-
-What one set of workers serves, read once by the master and inherited by every fork.
-
-A worker that is replaced loads what its siblings loaded, not what lies on the disk by then: the
-checked YAML is in here, and `loaded` tells whether the models and plans are still the same.
-"""
+"""What the master creates before the fork: Gunicorn's settings and hooks, and a generation."""
 
 from __future__ import annotations
 
@@ -13,47 +7,89 @@ import os
 import resource
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from serving.config.pipeline import PipelineConfig
+from serving.config.pipeline import PipelineConfig, load_config
+from serving.engines.base import OnBatch
 from serving.http.admission import Admission
 from serving.http.app import App, create_app
-from serving.http.gunicorn.channel import SharedState, WorkerEvents
-from serving.http.gunicorn.generation import Generation
+from serving.http.gunicorn.messages import SharedState, WorkerEvents
 from serving.http.gunicorn.worker import Worker, load_in_background
+from serving.http.keys import Keys, read_keys
 from serving.http.logs import GunicornLogger
 from serving.http.registry import Reader, Registry
 from serving.http.settings import Settings
+from serving.machine import usable_cores
+from serving.plan.plan import planned_workers
 
 _LOG = logging.getLogger("serving.http")
 
 _CONNECTIONS = 4096
 _OTHER_FILES = 256
 
-Load = Callable[[str, PipelineConfig, int], Reader]
-"""Loads the pipeline of a name, in the worker of that number."""
+Load = Callable[[str, PipelineConfig, int, OnBatch], Reader]
+"""Loads the pipeline of a name, in the worker of that slot, with an observer of its batches."""
+
+
+@dataclass(eq=False)
+class Generation:
+    """The files that one set of workers serves, read once by the master.
+
+    A worker that replaces a dead one gets the same YAML and keys, whatever is on disk by then, and
+    must have loaded the same models and plans.
+    """
+
+    number: int
+    configs: Mapping[str, PipelineConfig]
+    """By name, the first `--pipeline` first."""
+    keys: Keys | None
+    """The keys that are accepted; None: no key is needed."""
+    planned: int
+    """Worker processes that its plans recommend."""
+    loaded: str | None = None
+    """Fingerprint of what its workers have loaded; None before the first is ready."""
+    since: float = field(default_factory=time.monotonic)
+
+
+def read_generation(number: int, settings: Settings) -> Generation:
+    """Read all that a SIGHUP reads anew. Raises ConfigError and PlanError."""
+    configs = {name: load_config(path) for name, path in settings.pipelines.items()}
+    return Generation(
+        number,
+        configs,
+        keys=read_keys(settings.api_keys_file) if settings.api_keys_file else None,
+        planned=planned_workers(
+            settings.models,
+            configs.values(),
+            settings.cores or usable_cores(),
+            settings.device,
+            cpu_fallback=settings.allow_cpu_fallback,
+        ),
+    )
 
 
 class Application(BaseApplication):
-    """What the master makes before the fork and every worker inherits."""
+    """Inherited by every worker at its fork."""
 
     generation: Generation
-    """What the worker that is forked next serves, and so, in a worker, its own."""
+    """What the next worker to be forked serves, and so, in a worker, its own."""
 
     def __init__(self, settings: Settings, load: Load, listener: socket.socket) -> None:
         self.settings = settings
-        self._load = load
-        self.reports = WorkerEvents()
-        self.board = SharedState()
-        self._places = Admission(settings.places)
+        self.events = WorkerEvents()
+        self.state = SharedState()
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._load = load
         self._listener = listener.detach()
+        self._places = Admission(settings.places)
         self._app: App | None = None
         self._loader: threading.Thread | None = None
         super().__init__()
@@ -65,18 +101,18 @@ class Application(BaseApplication):
             "worker_class": Worker,
             "workers": settings.workers,
             "threads": settings.http_threads,
-            "worker_connections": _connections(),
-            # Seconds without a sign of life of the worker's main loop, not of a request.
+            "worker_connections": _max_connections(),
+            # Seconds without a sign of life from the worker's main loop, not from a request.
             "timeout": 120,
             "graceful_timeout": int(settings.timeout + settings.page_time),
             "keepalive": 15,
             "control_socket_disable": True,
             "logger_class": GunicornLogger,
             "loglevel": "warning",
-            "post_worker_init": self._worker_started,
-            "worker_exit": self._worker_ended,
+            "post_worker_init": self._start_loading,
+            "worker_exit": self._close,
         }
-        if Path("/dev/shm").is_dir():  # noqa: S108  (signs of life must not wait for a disk)
+        if Path("/dev/shm").is_dir():  # noqa: S108  (heartbeats must not wait for a disk)
             options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -85,55 +121,54 @@ class Application(BaseApplication):
         """In a worker: the app, with no pipelines yet."""
         registry = Registry(tuple(self.settings.pipelines))
         self._app = create_app(
-            self.settings, registry, self._places, self._state, self.generation.keys
+            self.settings, registry, self._places, self._reload_state, self.generation.keys
         )
         return self._app
 
     @property
-    def patience(self) -> float:
-        """Seconds that a worker may take to finish what it has in work."""
+    def longest_request(self) -> float:
+        """Seconds that the longest request allowed may take."""
         return self.settings.timeout + self.settings.max_pages * self.settings.page_time
 
     @property
-    def superseded(self) -> bool:
-        """In a worker: whether another generation serves by now."""
-        return bool(self.board.read()["generation"] > self.generation.number)
+    def is_replaced(self) -> bool:
+        """In a worker: whether a newer generation serves."""
+        return bool(self.state.read()["generation"] > self.generation.number)
 
-    def say_ready(self) -> None:
-        """In the master: every pipeline of every worker has answered."""
-        print(f"ready {self.url}", flush=True)
-        _LOG.info("ready", extra={"fields": {"url": self.url}})
+    def _reload_state(self) -> dict[str, Any]:
+        """In a worker: its generation, and how the last reload went."""
+        return {"generation": self.generation.number, "reload": self.state.read()["reload"]}
 
-    def _state(self) -> dict[str, Any]:
-        """In a worker: which generation it is of, and how the last reload went."""
-        return {"generation": self.generation.number, "reload": self.board.read()["reload"]}
-
-    def _worker_started(self, worker: Worker) -> None:
+    def _start_loading(self, worker: Worker) -> None:
         assert self._app is not None
         configs, service = self.generation.configs, self._app.service
-        self._loader = load_in_background(
-            service,
-            lambda name: self._load(name, configs[name], worker.slot),
-            self.reports,
-        )
 
-    def _worker_ended(self, master: Arbiter, worker: Any) -> None:
+        def load(name: str) -> Reader:
+            def on_batch(module: str, lines: int) -> None:
+                if service.registry.ready:  # the warm-up is not counted
+                    service.metrics.engine_called(name, module, lines)
+
+            return self._load(name, configs[name], worker.slot, on_batch)
+
+        self._loader = load_in_background(service.registry, load, self.events)
+
+    def _close(self, master: Arbiter, worker: Any) -> None:
         if worker.pid != os.getpid() or self._app is None:
             return
         if self._loader is not None and self._loader.is_alive():
-            os._exit(0)  # a library that is loading does not bear the interpreter's end
+            os._exit(0)  # a library may crash when the interpreter ends while it loads
         self._app.service.close()
 
 
-def _connections() -> int:
-    """Connections that a worker may hold: Gunicorn's worker ends where files run out.
+def _max_connections() -> int:
+    """Connections that a worker may hold: Gunicorn's worker ends when it runs out of files.
 
-    Raises this process's limit of open files, within what it is allowed.
+    Raises this process's limit of open files, as far as it is allowed.
     """
-    wanted = _CONNECTIONS + _OTHER_FILES
+    needed = _CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return (
         _CONNECTIONS if soft == resource.RLIM_INFINITY else min(_CONNECTIONS, soft - _OTHER_FILES)

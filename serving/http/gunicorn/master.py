@@ -1,9 +1,17 @@
-"""Gunicorn's master, which swaps whole generations of workers. Written against gunicorn 27.
+"""Gunicorn's master, which replaces all workers at a SIGHUP: a new generation takes over.
 
-Gunicorn's own reload ends the old workers right after the fork, and a worker that fails to boot
-ends the master. Here a new generation boots behind a closed door, reads the warm-up image and
-reports; then its doors open, and only then are the old workers told to finish and end.
-"""
+| state     | current generation        | next generation             | ends when |
+| --------- | ------------------------- | --------------------------- | --------- |
+| starting  | loads                     |                             | all are ready: `ready` is printed; one fails: the server ends |
+| idle      | serves                    |                             | a SIGHUP  |
+| loading   | serves                    | loads, accepts no connections | all are ready: it becomes the current one; one fails, or 15 minutes pass: idle, with the error |
+| finishing | serves                    |                             | the workers of the generation before have answered their requests and ended |
+
+Why processes, and not new pipelines loaded beside the old ones in each worker: a model that crashes
+while it loads would end every worker, with all requests in progress; here it ends a process that
+serves nobody. Nor must workers agree on the moment to swap, or on what to do when one of them
+fails. It costs the memory of both generations while they overlap, as the other way would.
+"""  # noqa: E501  (a table)
 
 from __future__ import annotations
 
@@ -19,238 +27,236 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from serving.errors import OcrError
-from serving.http.gunicorn.application import Application
-from serving.http.gunicorn.channel import WorkerEvent
-from serving.http.gunicorn.generation import Generation, read_generation
-from serving.http.gunicorn.worker import ENDS, Worker
+from serving.http.gunicorn.application import Application, Generation, read_generation
+from serving.http.gunicorn.messages import WorkerEvent
+from serving.http.gunicorn.worker import END_SIGNALS, Worker
+from serving.http.metrics import forget_gauges
 
 _LOG = logging.getLogger("serving.http")
 
 _LOAD_TIME = 900.0
-"""Seconds for a new generation to load; the old one serves meanwhile."""
-_RETRY = 10.0
+"""Seconds for a new generation to load."""
+_RESPAWN_DELAY = 10.0
 """Seconds until a worker that could not be replaced is tried again."""
-_KILL = 10.0
+_KILL_DELAY = 10.0
 """Seconds for a worker without requests to end."""
 
 
 class Master(Arbiter):
-    """Hears its workers' reports; at most two generations of them live at a time."""
+    """Starts, replaces and ends workers; at most two generations of them live at a time."""
 
-    def __init__(self, app: Application, first: Generation) -> None:
-        super().__init__(app)
+    def __init__(self, application: Application, first: Generation) -> None:
+        super().__init__(application)
         self.failure: str | None = None
         """Why the server had to end."""
-        self._application = app
+        self._application = application
         self._current = first
         self._next: Generation | None = None
-        self._spawning = first
-        self._wanted = False
-        self._leaving: dict[int, float] = {}
-        """Processes that were told to end, and when they are killed."""
-        self._error: dict[str, str] | None = None
-        self._retry_at = 0.0
-        self._told = False
+        self._ready = False
         self._stopping = False
+        self._reload_requested = False
+        self._error: dict[str, str] | None = None
+        self._respawn_at = 0.0
         self.cfg.set("pre_fork", self._before_fork)
-        self.cfg.set("child_exit", self._worker_gone)
-        self._tell()
+        self.cfg.set("child_exit", self._worker_exited)
+        self._publish_state()
+
+    # What Gunicorn calls
 
     def handle_hup(self) -> None:
-        """Load everything anew, once what is under way has ended."""
-        _LOG.info("reload asked for")
-        self._wanted = True
+        """Reload once the reload in progress, if there is one, has ended."""
+        _LOG.info("reload requested")
+        self._reload_requested = True
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
-        # While something is under way, look often: people wait for it.
-        settled = self._told and self._next is None and not self._leaving
-        signals: list[int] = super().wait_for_signals(timeout if settled else 0.1)
-        for report in self._application.reports.receive():
-            self._hear(report)
+        """Wait for signals, and handle the events of workers meanwhile."""
+        busy = not self._ready or self._next is not None or self._ending()
+        signals: list[int] = super().wait_for_signals(0.1 if busy else timeout)
+        for event in self._application.events.receive():
+            self._handle_event(event)
         return signals
 
     def manage_workers(self) -> None:
-        """Go on with the reload, then see to it that each generation has its workers."""
-        self._advance()
+        """Take the next step of a reload, then start or end workers up to their number."""
+        self._continue()
         for generation in (self._current, self._next):
             if generation is None:
                 continue
-            pids = self._of(generation)
-            for pid in pids[self.num_workers :]:
-                self._terminate_worker(pid, self._application.patience)
-            if generation is self._current and time.monotonic() < self._retry_at:
+            workers = self._workers_of(generation)
+            for worker in workers[self.num_workers :]:
+                self._terminate_worker(worker, self._application.longest_request)
+            if generation is self._current and time.monotonic() < self._respawn_at:
                 continue
-            for _ in range(self.num_workers - len(pids)):
-                self._application.generation = self._spawning = generation
+            for _ in range(self.num_workers - len(workers)):
+                self._application.generation = generation
                 self.spawn_worker()
 
     def spawn_worker(self) -> Any:
-        """Fork, without losing a signal to a worker that has not its own handlers yet."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+        """Fork, with signals blocked until the worker has handlers of its own."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
         try:
             return super().spawn_worker()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
     def stop(self, graceful: bool = True) -> None:
         self._stopping = True
         super().stop(graceful)
 
     def _before_fork(self, master: Arbiter, worker: Worker) -> None:
-        worker.generation = self._spawning
-        worker.slot = free_slot(self._workers()[pid].slot for pid in self._of(self._spawning))
-        if any(other.ready for other in self._workers().values()):
+        worker.generation = self._application.generation
+        worker.slot = free_number(other.slot for other in self._workers_of(worker.generation))
+        worker.number = free_number(other.number for other in self._workers())
+        if any(other.ready for other in self._workers()):
             worker.pause_accepting()
 
-    def _hear(self, report: WorkerEvent) -> None:
-        worker = self._workers().get(report.pid)
+    def _worker_exited(self, master: Arbiter, worker: Worker) -> None:
+        worker.resume_accepting()
+        forget_gauges(worker.number)
+        if self._stopping:
+            return
+        if worker.kill_at is not None:
+            self._publish_state()
+        elif worker.generation is self._next or not worker.ready:
+            reason = f"a worker ended while loading (process {worker.pid}); see the log"
+            self._reject_worker(worker, reason)
+        elif not self._serving():
+            self._current.loaded = None  # no worker is left that a new one could differ from
+
+    # Events of workers
+
+    def _handle_event(self, event: WorkerEvent) -> None:
+        worker: Any = self.WORKERS.get(event.pid)
         if worker is None:
-            if report.error is not None and not self._told:
-                self._fail(report.error)
+            if event.error is not None and not self._ready:
+                self._fail(event.error)
+        elif worker.kill_at is not None:
             return
-        generation = worker.generation
-        if report.pid in self._leaving:
-            return
-        if report.error is not None:
-            self._reject_worker(worker, report.error)
-        elif generation.loaded not in (None, report.loaded):
-            self._reject_worker(
-                worker, "models or plans changed on disk since the others loaded them"
-            )
+        elif event.error is not None:
+            self._reject_worker(worker, event.error)
+        elif worker.generation.loaded not in (None, event.loaded):
+            reason = "models or plans have changed on disk since the other workers loaded them"
+            self._reject_worker(worker, reason)
         else:
-            generation.loaded = report.loaded
+            worker.generation.loaded = event.loaded
             worker.ready = True
-            if generation is self._current:
+            if worker.generation is self._current:
                 worker.resume_accepting()
 
-    def _advance(self) -> None:
-        """The next step of a reload, if its time has come."""
+    def _reject_worker(self, worker: Worker, reason: str) -> None:
+        """Handle a worker that cannot serve."""
+        if worker.generation is self._next:
+            self._abort_reload(reason)
+        elif not self._ready or not (self._serving() or self._next):
+            self._fail(reason)
+        else:
+            self._terminate_worker(worker, _KILL_DELAY)
+            self._respawn_at = time.monotonic() + _RESPAWN_DELAY
+            self._record_error(f"a worker cannot be replaced, the others keep serving: {reason}")
+
+    def _fail(self, reason: str) -> None:
+        """End the server: what cannot load now would not load the next time either."""
+        self.failure = self.failure or reason
+        raise HaltServer(reason, 0)
+
+    # A reload, step by step
+
+    def _continue(self) -> None:
         now = time.monotonic()
-        for pid in [pid for pid, end in self._leaving.items() if now > end]:
-            self.kill_worker(pid, signal.SIGKILL)
-        if not self._told and self._whole(self._current):
-            self._told = True
-            self._application.say_ready()
+        for worker in self._ending():
+            if worker.kill_at is not None and now > worker.kill_at:
+                self.kill_worker(worker.pid, signal.SIGKILL)
+        if not self._ready and self._all_ready(self._current):
+            self._ready = True
+            print(f"ready {self._application.url}", flush=True)
+            _LOG.info("ready", extra={"fields": {"url": self._application.url}})
         if self._next is not None:
-            if self._whole(self._next):
+            if self._all_ready(self._next):
                 self._swap(self._next)
             elif now > self._next.since + _LOAD_TIME:
-                self._give_up(f"not loaded after {_LOAD_TIME:.0f} s")
-        elif self._wanted and self._told and not self._leaving:
-            self._begin()
+                self._abort_reload(f"not loaded after {_LOAD_TIME:.0f} s")
+        elif self._reload_requested and self._ready and not self._ending():
+            self._start_reload()
 
-    def _begin(self) -> None:
-        self._wanted = False
+    def _start_reload(self) -> None:
+        self._reload_requested = False
         number = self._current.number + 1
         try:
             self._next = read_generation(number, self._application.settings)
         except OcrError as error:
-            self._give_up(str(error))
-        else:
-            _LOG.info("loading anew", extra={"fields": {"generation": number}})
-            if self._next.planned != self._current.planned:  # places and threads are of one number
-                _LOG.warning(
-                    "the plans say %d worker processes now, and said %d before; a reload keeps "
-                    "the %d that there are: start the server anew for another number",
-                    self._next.planned,
-                    self._current.planned,
-                    self.num_workers,
-                )
-            self._tell()
+            self._abort_reload(str(error))
+            return
+        _LOG.info("loading", extra={"fields": {"generation": number}})
+        if self._next.planned != self._current.planned:  # the queue and the threads depend on it
+            _LOG.warning(
+                "the plans recommend %d worker processes now, and %d before; a reload keeps %d: "
+                "restart the server to change their number",
+                self._next.planned,
+                self._current.planned,
+                self.num_workers,
+            )
+        self._publish_state()
 
     def _swap(self, new: Generation) -> None:
         old, self._current, self._next, self._error = self._current, new, None, None
-        self._retry_at = 0.0
-        self._tell()  # first: the old ones look there how to end
-        for pid in self._of(new):
-            self._workers()[pid].resume_accepting()
-        for pid in self._of(old):
-            self._terminate_worker(pid, self._application.patience)
-        _LOG.info("serving anew", extra={"fields": {"generation": new.number}})
-        self._tell()
+        self._respawn_at = 0.0
+        self._publish_state()  # first: the old workers look there how to end
+        for worker in self._workers_of(new):
+            worker.resume_accepting()
+        for worker in self._workers_of(old):
+            self._terminate_worker(worker, self._application.longest_request)
+        _LOG.info("serving", extra={"fields": {"generation": new.number}})
+        self._publish_state()
 
-    def _give_up(self, reason: str) -> None:
-        """The new generation cannot serve; the old one goes on."""
+    def _abort_reload(self, reason: str) -> None:
         failed, self._next = self._next, None
-        for pid in self._of(failed) if failed else []:
-            self._terminate_worker(pid, _KILL)
-        self._record_error(
-            f"the reload failed, and what was loaded before goes on serving: {reason}"
-        )
-
-    def _reject_worker(self, worker: Worker, reason: str) -> None:
-        """A worker will not serve."""
-        if worker.generation is self._next:
-            self._give_up(reason)
-        elif not self._told or not (self._serving() or self._next):
-            self._fail(reason)
-        else:
-            self._terminate_worker(worker.pid, _KILL)
-            self._retry_at = time.monotonic() + _RETRY
-            self._record_error(f"a worker cannot be replaced, the others go on serving: {reason}")
-
-    def _worker_gone(self, master: Arbiter, worker: Worker) -> None:
-        worker.resume_accepting()
-        if self._stopping:
-            return
-        if self._leaving.pop(worker.pid, None) is not None:
-            self._tell()
-            return
-        if worker.generation is self._next or not worker.ready:
-            self._reject_worker(
-                worker, f"a worker ended while loading (process {worker.pid}); see the log"
-            )
-        elif not self._serving():
-            self._current.loaded = None  # nobody is left to differ from
-
-    def _terminate_worker(self, pid: int, seconds: float) -> None:
-        """Let a worker finish what it has in work, for so long, and end."""
-        if pid in self._workers():
-            self._leaving[pid] = time.monotonic() + seconds
-            self.kill_worker(pid, signal.SIGTERM)
-
-    def _fail(self, reason: str) -> None:
-        """End the server: what cannot load now will not load the next time either."""
-        self.failure = self.failure or reason
-        raise HaltServer(reason, 0)
+        if failed is not None:
+            for worker in self._workers_of(failed):
+                self._terminate_worker(worker, _KILL_DELAY)
+        self._record_error(f"the reload failed, what was loaded before keeps serving: {reason}")
 
     def _record_error(self, message: str) -> None:
         _LOG.error(message)
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._error = {"time": at, "message": message[:1000]}
-        self._tell()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._error = {"time": now, "message": message[:1000]}
+        self._publish_state()
 
-    def _tell(self) -> None:
-        """Let all workers know; GET /ocr/v1 shows it."""
-        state = "loading" if self._next else "finishing" if self._leaving else "idle"
-        self._application.board.write(
-            {
-                "generation": self._current.number,
-                "reload": {"state": state, "error": self._error},
-            }
-        )
+    def _publish_state(self) -> None:
+        """Write what the workers know of the master; GET /ocr/v1 shows it."""
+        state = "loading" if self._next else "finishing" if self._ending() else "idle"
+        reload = {"state": state, "error": self._error}
+        self._application.state.write({"generation": self._current.number, "reload": reload})
 
-    def _workers(self) -> dict[int, Any]:
-        return self.WORKERS
+    # Workers
 
-    def _of(self, generation: Generation) -> list[int]:
-        """Its processes, the oldest last, without those that were told to end."""
-        workers = self._workers()
+    def _terminate_worker(self, worker: Worker, seconds: float) -> None:
+        """Let a worker finish its requests and end; kill it after so many seconds."""
+        if worker.pid in self.WORKERS:
+            worker.kill_at = time.monotonic() + seconds
+            self.kill_worker(worker.pid, signal.SIGTERM)
+
+    def _workers(self) -> list[Any]:
+        return list(self.WORKERS.values())
+
+    def _workers_of(self, generation: Generation) -> list[Worker]:
+        """Its workers, newest first, without those that are ending."""
         return sorted(
-            (p for p in workers if workers[p].generation is generation and p not in self._leaving),
-            key=lambda pid: -workers[pid].age,
+            (w for w in self._workers() if w.generation is generation and w.kill_at is None),
+            key=lambda worker: -worker.age,
         )
 
-    def _serving(self) -> list[int]:
-        return [pid for pid in self._of(self._current) if self._workers()[pid].ready]
+    def _ending(self) -> list[Worker]:
+        return [worker for worker in self._workers() if worker.kill_at is not None]
 
-    def _whole(self, generation: Generation) -> bool:
-        """Whether all its workers are ready."""
-        pids = self._of(generation)
-        return len(pids) >= self.num_workers and all(self._workers()[pid].ready for pid in pids)
+    def _serving(self) -> list[Worker]:
+        return [worker for worker in self._workers_of(self._current) if worker.ready]
+
+    def _all_ready(self, generation: Generation) -> bool:
+        workers = self._workers_of(generation)
+        return len(workers) >= self.num_workers and all(worker.ready for worker in workers)
 
 
-def free_slot(taken: Iterable[int]) -> int:
-    """The least number that no worker has: by it workers share several GPUs out."""
-    others = set(taken)
-    return next(slot for slot in itertools.count() if slot not in others)
+def free_number(taken: Iterable[int]) -> int:
+    """The lowest number, from 0, that is not taken."""
+    numbers = set(taken)
+    return next(number for number in itertools.count() if number not in numbers)

@@ -1,4 +1,4 @@
-"""Gunicorn, embedded: one master, workers that load after the fork, one clear end."""
+"""Start and end of the server: one master, workers that load after the fork."""
 
 from __future__ import annotations
 
@@ -8,51 +8,55 @@ import os
 import socket
 
 from serving.config.pipeline import PipelineConfig
+from serving.engines.base import OnBatch
 from serving.errors import ConfigError, OcrError
-from serving.http.gunicorn.application import Application, Load
-from serving.http.gunicorn.generation import read_generation
+from serving.http.gunicorn import check_version
+from serving.http.gunicorn.application import Application, Generation, Load, read_generation
 from serving.http.gunicorn.master import Master
 from serving.http.logs import configure_logs
-from serving.http.metrics import fresh_folder
+from serving.http.metrics import metrics_folder
 from serving.http.registry import Reader
 from serving.http.settings import Settings
 
 _LOG = logging.getLogger("serving.http")
 
 
-def run(settings: Settings, load: Load | None = None) -> None:
-    """Serve until a signal ends it. Prints `ready http://HOST:PORT` once all workers can read.
+def run(settings: Settings, load: Load | None = None, first: Generation | None = None) -> None:
+    """Serve until a signal ends it. Prints `ready http://HOST:PORT` once all workers can answer.
 
     load: loads a pipeline by its name; default: the settings' YAML on the engines built for it.
-    SIGTERM finishes what is in work; SIGINT and SIGQUIT do not. SIGHUP loads all files anew.
-    Raises OcrError where the address is taken or a pipeline does not load.
+    first: the files to serve at first; default: read now.
+    SIGTERM finishes the requests in progress; SIGINT and SIGQUIT do not. SIGHUP reloads all files.
+    Raises OcrError where the address is in use or a pipeline does not load.
     """
-    first = read_generation(1, settings)
+    check_version()
+    first = first or read_generation(1, settings)
     listener = bind(settings.host, settings.port)
     configure_logs()
     if first.keys is None and not _is_loopback(listener):
         _LOG.warning(
-            "listening on %s without keys: whoever reaches it may use it; give --api-keys-file",
+            "listening on %s without API keys: everyone who can reach it can use it; to require "
+            "keys, pass --api-keys-file",
             settings.host,
         )
-    application = Application(settings, load or _built(settings), listener)
+    application = Application(settings, load or _load_built(settings), listener)
     master, pid = Master(application, first), os.getpid()
     try:
-        with fresh_folder():
+        with metrics_folder():
             master.run()
     except SystemExit as end:
         if os.getpid() != pid:
-            raise  # a worker's end; the reports are the master's to read
-        late = (report.error for report in application.reports.receive() if report.error)
+            raise  # in a worker; its events are for the master
+        late = (event.error for event in application.events.receive() if event.error)
         failure = master.failure or next(late, None)
         if failure is not None:
             raise OcrError(failure) from None
         if end.code:
-            raise OcrError(f"the server ended with status {end.code}; its log says why") from None
+            raise OcrError(f"the server ended with status {end.code}; see its log") from None
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The listening address, taken. Raises ConfigError: in use, not ours, not allowed."""
+    """A listening socket. Raises ConfigError: in use, not of this machine, not allowed."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -60,7 +64,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # Otherwise a second server may take the same address until this one listens.
+        # Otherwise a second server may bind the same address until this one listens.
         listener.listen(2048)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -74,9 +78,9 @@ def _is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def _built(settings: Settings) -> Load:
-    def load(name: str, config: PipelineConfig, slot: int) -> Reader:
-        # Vendors' libraries start threads, which do not survive a fork: imported after it.
+def _load_built(settings: Settings) -> Load:
+    def load(name: str, config: PipelineConfig, slot: int, on_batch: OnBatch) -> Reader:
+        # After the fork: vendors' libraries start threads, which do not survive one.
         from serving.plan.load import open_pipeline
 
         return open_pipeline(
@@ -85,6 +89,7 @@ def _built(settings: Settings) -> Load:
             threads=settings.cores,
             device=settings.device,
             slot=slot,
+            on_batch=on_batch,
             workers=settings.workers,
             allow_cpu_fallback=settings.allow_cpu_fallback,
         )

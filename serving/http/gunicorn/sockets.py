@@ -1,7 +1,7 @@
-"""Sockets on which nobody keeps a thread waiting for ever.
+"""Client sockets with time limits.
 
-Gunicorn's threads read and write without a time limit: a caller that sends half a header, or
-does not read its answer, would hold a thread as long as it likes.
+Gunicorn's threads read and write without one: a client that sends half a header, or does not read
+its answer, would hold a thread for as long as it likes.
 """
 
 from __future__ import annotations
@@ -14,54 +14,56 @@ from typing import Any
 
 HEADER_TIME = 10.0
 """Seconds for a request's header to arrive."""
-_HEADER = 16 * 1024
+_HEADER_BYTES = 16 * 1024
 SEND_TIME = 60.0
-"""Seconds for a caller to take a piece of its answer."""
+"""Seconds for a client to take a piece of its answer."""
 
 
 class TimedSocket(socket.socket):
-    """A caller's socket with a deadline for everything that is read from it."""
+    """A client's socket with a deadline for everything that is read from it."""
 
+    received = 0
+    """Bytes read since the last `limit_reading`."""
     _deadline = float("inf")
     _rate = float("inf")
-    received = 0
-    """Bytes that have come since the last `allow`."""
-    _awaited = 1
-    """Bytes that must be there before `select` reports the socket."""
+    _low_water = 1
+    """Bytes that must have arrived before `select` reports the socket."""
+    _lingered = False
 
     def setblocking(self, flag: bool) -> None:
         """Gunicorn makes the socket blocking when a thread starts to read a request."""
         super().setblocking(flag)
         if flag:
-            self.allow(HEADER_TIME)
+            self.limit_reading(HEADER_TIME)
 
-    def header_come(self) -> bool:
-        """Whether a whole header waits to be read, or so much that waiting for more is vain.
+    def limit_reading(self, seconds: float, rate: float = float("inf")) -> None:
+        """Reading fails after so many seconds from now; 0: at once.
 
-        If not, `select` will report this socket once more has come than there is now.
-        """
-        try:
-            data = super().recv(_HEADER, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            come, seen = False, 0
-        except OSError:
-            come, seen = True, 0
-        else:
-            # No more than the last time: then the caller has closed its side.
-            seen = len(data)
-            come = b"\r\n\r\n" in data or seen == _HEADER or seen < self._awaited
-        self._awaited = 1 if come else seen + 1
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._awaited)
-        return come
-
-    def allow(self, seconds: float, rate: float = float("inf")) -> None:
-        """From now on reading may take so long; 0 ends it at once.
-
-        rate: bytes for which it may take a second longer.
+        rate: bytes that extend the limit by a second.
         """
         self._deadline = time.monotonic() + seconds
         self._rate = rate
         self.received = 0
+
+    def header_complete(self) -> bool:
+        """Whether a whole header can be read, or waiting for more is of no use.
+
+        If not, `select` reports this socket only when more bytes have arrived than now.
+        """
+        try:
+            data = super().recv(_HEADER_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            complete, size = False, 0
+        except OSError:
+            complete, size = True, 0
+        else:
+            size = len(data)
+            # Fewer than it was to wait for: the client has closed its side.
+            closed = size < self._low_water
+            complete = b"\r\n\r\n" in data or size == _HEADER_BYTES or closed
+        self._low_water = 1 if complete else size + 1
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
+        return complete
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         if self.gettimeout() != 0.0:
@@ -78,43 +80,43 @@ class TimedSocket(socket.socket):
         try:
             return super().sendall(data, flags)
         except TimeoutError:
-            raise _overdue("the caller does not take its answer") from None
+            raise _timed_out("the client does not read its answer") from None
         finally:
             self.settimeout(before)
 
-    def linger(self, seconds: float, most: int) -> None:
-        """Send FIN, then read what still comes, so that no reset overtakes the answer.
+    def linger(self, seconds: float, max_bytes: int) -> None:
+        """Send FIN, then read what still arrives, so that no reset overtakes the answer.
 
         Afterwards `shutdown` fails, and Gunicorn closes without lingering in its main loop.
         """
-        self.allow(seconds)
+        self.limit_reading(seconds)
         try:
             super().shutdown(socket.SHUT_WR)
-            while most > 0 and (data := self.recv(65536)):
-                most -= len(data)
+            while max_bytes > 0 and (data := self.recv(65536)):
+                max_bytes -= len(data)
         except OSError:
             pass
         self._lingered = True
 
     def end_reading(self) -> None:
-        """From another thread: whoever reads finds the end."""
+        """From another thread: a read in progress finds the end of the data."""
         super().shutdown(socket.SHUT_RD)
 
     def shutdown(self, how: int, /) -> None:
-        if getattr(self, "_lingered", False):
+        if self._lingered:
             raise OSError(errno.ENOTCONN, "already shut down")
         super().shutdown(how)
 
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self, select.POLLIN)
-        left = self._deadline + self.received / self._rate - time.monotonic()
-        if left <= 0 or not poll.poll(min(left, 3600.0) * 1e3):
-            raise _overdue("the caller sends too slowly")
+        remaining = self._deadline + self.received / self._rate - time.monotonic()
+        if remaining <= 0 or not poll.poll(min(remaining, 3600.0) * 1e3):
+            raise _timed_out("the client sends too slowly")
 
 
 class TimedListener:
-    """A listening socket whose connections are timed."""
+    """A listening socket that accepts timed sockets."""
 
     def __init__(self, listener: Any) -> None:
         self._listener = listener
@@ -128,9 +130,9 @@ class TimedListener:
 
 
 def hung_up(connection: socket.socket | None) -> bool:
-    """Whether the caller has closed its side, even where bytes of a next request wait before that.
+    """Whether the client has closed its side, even with bytes of another request still unread.
 
-    Like nginx, a half-closed caller counts as gone.
+    As in nginx, a client that closed only its sending side counts as gone.
     """
     if connection is None:
         return False
@@ -142,6 +144,6 @@ def hung_up(connection: socket.socket | None) -> bool:
     return bool(poll.poll(0))
 
 
-def _overdue(message: str) -> TimeoutError:
-    # A TimeoutError for who waits with a limit, a reset for Gunicorn, which then just closes.
+def _timed_out(message: str) -> TimeoutError:
+    # Callers of ours catch TimeoutError; Gunicorn looks at errno, and just closes after a reset.
     return TimeoutError(errno.ECONNRESET, message)

@@ -1,7 +1,4 @@
-"""Gunicorn's threaded worker, with time limits, and with pipelines loaded while it answers.
-
-The image that every pipeline has to answer before the server says that it is ready.
-"""
+"""Gunicorn's threaded worker, with time limits, and with pipelines loaded while it answers."""
 
 from __future__ import annotations
 
@@ -17,161 +14,156 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 from gunicorn.workers.gthread import ThreadWorker
-from PIL import Image, ImageDraw, ImageFont
 
 from serving.errors import OcrError
 from serving.http.context import new_request_id
 from serving.http.errors import code_of, error_body
-from serving.http.gunicorn.channel import WorkerEvents
-from serving.http.gunicorn.generation import Generation, fingerprint
+from serving.http.gunicorn.messages import WorkerEvents
 from serving.http.gunicorn.sockets import HEADER_TIME, TimedListener, TimedSocket
-from serving.http.registry import Reader
-from serving.http.service import Service
+from serving.http.metrics import count_as
+from serving.http.registry import Reader, Registry
+from serving.models.probe import draw_text
+from serving.types import Image
 
-_LINES = ("Ready 0123456789", "The quick brown fox", "jumps over the lazy dog.")
-
-
-def warmup_image() -> npt.NDArray[np.uint8]:
-    """A small page with three clean lines. (480, 640, 3) uint8 BGR."""
-    page = Image.new("RGB", (640, 480), "white")
-    pen = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=40)
-    for row, line in enumerate(_LINES):
-        pen.text((40, 60 + 120 * row), line, fill="black", font=font)
-    return np.ascontiguousarray(np.asarray(page)[:, :, ::-1])
-
+if TYPE_CHECKING:
+    from serving.http.gunicorn.application import Generation
 
 _LOG = logging.getLogger("serving.http")
 
-_SWITCH = 0.0005
-"""Seconds after which a thread that computes gives way to one that has a caller to answer.
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
+"""Signals with which a master ends its workers."""
 
-Each read, write and wait of a request takes its turn anew. At Python's own 5 ms a turn, refusals
-beside pages in work took four times as long or more.
+_SWITCH_INTERVAL = 0.0005
+"""Seconds after which a computing thread gives way to one that answers a request.
+
+Each read, write and wait of a request queues for the interpreter lock anew. With Python's default
+of 5 ms, refusals beside pages in progress took four times as long or more.
 """
-ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
-"""What a master sends its workers to end them."""
-
-_LINGERERS = 8
+_MAX_LINGERING = 8
 _LINGER_TIME = 2.0
 
 
 class Worker(ThreadWorker):
-    """A ThreadWorker that no slow caller stops. Written against gunicorn 27."""
+    """A ThreadWorker that no slow client can block."""
 
     app: Any
     pid: Any
     generation: Generation
+    number: int
+    """The lowest number that no other living worker had at the fork."""
     slot: int
-    """Its number among the workers of its generation, from 0."""
+    """The same within its generation: by it workers share several GPUs out."""
     ready = False
-    """For the master: it has reported that its pipelines answer."""
-    _door: int | None = None
-    """While there is one, nobody is let in."""
+    """In the master: it has reported that its pipelines answer."""
+    kill_at: float | None = None
+    """In the master: when it is killed, once it was told to end (`time.monotonic`)."""
+    _accept_event: int | None = None
+    """An eventfd that ends the pause; None when connections are accepted."""
 
     def pause_accepting(self) -> None:
-        """In the master, before the fork: let nobody in until the door is opened."""
-        self._door = os.eventfd(0)
+        """In the master, before the fork: accept no connections until `resume_accepting`."""
+        self._accept_event = os.eventfd(0)
 
     def resume_accepting(self) -> None:
-        """In the master: let callers in."""
-        if self._door is not None:
-            os.eventfd_write(self._door, 1)
-            os.close(self._door)
-            self._door = None
+        """In the master: let the worker accept connections."""
+        if self._accept_event is not None:
+            os.eventfd_write(self._accept_event, 1)
+            os.close(self._accept_event)
+            self._accept_event = None
 
     def init_process(self) -> None:
         listeners: list[Any] = [TimedListener(listener) for listener in self.sockets]
         self.sockets = listeners
-        sys.setswitchinterval(_SWITCH)
-        self._lingerers = threading.BoundedSemaphore(_LINGERERS)
+        self._lingering = threading.BoundedSemaphore(_MAX_LINGERING)
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        count_as(self.number)
         try:
             super().init_process()
         except Exception as error:
-            # Gunicorn would end with a status that makes its master end as well.
-            _LOG.error("a worker broke", exc_info=True)
-            self.app.reports.failed(f"a worker broke: {type(error).__name__}: {error}")
+            # Gunicorn would exit with a status that makes its master end as well.
+            _LOG.error("a worker failed", exc_info=True)
+            self.app.events.failed(f"a worker failed: {type(error).__name__}: {error}")
             sys.exit(1)
 
     def init_signals(self) -> None:
         super().init_signals()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `pkill -HUP` means the master
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)  # the master blocked them for the fork
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `pkill -HUP` is meant for the master
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)  # blocked for the fork
 
     def run(self) -> None:
-        if self._door is not None:
-            self.poller.register(self._door, selectors.EVENT_READ, self._opened)
+        if self._accept_event is not None:
+            self.poller.register(self._accept_event, selectors.EVENT_READ, self._on_resume)
         super().run()
 
-    def _opened(self, door: int) -> None:
-        self.poller.unregister(door)
-        os.close(door)
-        self._door = None
+    def _on_resume(self, event: int) -> None:
+        self.poller.unregister(event)
+        os.close(event)
+        self._accept_event = None
 
     def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread, but only once its header has come.
+        """Give a connection to a thread, but only once its whole header has arrived.
 
-        Until then it waits where it costs nothing, for a limited time.
+        Until then it waits in the poller, for a limited time.
         """
-        ahead = conn.parser is not None and conn.parser.unreader.buf.getvalue()
-        if ahead or not isinstance(conn.sock, TimedSocket) or conn.sock.header_come():
+        buffered = conn.parser is not None and conn.parser.unreader.buf.getvalue()
+        if buffered or not isinstance(conn.sock, TimedSocket) or conn.sock.header_complete():
             conn.data_ready = True
-            conn.header_due = None
+            conn.header_deadline = None
             super().enqueue_req(conn)
             return
-        if getattr(conn, "header_due", None) is None:
-            conn.header_due = time.monotonic() + HEADER_TIME
-        conn.timeout = conn.header_due
+        if getattr(conn, "header_deadline", None) is None:
+            conn.header_deadline = time.monotonic() + HEADER_TIME
+        conn.timeout = conn.header_deadline
         conn.sock.setblocking(False)
         self.pending_conns.append(conn)
-        readable = partial(self.on_pending_socket_readable, conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+        on_readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
-        """When stopping, take who has already connected, then close the listeners.
+        """When stopping, accept the connections made so far, then close the listeners.
 
-        Gunicorn leaves them open to the end, and resets who came in between. Where another
-        generation serves, who has connected is for that one.
+        Gunicorn keeps them open to the end, and resets connections made in between. Once a newer
+        generation serves, it accepts them instead.
         """
-        super().set_accept_enabled(bool(enabled and self.alive and self._door is None))
+        paused = self._accept_event is not None
+        super().set_accept_enabled(bool(enabled and self.alive and not paused))
         if self.alive:
             return
-        superseded = self.app.superseded
-        if superseded:  # nothing else waits for this worker's end
-            self.cfg.set("graceful_timeout", int(self.app.patience))
+        replaced = self.app.is_replaced
+        if replaced:  # nothing waits for this worker's end, so it may finish every request
+            self.cfg.set("graceful_timeout", int(self.app.longest_request))
         listeners, self.sockets = self.sockets, []
         for listener in listeners:
-            while not superseded and self._door is None and _waits(listener):
+            while not replaced and not paused and select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
             listener.close()
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout or 0.0, time.monotonic() + _LINGER_TIME)
 
     def handle(self, conn: Any) -> Any:
-        """Serve one request; then linger here, not in the main loop as Gunicorn does.
+        """Serve one request; then linger in this thread, not in the main loop as Gunicorn does.
 
-        A caller that keeps its side open would hold up every other one there.
+        There a client that keeps its side open would block all others.
         """
-        kept = super().handle(conn)
-        if kept is False and isinstance(conn.sock, TimedSocket) and conn.sock.fileno() >= 0:
-            rest = self._lingerers.acquire(blocking=False)
+        keep_alive = super().handle(conn)
+        if keep_alive is False and isinstance(conn.sock, TimedSocket) and conn.sock.fileno() >= 0:
+            may_wait = self._lingering.acquire(blocking=False)
             try:
-                conn.sock.linger(_LINGER_TIME if rest else 0.0, most=1024 * 1024)
+                conn.sock.linger(_LINGER_TIME if may_wait else 0.0, max_bytes=1024 * 1024)
             finally:
-                if rest:
-                    self._lingerers.release()
-        return kept
+                if may_wait:
+                    self._lingering.release()
+        return keep_alive
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what never reached the app (a malformed header, ...) in JSON as well."""
-        catcher = _Catcher()
-        super().handle_error(req, cast(Any, catcher), addr, exc)
-        status, reason = catcher.status
+        """Answer in JSON what never reached the app, such as a malformed header."""
+        recorder = _ResponseRecorder()
+        super().handle_error(req, cast(Any, recorder), addr, exc)
+        status, reason = recorder.status
         message = "internal error" if status >= 500 else f"malformed request: {exc}"
         request_id = new_request_id()
         body = json.dumps(error_body(code_of(status), message, request_id)).encode()
@@ -184,12 +176,8 @@ class Worker(ThreadWorker):
             client.sendall(head.encode() + body)
 
 
-def _waits(listener: Any) -> bool:
-    return bool(select.select([listener], [], [], 0)[0])
-
-
-class _Catcher:
-    """A socket that keeps what is sent: Gunicorn's own answer, to read its status from."""
+class _ResponseRecorder:
+    """Stands in for the client's socket, to read the status from Gunicorn's own answer."""
 
     def __init__(self) -> None:
         self._sent = b""
@@ -202,27 +190,30 @@ class _Catcher:
 
     @property
     def status(self) -> tuple[int, str]:
-        words = self._sent.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
-        return (int(words[1]), words[2]) if len(words) == 3 else (500, "Internal Server Error")
+        parts = self._sent.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
+        return (int(parts[1]), parts[2]) if len(parts) == 3 else (500, "Internal Server Error")
+
+
+def warmup_image() -> Image:
+    """A small page of text that every pipeline reads before it is ready, (480, 640, 3) uint8."""
+    return np.array(draw_text(480, 640))
 
 
 def load_in_background(
-    service: Service, load: Callable[[str], Reader], reports: WorkerEvents
+    registry: Registry, load: Callable[[str], Reader], events: WorkerEvents
 ) -> threading.Thread:
-    """Load the pipelines while the worker already answers /health; report how it went."""
-
-    registry = service.registry
+    """Load the pipelines while the worker already answers /health; report the result."""
 
     def work() -> None:
         try:
-            registry.open(load, warmup_image(), service.metrics.called)
+            registry.open(load, warmup_image())
         except OcrError as error:
-            reports.failed(str(error))
+            events.failed(str(error))
         except BaseException as error:
             _LOG.error("a pipeline does not load", exc_info=True)
-            reports.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
+            events.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
         else:
-            reports.ready(fingerprint(registry.identities))
+            events.ready(registry.identities)
 
     thread = threading.Thread(target=work, name="loader", daemon=True)
     thread.start()

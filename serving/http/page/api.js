@@ -1,17 +1,17 @@
-/** What the page asks of the server it came from. Addresses are relative: a proxy may add a prefix. */
+/** Requests to the server. URLs are relative because a proxy may add a path prefix. */
 
 import { keptKey } from "./key.js";
 
-const NO_ANSWER = "No answer came over the network.";
-const CUT_OFF = "The answer was cut off.";
+const NO_ANSWER = "There was no response.";
+const CUT_OFF = "The response was cut off.";
 const PAGE_BY_PAGE = "application/x-ndjson";
 
-/** The server's no, in its own words. */
+/** An error response, or none at all. */
 export class Refusal extends Error {
   /**
    * @param {string} code the contract's code, or "unreachable" or "unexpected"
    * @param {string} message
-   * @param {{wait?: number, requestId?: string}} more seconds to wait; the id in the server's log
+   * @param {{wait?: number, requestId?: string}} more seconds to wait; the request ID in the server's log
    */
   constructor(code, message, { wait = 0, requestId = "" } = {}) {
     super(message);
@@ -27,7 +27,7 @@ export async function pipelines() {
   return body.pipelines;
 }
 
-/** A page to try without having one. @returns {Promise<File>} */
+/** The example page. @returns {Promise<File>} */
 export async function example() {
   const response = await fetch("page/example.jpg").catch(() => null);
   if (!response?.ok) throw new Refusal("unreachable", NO_ANSWER);
@@ -39,7 +39,7 @@ export async function example() {
  *
  * @param {string} pipeline
  * @param {File} file
- * @param {{pictures: boolean, signal: AbortSignal}} how pictures: also the pages' own pictures
+ * @param {{pictures: boolean, signal: AbortSignal}} options pictures: also return the pages' pictures
  * @yields {object} as `format=pages` has them, each page as soon as it is read, its `picture` a
  *   Blob; then the rest of that answer
  */
@@ -49,20 +49,20 @@ export async function* read(pipeline, file, { pictures, signal }) {
   const query = pictures ? "?format=pages&pictures=true" : "?format=pages";
   const path = `ocr/v1/${encodeURIComponent(pipeline)}${query}`;
   const response = await send(path, PAGE_BY_PAGE, { method: "POST", body: form, signal });
-  let told = {};
+  let part = {};
   try {
     for await (const line of linesOf(response.body)) {
-      told = JSON.parse(line);
-      if (told.error) break;
-      if (told.picture) told.picture = jpeg(told.picture);
-      yield told;
+      part = JSON.parse(line);
+      if (part.error) break;
+      if (part.picture) part.picture = jpeg(part.picture);
+      yield part;
     }
   } catch (error) {
     if (signal.aborted) throw error;
     throw new Refusal("unreachable", CUT_OFF);
   }
-  if (told.error) throw refusal(response, told);
-  if (!told.request_id) throw new Refusal("unreachable", CUT_OFF);
+  if (part.error) throw refusal(response, part);
+  if (!part.request_id) throw new Refusal("unreachable", CUT_OFF);
 }
 
 async function ask(path) {
@@ -74,7 +74,7 @@ async function ask(path) {
   }
 }
 
-/** The response, where it is what was asked for. */
+/** The response, if it is of the requested type. */
 async function send(path, type, options = {}) {
   const key = keptKey();
   const headers = { Accept: type, ...(key && { Authorization: `Bearer ${key}` }) };
@@ -92,7 +92,7 @@ async function send(path, type, options = {}) {
 
 /** @param {ReadableStream<Uint8Array>} body */
 async function* linesOf(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader(); // not every browser iterates
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader(); // not every browser can iterate a stream
   let rest = "";
   try {
     for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
@@ -101,13 +101,13 @@ async function* linesOf(body) {
       yield* lines;
     }
   } finally {
-    reader.cancel().catch(() => {}); // of what was cut off, nothing more is wanted
+    reader.cancel().catch(() => {}); // stop the download
   }
 }
 
-/** Out of the scripts' memory: a long document has many. @param {string} base64 */
+/** As a Blob, which the browser can keep out of memory: a long document has many. @param {string} base64 */
 function jpeg(base64) {
-  const bytes = Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0));
+  const bytes = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
   return new Blob([bytes], { type: "image/jpeg" });
 }
 
@@ -123,6 +123,6 @@ function refusal(response, body) {
   const { code, message, request_id: requestId } = body?.error ?? {};
   const wait = Number(response.headers.get("Retry-After")) || 0;
   if (code) return new Refusal(code, String(message), { wait, requestId });
-  const said = `HTTP ${response.status} ${response.statusText}`.trim();
-  return new Refusal(response.status === 401 ? "unauthorized" : "unexpected", said, { wait });
+  const statusLine = `HTTP ${response.status} ${response.statusText}`.trim();
+  return new Refusal(response.status === 401 ? "unauthorized" : "unexpected", statusLine, { wait });
 }

@@ -1,6 +1,6 @@
-/** What stands above the picture and the text: documents, pages, counts, times. */
+/** The bar above picture and text: documents, pages, counts, times. */
 
-import { counted, duration, explained, isDoubtful } from "./words.js";
+import { counted, duration, explained, isDoubtful } from "./text.js";
 
 const byId = (id) => document.getElementById(id);
 const COPIED_FOR = 1600; // ms
@@ -11,11 +11,11 @@ export function show(all, current, look) {
   byId("name").textContent = current.file.name;
   const { answer, page, refusal, state, total } = current;
   showProgress(current);
-  byId("take").hidden = answer === null || state === "reading";
+  byId("export").hidden = answer === null || state === "reading";
   byId("resume").hidden = refusal === null;
   byId("pages").hidden = total < 2;
   showSummary(answer ? summary(current) : "");
-  byId("timing").textContent = refusal && answer ? told(refusal) : stages(answer?.timing ?? {});
+  byId("timing").textContent = refusal && answer ? errorText(refusal) : stages(answer?.timing ?? {});
   byId("position").textContent = `Page ${page + 1} of ${total}`;
   byId("previous").disabled = page === 0;
   byId("next").disabled = page + 1 >= (answer?.pages.length ?? 0);
@@ -41,29 +41,29 @@ function showProgress({ state, answer, total }) {
   const area = byId("progress");
   const left = area.contains(document.activeElement) && state !== "reading";
   area.hidden = state !== "reading";
-  if (left) byId("name").focus(); // what had the focus is gone
+  if (left) byId("name").focus(); // the focused button is hidden now
   const meter = byId("meter");
   if (total > 1) {
     meter.max = total;
     meter.value = answer.pages.length;
   } else {
-    meter.removeAttribute("value"); // somewhere under way
+    meter.removeAttribute("value"); // indeterminate
   }
 }
 
-function told(refusal) {
+function errorText(refusal) {
   const { title, message } = explained(refusal);
   return `${title}. ${message}`;
 }
 
-/** Say on the button itself whether the copy was made. @param {boolean} done */
+/** Show on the button whether the text was copied. @param {boolean} done */
 export function copied(done) {
   const button = byId("copy");
-  button.textContent = done ? "Copied" : "Not allowed";
+  button.textContent = done ? "Copied" : "Copy failed";
   setTimeout(() => (button.textContent = "Copy all"), COPIED_FOR);
 }
 
-/** As it is said, the doubtful marked. */
+/** Show the summary with the doubtful lines highlighted. */
 function showSummary(text) {
   const parts = text.split(/(\d+ doubtful)/).map((part, index) => {
     if (index % 2 === 0) return part;

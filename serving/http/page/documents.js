@@ -1,24 +1,24 @@
-/** The documents of this visit, read one after another. */
+/** The documents of this session, read one after another. */
 
 import { Refusal, read } from "./api.js";
 import { askForKey } from "./key.js";
-import { still } from "./still.js";
+import { preview } from "./preview.js";
 
 /**
  * @typedef {object} Doc
  * @property {File} file
  * @property {"waiting" | "reading" | "read" | "failed"} state
- * @property {number} page the page that is looked at
- * @property {object | null} answer as `format=pages`, of the pages that were read so far
- * @property {number} total pages that it has, once the first one was read
- * @property {number} milliseconds from sending it to the last page
- * @property {{blob: Blob, width: number, height: number} | null} still
+ * @property {number} page the page shown
+ * @property {object | null} answer as `format=pages`, with the pages read so far
+ * @property {number} total number of pages, known once the first was read
+ * @property {number} milliseconds from upload to the last page
+ * @property {{blob: Blob, width: number, height: number} | null} preview
  * @property {Refusal | null} refusal
  */
 
 /**
- * Says "change", with the document as `detail`, whenever one has changed, and "page" when one more
- * page of it was read.
+ * Dispatches "change" when a document has changed and "page" when another page of it was read, with
+ * the document as `detail`.
  */
 export class Documents extends EventTarget {
   /** @type {Doc[]} */
@@ -27,7 +27,7 @@ export class Documents extends EventTarget {
   #running = false;
   #abort = new AbortController();
 
-  /** @param {() => Promise<string>} pipeline the name of the one chosen */
+  /** @param {() => Promise<string>} pipeline the name of the selected pipeline */
   constructor(pipeline) {
     super();
     this.#pipeline = pipeline;
@@ -35,20 +35,20 @@ export class Documents extends EventTarget {
 
   /** @param {File[]} files @returns {Doc} the first of them */
   add(files) {
-    const added = files.map((file) => ({ ...UNREAD, file, still: null }));
+    const added = files.map((file) => ({ ...UNREAD, file, preview: null }));
     this.list.push(...added);
-    queueMicrotask(() => this.#run()); // the caller gets them before anything is said of them
+    queueMicrotask(() => this.#run()); // the caller has them before the first event
     return added[0];
   }
 
-  /** Read a document anew, from the start if it is being read. @param {Doc} doc */
+  /** Read a document again, from the start if it is in progress. @param {Doc} doc */
   again(doc) {
     if (doc.state === "reading") return this.#abort.abort(AGAIN);
     this.#set(doc, UNREAD);
     this.#run();
   }
 
-  /** Give up the one that is being read. */
+  /** Cancel the document in progress. */
   cancel() {
     this.#abort.abort();
   }
@@ -83,45 +83,45 @@ export class Documents extends EventTarget {
   }
 
   async #read(doc, signal) {
-    if (!doc.still) this.#set(doc, { still: await still(doc.file) });
+    if (!doc.preview) this.#set(doc, { preview: await preview(doc.file) });
     const pipeline = await this.#pipeline();
-    const pictures = doc.still === null;
-    const found = await this.#pages(doc, read(pipeline, doc.file, { pictures, signal }));
-    if (pictures || fits(doc.still, found.answer.pages)) return found;
-    // The browser turned the picture otherwise than the server did: take the server's.
-    this.#set(doc, { ...UNREAD, state: "reading", still: null });
+    const pictures = doc.preview === null;
+    const result = await this.#pages(doc, read(pipeline, doc.file, { pictures, signal }));
+    if (pictures || fits(doc.preview, result.answer.pages)) return result;
+    // The browser oriented the picture differently from the server: use the server's.
+    this.#set(doc, { ...UNREAD, state: "reading", preview: null });
     return this.#pages(doc, read(pipeline, doc.file, { pictures: true, signal }));
   }
 
-  /** Take them as they come. */
+  /** Collect the pages as they arrive. */
   async #pages(doc, reading) {
     const start = performance.now();
     const pages = [];
     let rest = {};
-    for await (const { pages: total, ...told } of reading) {
+    for await (const { pages: total, ...part } of reading) {
       if (total === undefined) {
-        rest = told;
+        rest = part;
         continue;
       }
-      pages.push(told);
+      pages.push(part);
       Object.assign(doc, { answer: { pages }, total });
-      this.#say("page", doc);
+      this.#dispatch("page", doc);
     }
     return { answer: { ...rest, pages }, milliseconds: performance.now() - start };
   }
 
   #set(doc, values) {
     Object.assign(doc, values);
-    this.#say("change", doc);
+    this.#dispatch("change", doc);
   }
 
-  #say(what, doc) {
-    if (this.list.includes(doc)) this.dispatchEvent(new CustomEvent(what, { detail: doc }));
+  #dispatch(type, doc) {
+    if (this.list.includes(doc)) this.dispatchEvent(new CustomEvent(type, { detail: doc }));
   }
 }
 
 const AGAIN = "again";
-const CANCELLED = new Refusal("cancelled", "You ended the reading.");
+const CANCELLED = new Refusal("cancelled", "You cancelled the request.");
 const UNREAD = {
   state: "waiting",
   page: 0,

@@ -1,8 +1,8 @@
-/** The key, where the server wants one: asked for once, kept for this tab alone. */
+/** The API key, if the server requires one: asked for once, kept in this tab only. */
 
-import { sentence } from "./words.js";
+import { sentence } from "./text.js";
 
-const PLACE = "ocr-key";
+const STORAGE_KEY = "ocr-key";
 
 const dialog = document.getElementById("key-dialog");
 const form = document.getElementById("key-form");
@@ -10,31 +10,31 @@ const input = document.getElementById("key-input");
 const reason = document.getElementById("key-reason");
 
 export function keptKey() {
-  return sessionStorage.getItem(PLACE);
+  return sessionStorage.getItem(STORAGE_KEY);
 }
 
 /**
  * Ask for a key.
  *
- * @param {string} message why, in the server's words
- * @returns {Promise<boolean>} whether one was given
+ * @param {string} message the server's error message
+ * @returns {Promise<boolean>} whether one was entered
  */
 export function askForKey(message) {
-  sessionStorage.removeItem(PLACE);
+  sessionStorage.removeItem(STORAGE_KEY);
   reason.textContent = sentence(message);
   input.value = "";
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "given"), { once: true });
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "entered"), { once: true });
   });
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  // A header takes no line breaks, which come along with a copied key.
-  sessionStorage.setItem(PLACE, input.value.trim());
-  dialog.close("given");
+  // A header cannot hold the line breaks that may have been copied with the key.
+  sessionStorage.setItem(STORAGE_KEY, input.value.trim());
+  dialog.close("entered");
 });
 
 document.getElementById("key-cancel").addEventListener("click", () => dialog.close(""));

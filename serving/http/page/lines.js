@@ -1,17 +1,17 @@
 /** The lines of a page as a list: one stop for Tab, arrow keys inside. */
 
-import { isDoubtful, percent } from "./words.js";
+import { isDoubtful, percent } from "./text.js";
 
 const list = document.getElementById("lines");
 let shown = null;
 
-/** @param {{light: (index: number | null) => void, choose: (index: number) => void}} tell */
-export function listen(tell) {
-  list.addEventListener("pointerover", ({ target }) => tell.light(indexOf(target)));
-  list.addEventListener("pointerleave", () => tell.light(null));
+/** @param {{highlight: (index: number | null) => void, choose: (index: number) => void}} handlers */
+export function listen(handlers) {
+  list.addEventListener("pointerover", ({ target }) => handlers.highlight(indexOf(target)));
+  list.addEventListener("pointerleave", () => handlers.highlight(null));
   list.addEventListener("focusin", ({ target }) => {
     setStop(indexOf(target));
-    tell.choose(indexOf(target));
+    handlers.choose(indexOf(target));
   });
   list.addEventListener("keydown", (event) => {
     const last = list.children.length - 1;
@@ -25,22 +25,22 @@ export function listen(tell) {
 
 /** @param {{data: string, score: number}[]} lines */
 export function show(lines) {
-  if (lines === shown) return; // somebody may be among them
+  if (lines === shown) return; // keep the focus, which may be on one of them
   shown = lines;
   list.hidden = lines.length === 0;
   list.replaceChildren(...lines.map(option));
   list.scrollTo(0, 0);
 }
 
-/** Light one line, or none. @param {number | null} index */
-export function light(index) {
-  for (const lit of list.querySelectorAll(".lit")) {
-    lit.classList.remove("lit");
-    lit.ariaSelected = "false";
+/** Highlight one line, or none. @param {number | null} index */
+export function highlight(index) {
+  for (const highlighted of list.querySelectorAll(".highlighted")) {
+    highlighted.classList.remove("highlighted");
+    highlighted.ariaSelected = "false";
   }
   const line = list.children[index];
   if (line) {
-    line.classList.add("lit");
+    line.classList.add("highlighted");
     line.ariaSelected = "true";
   }
 }
@@ -66,7 +66,7 @@ function option({ data, score }, index) {
   const sure = element("span", "score", percent(score));
   if (isDoubtful(score)) {
     line.classList.add("doubtful");
-    sure.append(element("span", "unseen", ", doubtful"));
+    sure.append(element("span", "visually-hidden", ", doubtful"));
   }
   line.append(text, sure);
   return line;

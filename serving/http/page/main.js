@@ -1,20 +1,20 @@
-/** Puts the parts together: files in, the document that is looked at on the screen. */
+/** Connects the parts: files in, the selected document on screen. */
 
 import { example, pipelines } from "./api.js";
 import * as bar from "./bar.js";
 import { Documents } from "./documents.js";
-import * as intake from "./intake.js";
+import * as input from "./input.js";
 import { askForKey } from "./key.js";
 import * as lines from "./lines.js";
 import * as picture from "./picture.js";
-import { copy, download, textOf } from "./take.js";
-import { counted, explained } from "./words.js";
+import { copy, download, textOf } from "./export.js";
+import { counted, explained } from "./text.js";
 
 const byId = (id) => document.getElementById(id);
 const pipeline = byId("pipeline");
 const documents = new Documents(chosenPipeline);
 let current = null;
-let chosen = null; // the line that has or had the focus
+let chosen = null; // the line focused last
 let quietUntil = 0;
 const QUIET = 5000; // ms
 
@@ -33,7 +33,7 @@ function render() {
 }
 
 function pictureOf(doc, page) {
-  return page?.picture ? { ...page, blob: page.picture } : doc.still;
+  return page?.picture ? { ...page, blob: page.picture } : doc.preview;
 }
 
 function showRefusal(refusal) {
@@ -45,7 +45,7 @@ function showRefusal(refusal) {
   byId("failed-id").textContent = refusal.requestId ? `Request ${refusal.requestId}` : "";
 }
 
-/** Look at a document, and a page of it. */
+/** Show a document, and a page of it. */
 function look(doc, page = doc?.page) {
   if (doc && !current) requestAnimationFrame(() => byId("name").focus());
   current = doc;
@@ -54,48 +54,48 @@ function look(doc, page = doc?.page) {
   render();
 }
 
-function say(text) {
+function announce(text) {
   byId("status").textContent = text;
 }
 
-/** What changes so often that to hear all of it would be noise. */
-function sayNowAndThen(text) {
+/** Announce what changes too often to announce every time. */
+function announceRarely(text) {
   if (performance.now() < quietUntil) return;
   quietUntil = performance.now() + QUIET;
-  say(text);
+  announce(text);
 }
 
-/** Light a line here and there; without one, the chosen line again. */
-function light(index) {
-  lines.light(index ?? chosen);
-  picture.light(index ?? chosen);
+/** Highlight a line in the list and the picture; without an index, the chosen line. */
+function highlight(index) {
+  lines.highlight(index ?? chosen);
+  picture.highlight(index ?? chosen);
 }
 
 function choose(index) {
   chosen = index;
-  light(index);
+  highlight(index);
   picture.reveal(index);
 }
 
 lines.listen({
   choose,
-  light(index) {
-    light(index);
+  highlight(index) {
+    highlight(index);
     if (index !== null) picture.reveal(index);
   },
 });
 picture.listen({
   choose: lines.focus,
-  light(index) {
-    light(index);
+  highlight(index) {
+    highlight(index);
     if (index !== null) lines.reveal(index);
   },
 });
 
 documents.addEventListener("change", ({ detail: doc }) => {
-  if (doc.state === "reading") say(`Reading ${doc.file.name}`);
-  if (doc.state === "read") say(`${doc.file.name}: ${bar.summary(doc)}`);
-  if (doc.state === "failed") say(`${doc.file.name}: ${explained(doc.refusal).title}`);
+  if (doc.state === "reading") announce(`Reading ${doc.file.name}`);
+  if (doc.state === "read") announce(`${doc.file.name}: ${bar.summary(doc)}`);
+  if (doc.state === "failed") announce(`${doc.file.name}: ${explained(doc.refusal).title}`);
   if (doc !== current) return bar.show(documents.list, current, look);
   if (!doc.answer) chosen = null;
   render();
@@ -104,13 +104,13 @@ documents.addEventListener("change", ({ detail: doc }) => {
 documents.addEventListener("page", ({ detail: doc }) => {
   const { answer, page, total } = doc;
   if (doc !== current) return;
-  // Whoever looks at another page of it, or points at a line, is not disturbed.
+  // Leave the view alone while the user looks at another page, or points at a line.
   if (page === answer.pages.length - 1) render();
   else bar.show(documents.list, current, look);
-  if (total > 1) sayNowAndThen(bar.progress(doc));
+  if (total > 1) announceRarely(bar.progress(doc));
 });
 
-intake.listen((files) => look(documents.add(files)));
+input.listen((files) => look(documents.add(files)));
 byId("example").addEventListener("click", () => {
   example().then((file) => look(documents.add([file])), showTrouble);
 });
@@ -129,7 +129,7 @@ byId("download").addEventListener("click", () => download(current.answer, curren
 byId("copy").addEventListener("click", async () => {
   const done = await copy(textOf(current.answer));
   const count = current.answer.pages.reduce((sum, page) => sum + page.lines.length, 0);
-  say(done ? `${counted(count, "line")} copied` : "The browser did not let the page copy");
+  announce(done ? `${counted(count, "line")} copied` : "The browser refused to copy");
   bar.copied(done);
 });
 pipeline.addEventListener("change", () => current && documents.again(current));

@@ -1,6 +1,6 @@
 /** The page's picture with a box around every line. */
 
-import { isDoubtful } from "./words.js";
+import { isDoubtful } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -9,15 +9,15 @@ const pane = document.getElementById("pane");
 const image = document.getElementById("image");
 const boxes = document.getElementById("boxes");
 const fit = document.getElementById("fit");
-let shown = null; // the one picture that has an address
-let drawn = null; // the lines whose boxes are there
+let shown = null; // the one picture that has an object URL
+let drawn = null; // the lines whose boxes are drawn
 
-/** @param {{light: (index: number | null) => void, choose: (index: number) => void}} tell */
-export function listen(tell) {
-  boxes.addEventListener("pointerover", ({ target }) => tell.light(indexOf(target)));
-  boxes.addEventListener("pointerleave", () => tell.light(null));
+/** @param {{highlight: (index: number | null) => void, choose: (index: number) => void}} handlers */
+export function listen(handlers) {
+  boxes.addEventListener("pointerover", ({ target }) => handlers.highlight(indexOf(target)));
+  boxes.addEventListener("pointerleave", () => handlers.highlight(null));
   boxes.addEventListener("click", ({ target }) => {
-    if (indexOf(target) !== null) tell.choose(indexOf(target));
+    if (indexOf(target) !== null) handlers.choose(indexOf(target));
   });
   fit.addEventListener("click", () => setFit(pane.dataset.fit === "page" ? "width" : "page"));
   setFit(matchMedia("(max-width: 52rem)").matches ? "width" : "page");
@@ -28,7 +28,7 @@ export function listen(tell) {
  *
  * @param {{blob: Blob, width: number, height: number} | null} picture null: nothing to show
  * @param {{box: number[][], score: number}[]} lines boxes in the picture's own pixels
- * @param {string} name for those who do not see it
+ * @param {string} name alternative text
  */
 export function show(picture, lines, name) {
   area.hidden = picture === null;
@@ -51,7 +51,7 @@ export function show(picture, lines, name) {
   drawn = lines;
 }
 
-/** Give a picture an address, and take it from the one before. @returns {boolean} whether it is new */
+/** Create an object URL for a picture and revoke the one before. @returns {boolean} whether it is new */
 function hold(blob) {
   if (shown?.blob === blob) return false;
   if (shown) URL.revokeObjectURL(shown.url);
@@ -59,10 +59,10 @@ function hold(blob) {
   return true;
 }
 
-/** Light one box, or none. @param {number | null} index */
-export function light(index) {
-  boxes.querySelector(".lit")?.classList.remove("lit");
-  boxes.children[index]?.classList.add("lit");
+/** Highlight one box, or none. @param {number | null} index */
+export function highlight(index) {
+  boxes.querySelector(".highlighted")?.classList.remove("highlighted");
+  boxes.children[index]?.classList.add("highlighted");
 }
 
 /** Scroll the pane, never the window, to a box. @param {number} index */

@@ -1,6 +1,6 @@
 """`kill -HUP`: a new generation of workers loads while the old one serves.
 
-OCR_HPI_SWAP_SECONDS=60 makes the tests under load as long; a few seconds are enough for a look.
+OCR_HPI_SWAP_SECONDS=60 makes the tests under load as long; the default suffices for a quick run.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import yaml
 from http_fake import CONFIG, picture
 from http_load import Load
 from http_server import PATIENCE, URL, Server, answer, eventually
+from plans import deploy
 
 from serving.config import load_config
 from serving.http.keys import new_key
 from serving.machine import usable_cores
-from serving.plan.plan import save_deployment
 
 SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "3"))
 
 
-class Swapped(Server):
-    """A server whose YAML names, by the recognition's folder, what every line says."""
+class ReloadServer(Server):
+    """A server whose lines all say the name of the recognition model's folder in its YAML."""
 
     def __init__(self, folder: Path, name: str = "one", **settings: Any) -> None:
         self.yaml = folder / "pipeline.yaml"
@@ -43,7 +43,7 @@ class Swapped(Server):
         self.yaml.write_text(yaml.safe_dump(config))
 
     def hup(self) -> None:
-        """As `pkill -HUP` does, which means the master and meets the workers as well."""
+        """As `pkill -HUP` does: it is meant for the master and reaches the workers as well."""
         for pid in (self.process.pid, *self.workers()):
             os.kill(pid, signal.SIGHUP)
 
@@ -52,7 +52,7 @@ class Swapped(Server):
         return state
 
     def serves(self, generation: int) -> bool:
-        """Whether it has swapped to this one and is done with it."""
+        """Whether this generation serves and the one before has ended."""
         state = self.state()
         idle = state["reload"]["state"] == "idle"
         return bool(state["generation"] == generation and idle)
@@ -67,13 +67,13 @@ class Swapped(Server):
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Swapped]]:
-    servers: list[Swapped] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., ReloadServer]]:
+    servers: list[ReloadServer] = []
 
-    def begin(name: str = "one", **settings: Any) -> Swapped:
+    def begin(name: str = "one", **settings: Any) -> ReloadServer:
         folder = tmp_path / str(len(servers))
         folder.mkdir()
-        servers.append(Swapped(folder, name, **settings))
+        servers.append(ReloadServer(folder, name, **settings))
         return servers[-1].wait_ready()
 
     yield begin
@@ -81,7 +81,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Swapped]]:
         server.end()
 
 
-def test_no_request_fails_while_generations_are_swapped(start: Callable[..., Swapped]) -> None:
+def test_no_request_fails_during_reloads(start: Callable[..., ReloadServer]) -> None:
     server = start(workers=2, threads=2, queue=50)
     end = time.monotonic() + SECONDS
     generation = 1
@@ -99,7 +99,7 @@ def test_no_request_fails_while_generations_are_swapped(start: Callable[..., Swa
     assert generation >= 3
 
 
-def test_what_is_in_work_is_finished_by_the_old_ones(start: Callable[..., Swapped]) -> None:
+def test_old_workers_finish_their_requests(start: Callable[..., ReloadServer]) -> None:
     server = start(threads=1, queue=1)
     held = server.hold_in_work()
     server.name("two")
@@ -108,7 +108,7 @@ def test_what_is_in_work_is_finished_by_the_old_ones(start: Callable[..., Swappe
     assert server.state()["reload"]["state"] == "finishing"
     assert server.text() == "two"
     server.gate.with_suffix(".reached").unlink()
-    waiting = server.hold_in_work()  # the last place: places are counted across generations
+    waiting = server.hold_in_work()  # the last permit: they count across generations
     assert eventually(lambda: server.post().status_code == 429)
     server.gate.touch()
     status, body, response = answer(held)
@@ -119,7 +119,9 @@ def test_what_is_in_work_is_finished_by_the_old_ones(start: Callable[..., Swappe
     assert len(server.workers()) == 1
 
 
-def test_a_generation_that_fails_leaves_the_old_one(start: Callable[..., Swapped]) -> None:
+def test_a_generation_that_fails_to_load_leaves_the_old_one_serving(
+    start: Callable[..., ReloadServer],
+) -> None:
     server = start(workers=2)
     old = set(server.workers())
     for name, reason in (
@@ -144,7 +146,7 @@ def test_a_generation_that_fails_leaves_the_old_one(start: Callable[..., Swapped
     assert server.text() == "two"
 
 
-def test_hups_during_a_reload_are_one_more(start: Callable[..., Swapped]) -> None:
+def test_signals_during_a_reload_make_one_more_reload(start: Callable[..., ReloadServer]) -> None:
     server = start(workers=2)
     server.name("slow")
     server.hup()
@@ -152,21 +154,21 @@ def test_hups_during_a_reload_are_one_more(start: Callable[..., Swapped]) -> Non
     assert server.text() == "one"
     for _ in range(3):
         server.hup()
-    assert eventually(lambda: server.errors().count("reload asked for") == 4 or coalesced(server))
+    assert eventually(lambda: server.errors().count("reload requested") == 4 or coalesced(server))
     assert len(server.workers()) == 4
     server.name("two")
     server.gate.touch()
     assert eventually(lambda: server.serves(3))
     assert server.text() == "two"
-    assert server.errors().count("loading anew") == 2
+    assert server.errors().count('"message": "loading"') == 2
 
 
-def coalesced(server: Swapped) -> bool:
-    """Signals of a kind that wait are one; so a few of them may be fewer."""
-    return server.errors().count("reload asked for") >= 2
+def coalesced(server: ReloadServer) -> bool:
+    """Pending signals of a kind are merged by the kernel, so several may arrive as fewer."""
+    return server.errors().count("reload requested") >= 2
 
 
-def test_sigterm_during_a_reload_ends_all(start: Callable[..., Swapped]) -> None:
+def test_sigterm_during_a_reload_ends_every_worker(start: Callable[..., ReloadServer]) -> None:
     server = start()
     server.name("slow")
     server.hup()
@@ -177,7 +179,9 @@ def test_sigterm_during_a_reload_ends_all(start: Callable[..., Swapped]) -> None
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
-def test_a_dead_worker_is_replaced_by_one_of_the_same_yaml(start: Callable[..., Swapped]) -> None:
+def test_a_dead_worker_is_replaced_by_one_of_the_same_yaml(
+    start: Callable[..., ReloadServer],
+) -> None:
     server = start()
     server.name("two")
     [worker] = server.workers()
@@ -188,29 +192,31 @@ def test_a_dead_worker_is_replaced_by_one_of_the_same_yaml(start: Callable[..., 
 
 
 def test_a_dead_worker_is_not_replaced_by_one_of_other_models(
-    start: Callable[..., Swapped],
+    start: Callable[..., ReloadServer],
 ) -> None:
     server = start(workers=2)
     server.gate.with_suffix(".models").write_text("another plan")
     old = server.workers()
     os.kill(old[0], signal.SIGKILL)
     assert eventually(server.failed)
-    assert "changed on disk" in server.state()["reload"]["error"]["message"]
+    assert "have changed on disk" in server.state()["reload"]["error"]["message"]
     assert server.text() == "one"
     server.hup()
     assert eventually(lambda: server.serves(2))
     assert old[1] not in server.workers()
 
 
-def told(caller: socket.socket) -> str | None:
-    """An answer's word on the connection, which stays open here."""
+def connection_header(caller: socket.socket) -> str | None:
+    """An answer's Connection header; the connection stays open here."""
     with http.client.HTTPResponse(caller) as response:
         response.begin()
         response.read()
         return response.getheader("Connection")
 
 
-def test_a_new_generation_takes_nobody_before_it_is_ready(start: Callable[..., Swapped]) -> None:
+def test_a_new_generation_accepts_no_connection_before_it_is_ready(
+    start: Callable[..., ReloadServer],
+) -> None:
     server = start()
     server.name("slow")
     server.hup()
@@ -220,15 +226,15 @@ def test_a_new_generation_takes_nobody_before_it_is_ready(start: Callable[..., S
         caller.sendall(b"GET /ocr/v1 HTTP/1.1\r\nHost: x\r\n\r\n")
     kept = callers.pop()
     assert [answer(caller)[1]["generation"] for caller in callers] == [1] * 19
-    assert told(kept) == "keep-alive"
+    assert connection_header(kept) == "keep-alive"
     server.gate.touch()
     assert eventually(lambda: server.state()["generation"] == 2)
     kept.sendall(b"GET /ocr/v1 HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert told(kept) == "close"  # still answered, and told to come anew
+    assert connection_header(kept) == "close"
     kept.close()
 
 
-def test_keys_are_read_anew_with_the_rest(start: Callable[..., Swapped], tmp_path: Path) -> None:
+def test_a_reload_reads_the_keys_too(start: Callable[..., ReloadServer], tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
     (old, line), (new, other) = new_key("alice"), new_key("bob")
     file.write_text(line + "\n")
@@ -252,21 +258,21 @@ def test_keys_are_read_anew_with_the_rest(start: Callable[..., Swapped], tmp_pat
 
 
 def test_a_reload_keeps_the_number_of_workers_and_says_so(
-    start: Callable[..., Swapped], tmp_path: Path
+    start: Callable[..., ReloadServer], tmp_path: Path
 ) -> None:
     models = tmp_path / "models"
     server = start(workers=2, models=str(models))
-    save_deployment(models, load_config(server.yaml), usable_cores(), "cpu", 4)
+    deploy(tmp_path / "models", load_config(server.yaml), usable_cores(), "cpu", 4)
     server.hup()
     assert eventually(lambda: server.serves(2))
-    assert "the plans say 4 worker processes now, and said 1 before" in server.errors()
+    assert "the plans recommend 4 worker processes now, and 1 before" in server.errors()
     assert len(server.workers()) == 2
 
 
-def test_a_malformed_keys_file_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_malformed_keys_file_is_an_error_before_anything_starts(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
     file.write_text("alice:secret\n")
-    server = Swapped(tmp_path, api_keys_file=str(file))
+    server = ReloadServer(tmp_path, api_keys_file=str(file))
     assert server.process.wait(PATIENCE) == 1
     [line] = server.errors().splitlines()
     assert line.startswith(f"error: {file}, line 1: not NAME:SHA256")
@@ -274,6 +280,8 @@ def test_a_malformed_keys_file_is_told_before_anything_starts(tmp_path: Path) ->
     server.end()
 
 
-def test_listening_to_all_without_keys_is_warned_of(start: Callable[..., Swapped]) -> None:
-    assert "without keys" in start(host="0.0.0.0").errors()
-    assert "without keys" not in start(host="127.0.0.2").errors()
+def test_listening_on_all_addresses_without_keys_logs_a_warning(
+    start: Callable[..., ReloadServer],
+) -> None:
+    assert "without API keys" in start(host="0.0.0.0").errors()
+    assert "without API keys" not in start(host="127.0.0.2").errors()

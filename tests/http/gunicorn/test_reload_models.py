@@ -1,4 +1,4 @@
-"""`kill -HUP` between two families of models: every answer is wholly of the one or of the other.
+"""`kill -HUP` between two families of models: every answer is entirely from one of them.
 
 OCR_HPI_SWAP_SECONDS=60 makes the test under load as long, with a HUP every five seconds.
 """
@@ -25,15 +25,16 @@ from serving.config import load_config
 from serving.machine import usable_cores
 from serving.models.files import digest
 from serving.models.store import Store
+from serving.plan.build import plan_inputs
 from serving.plan.graphs import Graphs
-from serving.plan.plan import ModelPlan, load_plan, plan_inputs
+from serving.plan.plan import ModelPlan, find_plan, requirements, save_plan
 
 SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "0"))
 EVERY = 5.0 if SECONDS > 30 else 1.0
 PATIENCE = 240.0
-"""Models load slowly on a busy machine."""
+"""Seconds; models load slowly on a busy machine."""
 FAMILIES = ("PP-OCRv4_mobile", "PP-OCRv6_small")
-"""Other detectors, recognisers and dictionaries; other boxes, spaces and scores come of them."""
+"""Different detectors, recognisers and dictionaries give different boxes, spaces and scores."""
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +46,31 @@ def yamls(repo: Path) -> list[Path]:
 def models(
     model_store: Store, built: Path, yamls: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The models of both, and their plans: the default one's, which was measured, and for the other
-    the same engines, which would take minutes to measure.
+    """The models and plans of both: the default's is measured, the other's names the same engines,
+    because measuring takes minutes.
     """
     cores = usable_cores()
     default, other = map(load_config, yamls)
     for kind in ("det", "rec"):
         model_store.fetch(f"{FAMILIES[1]}_{kind}")
-    about = plan_inputs(other, built, cores)
-    for part in about.parts.values():
+    inputs = plan_inputs(other, built, cores)
+    for part in inputs.parts.values():
         Graphs(built).build(part.folder, part.model)
-    plan = load_plan(built, plan_inputs(default, built, cores).key, pipeline="the default")
+    plan = find_plan(default, built)
     planned = {
         section: ModelPlan(part.model.name, digest(part.folder), (), plan.models[section].choice)
-        for section, part in about.parts.items()
+        for section, part in inputs.parts.items()
     }
     folder = tmp_path_factory.mktemp("models")
     (folder / "engines").mkdir()
     for source in (*built.iterdir(), *(built / "engines").iterdir()):
         if source.name not in ("engines", "plans"):
             (folder / source.relative_to(built)).symlink_to(source)
-    plan.save(folder)
-    replace(plan, key=about.key, models=planned).save(folder)
+    choices = {section: model.choice for section, model in planned.items()}
+    needs = requirements(other, inputs.parts, choices, cores, "cpu")
+    save_plan(folder, default, cores, "cpu", plan)
+    changed = replace(plan, key="other", models=planned, requirements=needs)
+    save_plan(folder, other, cores, "cpu", changed)
     return folder
 
 
@@ -123,7 +127,7 @@ def serves(state: dict[str, Any], generation: int) -> bool:
     return bool(state["generation"] == generation)
 
 
-def test_every_answer_is_wholly_of_one_family(
+def test_every_answer_is_entirely_from_one_family(
     server: Server, yamls: list[Path], repo: Path
 ) -> None:
     page = cv2.imread(str(repo / "docs/page.jpg"))
@@ -144,10 +148,12 @@ def test_every_answer_is_wholly_of_one_family(
     assert set(load.seen) == set(expected)
 
 
-def test_a_yaml_without_a_plan_leaves_the_old_one(server: Server, yamls: list[Path]) -> None:
-    told = yaml.safe_load(yamls[0].read_text())
-    told["SubModules"]["TextDetection"]["limit_side_len"] = 321
-    server.swap(yaml.safe_dump(told))
+def test_a_yaml_without_a_plan_leaves_the_old_one_serving(
+    server: Server, yamls: list[Path]
+) -> None:
+    config = yaml.safe_load(yamls[0].read_text())
+    config["SubModules"]["TextDetection"]["limit_side_len"] = 321
+    server.swap(yaml.safe_dump(config))
     assert server.becomes(lambda state: state["reload"]["error"] is not None)
     assert "no engine plan" in server.state()["reload"]["error"]["message"]
     assert server.state()["generation"] == 1

@@ -1,4 +1,4 @@
-"""A real server whose places are all taken."""
+"""A real server with no permit left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers who are slow, stall or hang up, against a real server."""
+"""Clients that are slow, stall or hang up, against a real server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http_fake import picture
 from http_server import PATIENCE, Server, answer, eventually, refused, request
 
 
-def test_a_slow_sender_is_sent_away_and_others_do_not_wait(server: Server) -> None:
+def test_a_slow_sender_is_refused_and_others_do_not_wait(server: Server) -> None:
     slow = server.connect()
     slow.sendall(request(b"x", length=50_000))
     assert server.post().status_code == 200
@@ -19,7 +19,7 @@ def test_a_slow_sender_is_sent_away_and_others_do_not_wait(server: Server) -> No
     assert "too slowly" in body["error"]["message"]
 
 
-def test_callers_that_stall_leave_threads_for_others(server: Server) -> None:
+def test_stalled_clients_leave_threads_for_others(server: Server) -> None:
     silent, in_header, in_body = ([server.connect() for _ in range(80)] for _ in range(3))
     for caller in in_header:
         caller.sendall(request(b"")[:50])
@@ -28,26 +28,26 @@ def test_callers_that_stall_leave_threads_for_others(server: Server) -> None:
     response = requests.get(server.base + "/health/live", timeout=PATIENCE)
     assert response.status_code == 200
     in_header[0].sendall(request(b"")[50:])
-    assert answer(in_header[0])[0] in (400, 429)  # the stalled bodies take all the room
+    assert answer(in_header[0])[0] in (400, 429)  # the stalled bodies fill the limit
     for caller in (*silent, *in_header, *in_body):
         caller.close()
     assert eventually(lambda: server.post().status_code == 200)
 
 
-def test_callers_that_stall_in_the_body_make_room(start: Callable[..., Server]) -> None:
+def test_bodies_that_stall_are_evicted(start: Callable[..., Server]) -> None:
     server = start(queue=1, body_time=1000).wait_ready()
     stalled = [server.connect() for _ in range(30)]
     for caller in stalled:
         caller.sendall(request(b"x", length=50_000))
     assert eventually(lambda: server.post().status_code == 200)
-    told = [answer(caller)[1]["error"]["code"] for caller in refused(stalled)]
-    assert {"bad_request", "busy"} >= set(told) >= {"bad_request"}
-    assert len(told) < len(stalled)
+    codes = [answer(caller)[1]["error"]["code"] for caller in refused(stalled)]
+    assert {"bad_request", "busy"} >= set(codes) >= {"bad_request"}
+    assert len(codes) < len(stalled)
     for caller in stalled:
         caller.close()
 
 
-def test_a_header_may_come_in_pieces(server: Server) -> None:
+def test_a_header_may_arrive_in_pieces(server: Server) -> None:
     caller = server.connect()
     whole = request(picture())
     for start in range(0, 200, 7):
@@ -57,7 +57,7 @@ def test_a_header_may_come_in_pieces(server: Server) -> None:
     assert answer(caller)[0] == 200
 
 
-def test_a_caller_that_hangs_up_midway_harms_nobody(server: Server) -> None:
+def test_a_client_that_hangs_up_midway_affects_no_other(server: Server) -> None:
     for _ in range(5):
         caller = server.connect()
         caller.sendall(request(b"x" * 1000, length=50_000))
@@ -65,7 +65,9 @@ def test_a_caller_that_hangs_up_midway_harms_nobody(server: Server) -> None:
     assert server.post().status_code == 200
 
 
-def test_who_hangs_up_while_waiting_frees_its_place(start: Callable[..., Server]) -> None:
+def test_a_client_that_hangs_up_while_waiting_frees_its_permit(
+    start: Callable[..., Server],
+) -> None:
     server = start(threads=1, queue=1).wait_ready()
     working = server.hold_in_work()
     others = [server.hold(), server.hold()]
@@ -73,12 +75,12 @@ def test_who_hangs_up_while_waiting_frees_its_place(start: Callable[..., Server]
     [waiting] = set(others) - set(refused(others))
     waiting.close()
 
-    def let_in() -> bool:
+    def admitted() -> bool:
         others.append(server.hold())
         time.sleep(0.3)
         return not refused(others[-1:])
 
-    assert eventually(let_in)
+    assert eventually(admitted)
     server.gate.touch()
     assert answer(working)[0] == 200
     assert answer(others[-1])[0] == 200

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import requests
 from http_server import PATIENCE, Server, answer, eventually
 
 
-def test_sigterm_finishes_what_is_in_work(start: Callable[..., Server]) -> None:
+def test_sigterm_finishes_requests_in_progress(start: Callable[..., Server]) -> None:
     server = start(threads=1, queue=0).wait_ready()
     held = server.hold_in_work()
     server.process.terminate()
@@ -32,7 +34,7 @@ def test_sigterm_finishes_what_is_in_work(start: Callable[..., Server]) -> None:
     assert server.process.wait(PATIENCE) == 0
 
 
-def test_a_killed_worker_is_replaced_and_its_places_come_back(
+def test_a_killed_worker_is_replaced_and_its_permits_are_released(
     start: Callable[..., Server],
 ) -> None:
     server = start(threads=1, queue=0).wait_ready()
@@ -53,23 +55,34 @@ def test_a_killed_worker_is_replaced_and_its_places_come_back(
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("pipeline", "words"),
+    ("pipeline", "message"),
     [
         ("broken", "error: broken: there is no such model; run: bash scripts/fetch_models.sh"),
         ("bug", "error: a pipeline does not load: ZeroDivisionError: oops"),
     ],
 )
 def test_a_pipeline_that_does_not_load_ends_the_server(
-    start: Callable[..., Server], pipeline: str, words: str, workers: int
+    start: Callable[..., Server], pipeline: str, message: str, workers: int
 ) -> None:
     server = start(pipelines=["accurate", pipeline], workers=workers)
     assert server.process.wait(PATIENCE) == 1
     assert server.process.stdout is not None
     assert server.process.stdout.read() == ""
-    said = server.errors().splitlines()
-    assert said[-1] == words
+    lines = server.errors().splitlines()
+    assert lines[-1] == message
     if pipeline == "broken":
-        assert len(said) == 1
+        assert len(lines) == 1
+
+
+def test_no_thread_starts_before_the_fork() -> None:
+    """Vendors' libraries start threads, which a fork does not copy: workers import them."""
+    code = (
+        "import sys, threading, serving.http.gunicorn.server\n"
+        "vendors = {'openvino', 'onnxruntime', 'pynvml'} & sys.modules.keys()\n"
+        "print(vendors or '-', threading.active_count())"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout == "- 1\n"
 
 
 def test_ipv6(start: Callable[..., Server]) -> None:
@@ -80,7 +93,7 @@ def test_ipv6(start: Callable[..., Server]) -> None:
     assert server.post().status_code == 200
 
 
-def test_a_port_in_use_is_told_at_once(start: Callable[..., Server]) -> None:
+def test_a_port_in_use_is_an_error_at_once(start: Callable[..., Server]) -> None:
     first = start().wait_ready()
     second = start(port=first.port)
     assert second.process.wait(PATIENCE) == 1

@@ -21,7 +21,7 @@ BROKEN = (0, 0, 1)
 def stream(
     server: Server, body: bytes, received: int | None = None
 ) -> Iterator[http.client.HTTPResponse]:
-    """An answer of which only the header has been read; `received`: bytes the kernel may hold."""
+    """An answer of which only the header has been read; `received`: bytes the kernel buffers."""
     with socket.socket() as caller:
         if received is not None:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
@@ -40,7 +40,7 @@ def entry(server: Server, request_id: str | None) -> dict[str, Any] | None:
     return next((line for line in lines if line.get("request_id") == request_id), None)
 
 
-def test_a_page_comes_before_the_next_is_read(start: Callable[..., Server]) -> None:
+def test_a_page_arrives_before_the_next_is_read(start: Callable[..., Server]) -> None:
     server = start(threads=1).wait_ready()
     with stream(server, document(BLACK, HELD, BLACK)) as response:
         assert (response.status, response.headers["Content-Type"]) == (200, "application/x-ndjson")
@@ -80,34 +80,34 @@ def test_the_deadline_ends_a_stream(start: Callable[..., Server]) -> None:
     assert "1 pages were read" in last["error"]["message"]
 
 
-def test_who_hangs_up_midway_frees_its_place(start: Callable[..., Server]) -> None:
+def test_a_client_that_hangs_up_midway_frees_its_permit(start: Callable[..., Server]) -> None:
     server = start(threads=1, queue=0).wait_ready()
     with stream(server, document(BLACK, HELD, *[BLACK] * 50)) as response:
         assert json.loads(response.readline())["page"] == 0
         assert server.post().status_code == 429
-    server.gate.touch()  # the page that was in work is finished, no more
+    server.gate.touch()  # only the page in progress is finished
     assert eventually(lambda: server.post().status_code == 200)
-    given = response.headers["X-Request-Id"]
-    assert eventually(lambda: entry(server, given) is not None)
-    found = entry(server, given)
-    assert found is not None
-    assert (found["complete"], found["pages"]) == (False, 1)
+    request_id = response.headers["X-Request-Id"]
+    assert eventually(lambda: entry(server, request_id) is not None)
+    logged = entry(server, request_id)
+    assert logged is not None
+    assert (logged["complete"], logged["pages"]) == (False, 1)
 
 
-def test_a_slow_reader_keeps_nobody_waiting(start: Callable[..., Server]) -> None:
+def test_a_slow_reader_delays_no_other_request(start: Callable[..., Server]) -> None:
     server = start(threads=1, queue=1).wait_ready()
     with stream(server, document(*[LONG] * 30), received=4096) as response:
-        for _ in range(3):  # its pages wait for it, and others take their turns
+        for _ in range(3):  # its pages wait for it, others do not
             assert server.post().status_code == 200
         lines = [json.loads(line) for line in response]
     assert [line.get("page") for line in lines] == [*range(30), None]
 
 
-def test_small_images_pass_a_long_document(start: Callable[..., Server]) -> None:
+def test_small_images_overtake_a_long_document(start: Callable[..., Server]) -> None:
     server = start(threads=1).wait_ready()
     with stream(server, document(BLACK, HELD, *[BLACK] * 150)) as response:
         response.readline()
-        callers = [server.hold() for _ in range(3)]  # behind the held page, one turn each
+        callers = [server.hold() for _ in range(3)]  # queued behind the held page
         server.gate.touch()
         small = [answer(caller)[2].headers["X-Request-Id"] for caller in callers]
         assert sum(1 for line in response if b'"page"' in line) == 151
@@ -133,7 +133,7 @@ def test_stopping_finishes_a_stream(start: Callable[..., Server], body: bytes) -
 
 @contextmanager
 def stream_behind(server: Server, body: bytes) -> Iterator[http.client.HTTPResponse]:
-    """A streamed request that waits in line; its answer has not begun."""
+    """A streamed request in the queue; its answer has not begun."""
     with server.connect() as caller:
         head = f"POST {URL}?format=pages HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n"
         caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)

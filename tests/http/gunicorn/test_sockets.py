@@ -1,4 +1,4 @@
-"""Callers that send slowly, do not read, or are gone."""
+"""Clients that send slowly, do not read, or are gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pair = tuple[TimedSocket, socket.socket]
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """A server's end and its caller's."""
+    """The server's end of a connection, and the client's."""
     listener = socket.create_server(("127.0.0.1", 0))
     caller = socket.create_connection(listener.getsockname())
     served, _ = TimedListener(listener).accept()
@@ -30,13 +30,13 @@ def test_reading_ends_at_the_deadline(pair: Pair) -> None:
     served, caller = pair
     caller.sendall(b"ab")
     assert served.recv(1) == b"a"
-    served.allow(0.05)
+    served.limit_reading(0.05)
     assert served.recv(1) == b"b"
     with pytest.raises(TimeoutError):
         served.recv(1)
 
 
-def test_drops_do_not_extend_the_deadline(pair: Pair) -> None:
+def test_single_bytes_do_not_extend_the_deadline(pair: Pair) -> None:
     served, caller = pair
     stop = threading.Event()
 
@@ -46,7 +46,7 @@ def test_drops_do_not_extend_the_deadline(pair: Pair) -> None:
 
     thread = threading.Thread(target=drip)
     thread.start()
-    served.allow(0.2)
+    served.limit_reading(0.2)
     with pytest.raises(TimeoutError):
         while True:
             served.recv(100)
@@ -57,14 +57,14 @@ def test_drops_do_not_extend_the_deadline(pair: Pair) -> None:
 def test_a_header_has_its_own_deadline(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.http.gunicorn.sockets.HEADER_TIME", 0.05)
     served, _ = pair
-    served.allow(0)
+    served.limit_reading(0)
     served.setblocking(True)  # what Gunicorn does at the start of each request
     with pytest.raises(TimeoutError) as caught:
         served.recv(1)
     assert isinstance(caught.value, OSError)
 
 
-def test_a_caller_that_does_not_read_is_given_up(
+def test_a_caller_that_does_not_read_is_dropped(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.http.gunicorn.sockets.SEND_TIME", 0.1)
@@ -81,7 +81,7 @@ def test_hung_up(pair: Pair) -> None:
     caller.sendall(b"next request")
     assert wait_readable(served)
     assert not hung_up(served)
-    assert served.recv(100) == b"next request"  # looking takes nothing away
+    assert served.recv(100) == b"next request"  # the check consumes nothing
     caller.close()
     assert wait_readable(served)
     assert hung_up(served)
@@ -89,7 +89,7 @@ def test_hung_up(pair: Pair) -> None:
     assert hung_up(served)
 
 
-def test_who_hangs_up_behind_a_next_request_is_gone(pair: Pair) -> None:
+def test_hung_up_after_sending_another_request(pair: Pair) -> None:
     served, caller = pair
     caller.sendall(b"next request")
     caller.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""What the tests of the page share: a real server, real pages, Debian's Chromium."""
+"""A real server, real pages, and Debian's Chromium."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ expect.set_options(timeout=30_000)  # milliseconds; a page is read in one of man
 
 @pytest.fixture(scope="session")
 def address(built: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where `ocr-hpi serve` answers."""
+    """The URL of `ocr-hpi serve`."""
     chromium()
     with serving(built, repo, tmp_path_factory.mktemp("server") / "stderr") as address:
         yield address
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page, loaded. At the end: no script failed, no rule was broken, no other host asked."""
+    """The page, loaded. At the end: no script error, no CSP violation, no third-party request."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
     page = context.new_page()

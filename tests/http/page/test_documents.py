@@ -1,4 +1,4 @@
-"""Documents of several pages, several documents, pictures that lie on their side."""
+"""Documents of several pages, several documents, rotated pictures."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def two_pages() -> list[Image.Image]:
 
 
 def pixels(page: Page) -> tuple[int, int]:
-    """Width and height that the boxes are drawn in."""
+    """Width and height of the boxes' coordinates."""
     view = page.locator("#boxes").get_attribute("viewBox") or ""
     _, _, width, height = map(int, view.split())
     return width, height
 
 
 def difference(page: Page, wanted: Image.Image) -> float:
-    """How far the picture on the screen is from the one wanted, in grey levels of 256."""
+    """Mean difference between the picture on screen and the expected one, in grey levels of 256."""
     page.locator("#boxes").evaluate("boxes => boxes.style.visibility = 'hidden'")
     seen = Image.open(io.BytesIO(page.locator("#image").screenshot()))
     page.locator("#boxes").evaluate("boxes => boxes.style.visibility = ''")
@@ -101,9 +101,9 @@ def test_several_documents_and_one_is_none(page: Page, picture: Path, tmp_path: 
     choose(page, odd, blank, picture)
     documents = page.get_by_role("navigation", name="Documents").get_by_role("button")
     expect(documents).to_have_text(["notes.txt", "blank.png", "sample.png"])
-    expect(page.get_by_role("heading", name="This is no image or PDF")).to_be_visible()
+    expect(page.get_by_role("heading", name="This file is not an image or PDF")).to_be_visible()
     documents.nth(1).click()
-    expect(page.get_by_text("No text was found on this page.")).to_be_visible()
+    expect(page.get_by_text("No text found on this page.")).to_be_visible()
     documents.nth(2).click()
     assert len(texts(page)) > 5
     expect(documents.nth(2)).to_have_attribute("aria-current", "true")

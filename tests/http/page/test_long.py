@@ -1,4 +1,4 @@
-"""A long document: its pages come one by one, and Cancel ends the reading in the server too.
+"""A long document: its pages arrive one by one, and Cancel also stops the server.
 
 OCR_HPI_LONG_PAGES=60 makes the PDF as long.
 """
@@ -23,18 +23,18 @@ from benchmarks import corpus
 PAGES = int(os.environ.get("OCR_HPI_LONG_PAGES", "4"))
 BLACK = (0, 0, 0)
 MOST = 24 * 2**20
-"""Bytes that the page's scripts may hold, however long the document is: pictures are elsewhere."""
+"""Bytes of the page's script heap, however long the document is: pictures are Blobs."""
 
 
 @pytest.fixture
 def server(start: Callable[..., Server]) -> Server:
-    """A server that reads one request at a time and takes no other, without models."""
+    """A server without models that has a single permit."""
     return start(threads=1, queue=0).wait_ready()
 
 
 @pytest.fixture
 def reading(browser: Browser, server: Server, tmp_path: Path) -> Iterator[Page]:
-    """The page, two pages of four read, the third in work until the server's gate opens."""
+    """The page, two pages of four read, the third in progress until the server's gate opens."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.goto(server.base)
@@ -63,7 +63,7 @@ def test_pages_are_shown_while_others_are_read(reading: Page, server: Server) ->
     server.gate.touch()
     expect(meter).to_be_hidden()
     expect(line).to_be_focused()  # what came meanwhile did not take it away
-    expect(reading.locator("polygon.lit")).to_have_count(1)
+    expect(reading.locator("polygon.highlighted")).to_have_count(1)
     expect(reading.locator("#position")).to_have_text("Page 2 of 4")
     expect(reading.locator("#status")).to_contain_text("four.tiff: 4 lines")
     expect(reading.get_by_role("button", name="Copy all")).to_be_visible()
@@ -79,7 +79,7 @@ def test_cancel_keeps_what_was_read_and_frees_the_servers_place(
     assert server.post().status_code == 429
     reading.get_by_role("button", name="Cancel").focus()
     reading.keyboard.press("Enter")
-    expect(reading.locator("#timing")).to_have_text("Cancelled. You ended the reading.")
+    expect(reading.locator("#timing")).to_have_text("Cancelled. You cancelled the request.")
     expect(reading.locator("#status")).to_have_text("four.tiff: Cancelled")
     expect(reading.locator("#name")).to_be_focused()  # not lost with the button
     expect(reading.locator("#summary")).to_have_text("2 of 4 pages read · 2 lines")
@@ -91,9 +91,9 @@ def test_cancel_keeps_what_was_read_and_frees_the_servers_place(
     reading.get_by_role("button", name="Next page").click()
     expect(reading.locator("#lines li")).to_have_count(1)
     expect(reading.get_by_role("button", name="Copy all")).to_be_visible()
-    reading.get_by_role("button", name="Read again").click()
+    reading.get_by_role("button", name="Retry").click()
     expect(reading.locator("#summary")).to_contain_text("4 lines")
-    expect(reading.get_by_role("button", name="Read again")).to_be_hidden()
+    expect(reading.get_by_role("button", name="Retry")).to_be_hidden()
 
 
 def test_a_long_pdf_on_real_models(page: Page, tmp_path: Path) -> None:

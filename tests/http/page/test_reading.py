@@ -1,4 +1,4 @@
-"""A document by every way in, and what is shown of it."""
+"""Every way to add a document, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.scores import character_overlap
 
 
 def answer(address: str, path: Path) -> dict[str, Any]:
-    """What the server says of the file to any other client."""
+    """The server's answer to any other client."""
     url = f"{address}/ocr/v1/accurate?format=pages"
     found: dict[str, Any] = requests.post(url, data=path.read_bytes(), timeout=60).json()
     return found
@@ -82,18 +82,18 @@ def test_a_line_lights_its_box_and_a_box_its_line(page: Page, picture: Path) -> 
     count = len(texts(page))
     for index in (0, count // 2, count - 1):
         page.locator("#lines li").nth(index).hover()
-        expect(page.locator("polygon.lit")).to_have_attribute("data-index", str(index))
-        expect(page.locator("polygon.lit")).to_be_in_viewport()
+        expect(page.locator("polygon.highlighted")).to_have_attribute("data-index", str(index))
+        expect(page.locator("polygon.highlighted")).to_be_in_viewport()
     page.locator("h1").hover()
-    expect(page.locator(".lit")).to_have_count(0)
+    expect(page.locator(".highlighted")).to_have_count(0)
     for index in (0, count - 1):
         page.locator("polygon").nth(index).hover()
-        expect(page.locator("li.lit")).to_have_attribute("data-index", str(index))
-        expect(page.locator("li.lit")).to_be_in_viewport()
+        expect(page.locator("li.highlighted")).to_have_attribute("data-index", str(index))
+        expect(page.locator("li.highlighted")).to_be_in_viewport()
     page.locator("polygon").nth(2).click()
     page.locator("h1").hover()
-    expect(page.locator("li.lit")).to_be_focused()
-    expect(page.locator("li.lit")).to_have_attribute("data-index", "2")
+    expect(page.locator("li.highlighted")).to_be_focused()
+    expect(page.locator("li.highlighted")).to_have_attribute("data-index", "2")
 
 
 def test_copy_all(page: Page, picture: Path) -> None:
@@ -144,13 +144,13 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Enter")
     count = len(texts(page))
     tab_to("#lines li:first-child")
-    expect(page.locator("polygon.lit")).to_have_attribute("data-index", "0")
+    expect(page.locator("polygon.highlighted")).to_have_attribute("data-index", "0")
     page.keyboard.press("ArrowDown")
-    expect(page.locator("polygon.lit")).to_have_attribute("data-index", "1")
+    expect(page.locator("polygon.highlighted")).to_have_attribute("data-index", "1")
     page.keyboard.press("End")
-    expect(page.locator("polygon.lit")).to_have_attribute("data-index", str(count - 1))
-    expect(page.locator("li.lit")).to_be_in_viewport()
-    expect(page.locator("li.lit")).to_be_focused()
+    expect(page.locator("polygon.highlighted")).to_have_attribute("data-index", str(count - 1))
+    expect(page.locator("li.highlighted")).to_be_in_viewport()
+    expect(page.locator("li.highlighted")).to_be_focused()
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     tab_to("#copy")

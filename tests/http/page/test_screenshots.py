@@ -1,4 +1,4 @@
-"""Pictures of the page, to look at. `OCR_HPI_SCREENSHOTS=docs` keeps those of the README."""
+"""Screenshots of the page. `OCR_HPI_SCREENSHOTS=docs` keeps those of the README."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 LINE = 5
-"""The line that is pointed at."""
+"""Index of the line under the pointer."""
 
 SIZES = {
     "light": (1280, 800),
@@ -23,7 +23,7 @@ SIZES = {
 
 @pytest.fixture
 def folder(repo: Path, tmp_path: Path) -> Path:
-    """Where the pictures go: as the environment says, else nowhere that lasts."""
+    """The folder of OCR_HPI_SCREENSHOTS, else a temporary one."""
     folder = repo / os.environ.get("OCR_HPI_SCREENSHOTS", tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -65,7 +65,7 @@ def test_screenshots(
 
     look.get_by_role("button", name="Try the example").click()
     look.locator("#lines li").nth(LINE).hover()
-    expect(look.locator("polygon.lit")).to_be_in_viewport()
+    expect(look.locator("polygon.highlighted")).to_be_in_viewport()
     assert not scrolls_sideways(look)
     taken = folder / f"page-{name}.png"
     look.screenshot(path=taken)
@@ -75,5 +75,5 @@ def test_screenshots(
     if name == "narrow":  # the picture stays in sight while the text is scrolled
         look.locator("#lines li").last.click()
         expect(look.locator("#image")).to_be_in_viewport()
-        expect(look.locator("polygon.lit")).to_be_in_viewport()
-        expect(look.locator("li.lit")).to_be_in_viewport()
+        expect(look.locator("polygon.highlighted")).to_be_in_viewport()
+        expect(look.locator("li.highlighted")).to_be_in_viewport()

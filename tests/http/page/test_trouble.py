@@ -1,4 +1,4 @@
-"""What the page says when something is wrong, and how it goes on."""
+"""Errors on the page, and how to recover from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HOSTILE = "<img src=x onerror=\"document.title='mine'\"><script>document.title='
 NDJSON = "application/x-ndjson"
 
 
-def stream(*told: dict[str, object]) -> str:
+def stream(*parts: dict[str, object]) -> str:
     """Pages one by one, as the server sends them."""
-    return "".join(json.dumps(line) + "\n" for line in told)
+    return "".join(json.dumps(line) + "\n" for line in parts)
 
 
 def refuse(status: int, code: str, message: str, **headers: str) -> dict[str, object]:
@@ -31,13 +31,13 @@ def refuse(status: int, code: str, message: str, **headers: str) -> dict[str, ob
 @pytest.mark.parametrize(
     ("name", "data", "title", "message"),
     [
-        ("notes.txt", b"no picture", "This is no image or PDF", "PDF"),
+        ("notes.txt", b"no picture", "This file is not an image or PDF", "PDF"),
         ("broken.jpg", b"\xff\xd8\xff\xe0" + b"x" * 99, "This file cannot be opened", ""),
-        ("huge.png", imaging_files.png(90_000, 90_000), "This is too large", "90000 x 90000"),
-        ("empty.png", b"", "The server cannot use this request", "No image"),
+        ("huge.png", imaging_files.png(90_000, 90_000), "The file is too large", "90000 x 90000"),
+        ("empty.png", b"", "The server rejected this request", "No image"),
     ],
 )
-def test_the_servers_refusals(
+def test_error_responses(
     page: Page, tmp_path: Path, name: str, data: bytes, title: str, message: str
 ) -> None:
     path = tmp_path / name
@@ -55,17 +55,17 @@ def test_the_servers_refusals(
     ("answer", "title", "hint"),
     [
         (
-            refuse(429, "busy", "every place is taken", **{"Retry-After": "3"}),
+            refuse(429, "busy", "no permit is left", **{"Retry-After": "3"}),
             "The server is busy",
-            "It asks to wait 3 seconds.",
+            "Try again in 3 seconds.",
         ),
-        (refuse(504, "timeout", "not done within 60 s"), "It took too long", ""),
+        (refuse(504, "timeout", "not done within 60 s"), "The request timed out", ""),
         (refuse(503, "not_ready", "still loading"), "The server is still starting", ""),
-        ({"status": 502, "body": "<h1>Bad Gateway</h1>"}, "The answer was not understood", ""),
-        ({"status": 200, "body": "<h1>Hello</h1>"}, "The answer was not understood", ""),
+        ({"status": 502, "body": "<h1>Bad Gateway</h1>"}, "Unexpected response", ""),
+        ({"status": 200, "body": "<h1>Hello</h1>"}, "Unexpected response", ""),
     ],
 )
-def test_what_a_second_try_mends(
+def test_errors_that_a_retry_fixes(
     page: Page, picture: Path, answer: dict[str, object], title: str, hint: str
 ) -> None:
     page.route(OCR, lambda route: route.fulfill(**answer), times=1)  # type: ignore[arg-type]
@@ -77,10 +77,10 @@ def test_what_a_second_try_mends(
     assert len(texts(page)) > 5
 
 
-def test_a_server_that_has_gone(page: Page, picture: Path) -> None:
+def test_a_server_that_does_not_respond(page: Page, picture: Path) -> None:
     page.context.set_offline(True)
     choose(page, picture)
-    expect(page.get_by_role("heading", name="The server does not answer")).to_be_visible()
+    expect(page.get_by_role("heading", name="The server does not respond")).to_be_visible()
     page.context.set_offline(False)
     page.get_by_role("button", name="Try again").click()
     assert len(texts(page)) > 5
@@ -103,11 +103,11 @@ PAGE = {"page": 0, "image": 0, "width": 40, "height": 20, "lines": [], "timing":
 @pytest.mark.parametrize(
     ("lines", "title", "message"),
     [
-        ([], "The server does not answer", "The answer was cut off."),
-        ([PAGE], "The server does not answer", "The answer was cut off."),
+        ([], "The server does not respond", "The response was cut off."),
+        ([PAGE], "The server does not respond", "The response was cut off."),
         (
             [PAGE, {"error": {"code": "timeout", "message": "not done within 90 s"}}],
-            "It took too long",
+            "The request timed out",
             "Not done within 90 s.",
         ),
     ],
@@ -120,17 +120,17 @@ def test_an_answer_that_ends_midway(
     answer = {"body": stream(*lines), "content_type": NDJSON}
     page.route(OCR, lambda route: route.fulfill(**answer), times=1)  # type: ignore[arg-type]
     choose(page, path)
-    if lines:  # what was read stays, and what is missing is told
+    if lines:  # the pages that arrived stay, with the error
         expect(page.locator("#summary")).to_contain_text("1 of 3 pages read")
         expect(page.locator("#timing")).to_have_text(f"{title}. {message}")
-        page.get_by_role("button", name="Read again").click()
+        page.get_by_role("button", name="Retry").click()
     else:
         expect(page.get_by_role("heading", name=title)).to_be_visible()
         expect(page.locator("#failed-message")).to_have_text(message)
         page.get_by_role("button", name="Try again").click()
     expect(page.locator("#progress")).to_be_hidden()
     expect(page.get_by_role("button", name="Download JSON")).to_be_visible()
-    expect(page.get_by_role("button", name="Read again")).to_be_hidden()
+    expect(page.get_by_role("button", name="Retry")).to_be_hidden()
 
 
 def test_another_pipeline_chosen_while_reading(page: Page, picture: Path) -> None:
@@ -152,55 +152,57 @@ def test_another_pipeline_chosen_while_reading(page: Page, picture: Path) -> Non
     assert len(texts(page)) > 5
 
 
-def test_a_key_is_asked_for_and_kept_for_the_tab(page: Page, picture: Path) -> None:
-    given: list[str | None] = []
+def test_a_key_is_requested_and_kept_in_the_tab(page: Page, picture: Path) -> None:
+    keys: list[str | None] = []
 
     def guard(route: Route) -> None:
         key = route.request.header_value("Authorization")
         if "/ocr/v1/" in route.request.url:
-            given.append(key)
+            keys.append(key)
         if key == "Bearer right":
             route.continue_()
         else:
-            word = "a key is needed" if key is None else "this key is not known"
-            route.fulfill(**refuse(401, "unauthorized", word))  # type: ignore[arg-type]
+            message = "this server requires an API key" if key is None else "unknown API key"
+            route.fulfill(**refuse(401, "unauthorized", message))  # type: ignore[arg-type]
 
     page.route("**/ocr/**", guard)
     choose(page, picture)
-    dialog = page.get_by_role("dialog", name="This server asks for a key")
-    expect(dialog).to_contain_text("A key is needed.")
-    dialog.get_by_label("Key", exact=True).fill("wrong")
+    dialog = page.get_by_role("dialog", name="This server requires an API key")
+    expect(dialog).to_contain_text("This server requires an API key.")
+    dialog.get_by_label("API key", exact=True).fill("wrong")
     page.keyboard.press("Enter")
-    expect(dialog).to_contain_text("This key is not known.")
+    expect(dialog).to_contain_text("Unknown API key.")
     dialog.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("heading", name="A key is needed")).to_be_visible()
+    expect(page.get_by_role("heading", name="API key required")).to_be_visible()
     page.get_by_role("button", name="Try again").click()
-    dialog.get_by_label("Key", exact=True).fill("right")
+    dialog.get_by_label("API key", exact=True).fill("right")
     page.keyboard.press("Enter")
     assert len(texts(page)) > 5
-    assert given == [None, "Bearer wrong", None, "Bearer right"]
+    assert keys == [None, "Bearer wrong", None, "Bearer right"]
     page.reload()
     expect(page.get_by_label("Pipeline")).to_be_enabled()
     page.context.new_page().goto(page.url)
     assert page.context.pages[1].evaluate("sessionStorage.length") == 0
 
 
-def test_a_key_is_asked_for_at_once_where_the_list_needs_one(page: Page) -> None:
+def test_a_key_is_requested_at_once_if_the_list_of_pipelines_requires_one(page: Page) -> None:
     page.route(
         "**/ocr/v1",
-        lambda route: route.fulfill(**refuse(401, "unauthorized", "a key is needed")),  # type: ignore[arg-type]
+        lambda route: route.fulfill(
+            **refuse(401, "unauthorized", "this server requires an API key")
+        ),  # type: ignore[arg-type]
         times=1,
     )
     page.reload()
-    page.get_by_role("dialog").get_by_label("Key", exact=True).fill("right")
+    page.get_by_role("dialog").get_by_label("API key", exact=True).fill("right")
     page.keyboard.press("Enter")
     expect(page.get_by_label("Pipeline")).to_have_value("accurate")
 
 
-def test_a_documents_text_is_only_ever_text(page: Page, picture: Path, tmp_path: Path) -> None:
+def test_text_of_a_document_is_never_html(page: Page, picture: Path, tmp_path: Path) -> None:
     line = {"data": HOSTILE, "score": 0.5, "box": [[1, 1], [9, 1], [9, 9], [1, 9]]}
-    told = {"width": 40, "height": 20, "lines": [line], "pages": 1}
-    body = stream(told, {"request_id": "x", "timing": {HOSTILE: 1}, "engine": {}})
+    page_part = {"width": 40, "height": 20, "lines": [line], "pages": 1}
+    body = stream(page_part, {"request_id": "x", "timing": {HOSTILE: 1}, "engine": {}})
     page.route(OCR, lambda route: route.fulfill(body=body, content_type=NDJSON))
     path = tmp_path / "<img src=x onerror=alert(1)>.png"
     path.write_bytes(imaging_files.encoded(imaging_files.picture(size=(40, 20)), "PNG"))

@@ -1,12 +1,12 @@
-/** Whether the browser can show a file as the server reads it: one still picture, upright. */
+/** Whether the browser can show a file as the server reads it: as one upright picture. */
 
-const HEAD = 1024; // bytes; a PDF may begin with other things than its own mark
+const HEAD = 1024; // bytes; other data may come before the PDF header
 
 /**
  * @param {File} file
- * @returns {Promise<{blob: Blob, width: number, height: number} | null>} null: ask the server
+ * @returns {Promise<{blob: Blob, width: number, height: number} | null>} null: use the picture from the server
  */
-export async function still(file) {
+export async function preview(file) {
   if (hasPages(await file.slice(0, HEAD).text())) return null;
   const url = URL.createObjectURL(file);
   const image = new Image();
@@ -21,7 +21,7 @@ export async function still(file) {
   }
 }
 
-/** PDF and TIFF have pages, GIF may move; some browsers draw these, but not page by page. */
+/** PDF and TIFF have pages, GIF may be animated; browsers do not show these page by page. */
 function hasPages(head) {
   return head.includes("%PDF-") || /^(II[*+]|MM\0[*+]|GIF8)/.test(head);
 }

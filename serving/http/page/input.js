@@ -1,4 +1,4 @@
-/** Three ways in: drop, paste, choose. */
+/** Files by drop, paste or file dialog. */
 
 /** @param {(files: File[]) => void} take */
 export function listen(take) {

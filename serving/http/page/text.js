@@ -1,4 +1,4 @@
-/** Numbers and errors in plain words. */
+/** Scores, times, counts and errors as text. */
 
 const DOUBT = 0.9; // on the project's own rendered pages, a third of the lines below are misread
 
@@ -7,7 +7,7 @@ export function isDoubtful(score) {
   return score < DOUBT;
 }
 
-/** Never 100 % for what is less. @param {number} score of a line, 0 to 1 */
+/** Rounded down: 100 % only for a score of 1. @param {number} score of a line, 0 to 1 */
 export function percent(score) {
   return `${Math.floor(score * 100)} %`;
 }
@@ -23,44 +23,44 @@ export function counted(count, noun) {
 }
 
 const TITLES = {
-  bad_request: "The server cannot use this request",
+  bad_request: "The server rejected this request",
   busy: "The server is busy",
   cancelled: "Cancelled",
-  internal: "Something broke in the server",
-  method_not_allowed: "The server does not take this",
-  not_found: "This pipeline is not there",
+  internal: "Internal server error",
+  method_not_allowed: "The server does not allow this method",
+  not_found: "Pipeline not found",
   not_ready: "The server is still starting",
-  timeout: "It took too long",
-  too_large: "This is too large",
-  unauthorized: "A key is needed",
+  timeout: "The request timed out",
+  too_large: "The file is too large",
+  unauthorized: "API key required",
   undecodable: "This file cannot be opened",
-  unreachable: "The server does not answer",
+  unreachable: "The server does not respond",
   unreadable: "This file cannot be read",
-  unsupported_media: "This is no image or PDF",
+  unsupported_media: "This file is not an image or PDF",
 };
 
 const HINTS = {
-  internal: "Its log says more under the number below.",
+  internal: "The server's log has details under the request ID below.",
   unreachable: "Is it still running, and are you connected to it?",
 };
 
-/** The same file gets the same answer again. */
+/** Sending the same file again gives the same error. */
 const FINAL = new Set(["bad_request", "too_large", "undecodable", "unsupported_media"]);
 
 /**
  * @param {import("./api.js").Refusal} refusal
- * @returns {{title: string, message: string, hint: string, again: boolean}} again: may help
+ * @returns {{title: string, message: string, hint: string, again: boolean}} again: whether trying again may help
  */
 export function explained({ code, message, wait }) {
   return {
-    title: TITLES[code] ?? "The answer was not understood",
+    title: TITLES[code] ?? "Unexpected response",
     message: sentence(message),
-    hint: wait > 0 ? `It asks to wait ${counted(wait, "second")}.` : (HINTS[code] ?? ""),
+    hint: wait > 0 ? `Try again in ${counted(wait, "second")}.` : (HINTS[code] ?? ""),
     again: !FINAL.has(code),
   };
 }
 
-/** As a sentence: a capital, and a full stop. @param {string} text */
+/** Make a sentence: capitalise it and end it with a full stop. @param {string} text */
 export function sentence(text) {
   const end = /[.!?)]$/.test(text) ? "" : ".";
   return text && text[0].toUpperCase() + text.slice(1) + end;

@@ -1,19 +1,19 @@
-/** What the user takes away: the text on the clipboard, the answer as a file. */
+/** Export: the text to the clipboard, the answer to a file. */
 
 /** The text of all pages, an empty line between two. @param {{pages: object[]}} answer */
 export function textOf(answer) {
   return answer.pages.map(({ lines }) => lines.map(({ data }) => data).join("\n")).join("\n\n");
 }
 
-/** @param {string} text @returns {Promise<boolean>} whether the browser let us */
+/** @param {string} text @returns {Promise<boolean>} whether the browser allowed it */
 export async function copy(text) {
   if (navigator.clipboard) {
     return navigator.clipboard.writeText(text).then(() => true, () => false);
   }
-  // Over plain HTTP from another machine there is no clipboard but this old way.
+  // Over plain HTTP from another machine, the clipboard API is not available.
   const area = document.createElement("textarea");
   area.value = text;
-  area.className = "unseen";
+  area.className = "visually-hidden";
   const before = document.activeElement;
   document.body.append(area);
   area.select();

@@ -12,6 +12,7 @@ BOX: Quad = ((20, 10), (180, 10), (180, 40), (20, 40))
 
 
 def page() -> np.ndarray:
+    """A light grey page without text."""
     return np.full((120, 200, 3), 200, np.uint8)
 
 
@@ -65,5 +66,12 @@ def test_a_missing_glyph_shows_as_a_box() -> None:
     ],
 )
 @pytest.mark.parametrize("text", ["", "a\nb\tc", "合计" * 200])
-def test_no_box_and_no_text_breaks_it(quad: Quad, text: str) -> None:
-    assert draw(page(), [Line(text, 0.5, quad)]).shape == (120, 400, 3)
+def test_any_text_stays_within_any_box(quad: Quad, text: str) -> None:
+    drawn = draw(page(), [Line(text, 0.5, quad)])
+    assert drawn.shape == (120, 400, 3)
+    left, top = np.maximum(np.min(quad, axis=0) - 2, 0)
+    right, bottom = np.maximum(np.max(quad, axis=0) + 3, 0)
+    changed = drawn != np.hstack([page(), np.full_like(page(), 255)])
+    for half in (changed[:, :200], changed[:, 200:]):
+        half[top:bottom, left:right] = False
+    assert not changed.any()

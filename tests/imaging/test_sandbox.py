@@ -168,7 +168,7 @@ def test_many_threads_share_few_processes() -> None:
 def script(tmp_path: Path, body: str) -> subprocess.Popen[str]:
     """A program without a main guard, run outside the repository."""
     path = tmp_path / "program.py"
-    head = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    head = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests' / 'support')]!r}\n"
     path.write_text(head + textwrap.dedent(body))
     (tmp_path / "document.pdf").write_bytes(GOOD)
     (tmp_path / "endless.pdf").write_bytes(files.endless_pdf())
@@ -199,16 +199,16 @@ def test_processes_end_with_their_server_even_while_decoding(tmp_path: Path) -> 
     program = script(
         tmp_path,
         """
-        import subprocess, threading
+        import threading
         from pathlib import Path
+        import imaging_files
         from serving.imaging.decode import Decoder
         decoder = Decoder(page_seconds=1000)
         busy = decoder.pages(Path("endless.pdf").read_bytes())
         list(decoder.pages(Path("document.pdf").read_bytes()))
         threading.Thread(target=next, args=(busy,)).start()
         list(decoder.pages(Path("document.pdf").read_bytes()))
-        pool = decoder._sandbox._pool
-        print(*[process._process.pid for process in pool._alive], flush=True)
+        print(*imaging_files.children(), flush=True)
         """,
     )
     assert program.stdout is not None

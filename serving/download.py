@@ -46,7 +46,7 @@ _HEADERS = {
 
 
 @contextmanager
-def open_url(url: str, *, timeout: float) -> Iterator[requests.Response]:
+def open_url(url: str, timeout: float) -> Iterator[requests.Response]:
     """The answer to a GET of a URL of the user's own, its body not read yet.
 
     Proxies, .netrc and certificates are those of the environment. `timeout`: seconds without a
@@ -64,7 +64,7 @@ def read_url(url: str, *, max_bytes: int, seconds: float) -> bytes:
     end = time.monotonic() + seconds
     data = bytearray()
     try:
-        with open_url(url, timeout=seconds) as response:
+        with open_url(url, seconds) as response:
             for chunk in response.iter_content(CHUNK):
                 data += chunk
                 if len(data) > max_bytes:

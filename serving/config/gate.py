@@ -1,4 +1,4 @@
-"""The accuracy gate: what an engine may change and still be chosen, with its defaults."""
+"""The accuracy gate: how far an engine's results may differ and still be chosen."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _NAMED: dict[str, dict[str, Any]] = {
 
 
 class Gate(BaseModel):
-    """Bounds that a candidate keeps against float32 ONNX Runtime on the calibration set.
+    """Bounds on a candidate against float32 ONNX Runtime, on the calibration set.
 
-    Each figure is judged by its 95 % bootstrap bound, so that a lucky sample lets nothing pass.
+    Each figure is judged by its 95 % bootstrap bound, so that a lucky sample does not pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     h_mean: float = Field(default=0.98, ge=0, le=1)
-    """Detection: least H-mean of boxes at IoU 0.7."""
+    """Detection: minimum H-mean of boxes at IoU 0.7."""
     error_rate: float = Field(default=0.01, ge=0, le=1)
-    """Recognition: most character errors, spaces counted, against the reference's text."""
+    """Recognition: maximum character error rate, with spaces, against the reference's text."""
     accuracy_loss: float = Field(default=0.003, ge=0, le=1)
-    """Recognition: most character accuracy lost against the known text (0.003 is 0.3 points)."""
+    """Recognition: maximum loss of character accuracy on the true text (0.003 is 0.3 points)."""
     equal_lines: float = Field(default=0.0, ge=0, le=1)
-    """Recognition: least share of lines whose text is the reference's."""
+    """Recognition: minimum share of lines whose text equals the reference's."""
     float32_only: bool = False
-    """Only float32 arithmetic (on a GPU without TF32)."""
+    """Allow float32 arithmetic only (on a GPU without TF32)."""
 
 
 def _by_name(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A model's own `inference.yml`: how its input is made and its output read.
+"""A model's own `inference.yml`: its preprocessing and postprocessing.
 
 PaddleX writes this file when it exports a model; a fine-tuned export has one too.
 """
@@ -19,7 +19,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a dictionary of 18,00
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """y = (x * scale - mean) / std, by channel; channels in the order `BGR` or `RGB`."""
+    """y = (x * scale - mean) / std for each channel; channels in the order `BGR` or `RGB`."""
 
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -29,7 +29,7 @@ class Normalisation:
 
 @dataclass(frozen=True, slots=True)
 class DetectionModel:
-    """A DB text detector. `image_shape` (height, width), when set, fixes its input size."""
+    """A DB text detector. `image_shape` (height, width), if set, fixes its input size."""
 
     name: str
     normalisation: Normalisation
@@ -47,14 +47,14 @@ class DetectionModel:
 
 @dataclass(frozen=True, slots=True)
 class OrientationModel:
-    """A two-class line classifier. `keep_ratio`: fit the height, pad to the right."""
+    """A two-class line classifier. `keep_ratio`: resize to the height, pad to the right."""
 
     name: str
     normalisation: Normalisation
     height: int
     width: int
     keep_ratio: bool
-    turned: int
+    class_180: int
     """Index of the class `180_degree`."""
 
 
@@ -66,7 +66,7 @@ class RecognitionModel:
     normalisation: Normalisation
     height: int
     width: int
-    """Width of the training images; longer lines are read at their own width."""
+    """Width of the training images; longer lines keep their own width."""
     characters: tuple[str, ...]
 
 
@@ -84,12 +84,10 @@ def load_model(folder: Path, name: str, kind: str) -> Model:
         ops = _operations(data["PreProcess"]["transform_ops"])
         return _READERS[kind](name, ops, data.get("PostProcess") or {})
     except FileNotFoundError:
-        raise ModelInvalid(
-            f"{path}: missing; a model folder holds it beside its graph, as PaddleX exports both"
-        ) from None
+        raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise ModelInvalid(f"{path}: cannot be used as a {kind} model: {what}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelInvalid(f"{path}: cannot be used as a {kind} model: {reason}") from error
 
 
 def _operations(ops: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -97,11 +95,11 @@ def _operations(ops: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _normalisation(ops: Mapping[str, Any], *, default_order: str = "RGB") -> Normalisation:
-    found = ops.get("NormalizeImage", {})
+    settings = ops.get("NormalizeImage", {})
     return Normalisation(
-        scale=_scale(found.get("scale", 1 / 255)),
-        mean=tuple(map(float, found.get("mean", (0.485, 0.456, 0.406)))),
-        std=tuple(map(float, found.get("std", (0.229, 0.224, 0.225)))),
+        scale=_scale(settings.get("scale", 1 / 255)),
+        mean=tuple(map(float, settings.get("mean", (0.485, 0.456, 0.406)))),
+        std=tuple(map(float, settings.get("std", (0.229, 0.224, 0.225)))),
         order=ops.get("DecodeImage", {}).get("img_mode", default_order),
     )
 
@@ -109,8 +107,8 @@ def _normalisation(ops: Mapping[str, Any], *, default_order: str = "RGB") -> Nor
 def _scale(value: float | str) -> float:
     """PaddleX writes the scale as a number or as the text `1./255.`."""
     if isinstance(value, str) and "/" in value:
-        over, under = value.split("/")
-        return float(over) / float(under)
+        numerator, denominator = value.split("/")
+        return float(numerator) / float(denominator)
     return float(value)
 
 
@@ -121,13 +119,13 @@ def _detection(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> De
         raise ValueError("PostProcess.box_type poly (curved text) is not supported")
     resize = ops.get("DetResizeForTest", {})
     shape = resize.get("image_shape")
-    # PaddleX's own default of models it does not know by name is 736, min.
-    known = name.startswith("PP-OCR") and "seal" not in name
+    # For models that it does not know by name, PaddleX's default is 736, min.
+    is_known = name.startswith("PP-OCR") and "seal" not in name
     return DetectionModel(
         name=name,
         normalisation=_normalisation(ops),
-        limit_side_len=int(resize.get("resize_long", 960 if known else 736)),
-        limit_type=str(resize.get("limit_type", "max" if known else "min")),
+        limit_side_len=int(resize.get("resize_long", 960 if is_known else 736)),
+        limit_type=str(resize.get("limit_type", "max" if is_known else "min")),
         image_shape=(int(shape[0]), int(shape[1])) if shape else None,
         keep_ratio=bool(resize.get("keep_ratio", False)),
         thresh=float(post.get("thresh", 0.3)),
@@ -155,7 +153,7 @@ def _orientation(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> 
         height=int(height),
         width=int(width),
         keep_ratio="ClsResizeImg" in ops,
-        turned=labels.index("180_degree"),
+        class_180=labels.index("180_degree"),
     )
 
 
@@ -165,7 +163,7 @@ def _recognition(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> 
     _, height, width = ops["RecResizeImg"]["image_shape"]
     return RecognitionModel(
         name=name,
-        # RecResizeImg normalises by itself, always to -1..1.
+        # RecResizeImg itself normalises to -1..1.
         normalisation=Normalisation(order=ops.get("DecodeImage", {}).get("img_mode", "RGB")),
         height=int(height),
         width=int(width),

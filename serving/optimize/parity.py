@@ -12,10 +12,9 @@ import numpy as np
 
 from serving.config.model import DetectionModel, Model
 from serving.engines.base import Array, EngineSpec
-from serving.engines.factory import open_engine
-from serving.engines.fused import Fused
+from serving.engines.factory import FusedAdapter, open_engine
 from serving.errors import ModelInvalid
-from serving.models.probe import drawn
+from serving.models.probe import draw_text
 
 _PLAIN = EngineSpec("onnxruntime", "float32")
 _PAGE = 320, 480
@@ -28,10 +27,10 @@ _MOST_ON_MAP = 1.5 / 255
 
 def verify_parity(fused: Path, plain: Path, model: Model) -> None:
     """Read drawn text by both, in float32. Raises ModelInvalid where they differ; EngineError."""
-    image = drawn(*_size(model))[None]
+    image = draw_text(*_size(model))[None]
     with (
         closing(open_engine(fused, _PLAIN)) as one,
-        closing(Fused(open_engine(plain, _PLAIN), model)) as other,
+        closing(FusedAdapter(open_engine(plain, _PLAIN), model)) as other,
     ):
         found, wanted = one.run(image), other.run(image)
     most = _MOST

@@ -1,8 +1,7 @@
-"""`ocr-hpi fetch`, `ocr-hpi convert` and what all subcommands share."""
+"""`ocr-hpi fetch`, `ocr-hpi build --pending-conversions` and what all subcommands share."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib import import_module
@@ -59,7 +58,7 @@ def test_the_models_of_a_pipeline(tmp_path: Path, my_rec: Path) -> None:
     assert len(list(my_rec.iterdir())) == len(FILES)  # read, never written
 
 
-def test_the_default_server_is_all_on_package_indexes(
+def test_the_default_models_are_on_package_indexes(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serving.models.manifest import WheelSource
@@ -101,15 +100,15 @@ def test_debug_shows_the_traceback(tmp_path: Path, where: str) -> None:
     assert "serving.errors.ModelMissing: no_such_model" in done.stderr
 
 
-def test_what_is_no_error_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
-        raise ZeroDivisionError("by nought")
+        raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr("serving.cli.fetch.named_models", broken)
     failed = run("fetch", "x.yaml")
     assert failed.exit_code == 1
     assert failed.stderr == (
-        "Error: ZeroDivisionError: by nought "
+        "Error: ZeroDivisionError: by zero "
         "(unexpected; the same command with --debug shows where)\n"
     )
 
@@ -148,27 +147,14 @@ def test_pending_conversions(tmp_path: Path, my_rec: Path) -> None:
     pipeline = tmp_path / "my.yaml"
     pipeline.write_text(PIPELINE.replace("DIR", str(my_rec)))
     models = tmp_path / "models"
-    missing = run("convert", "--pending", pipeline, "--models", models)
+    missing = run("build", "--pending-conversions", pipeline, "--models", models)
     assert missing.exit_code == 1
     assert "scripts/fetch_models.sh" in missing.stderr
 
     run("fetch", "--from", my_rec, "--models", models, NAME)
-    pending = run("convert", "--pending", pipeline, "--models", models)
+    pending = run("build", "--pending-conversions", pipeline, "--models", models)
     assert pending.stdout.splitlines() == [NAME, "my_rec"]
     (my_rec / "inference.onnx").write_bytes(b"graph")
-    pending = run("convert", "--pending", pipeline, "--models", models)
+    pending = run("build", "--pending-conversions", pipeline, "--models", models)
     assert pending.stdout.splitlines() == [NAME]
     assert not (models / "engines").exists()
-
-
-def test_convert_without_a_build_environment(
-    tmp_path: Path, my_rec: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OCR_HPI_BUILD_PYTHON", str(tmp_path / "none"))
-    pipeline = tmp_path / "my.yaml"
-    pipeline.write_text(PIPELINE.replace("DIR", str(my_rec)).replace(NAME, "my_det"))
-    run("fetch", "--from", my_rec, "--models", tmp_path / "models", "my_det")
-    failed = run("convert", pipeline, "--models", tmp_path / "models")
-    assert failed.exit_code == 1
-    assert "bash scripts/build_engines.sh" in failed.stderr
-    assert os.environ["OCR_HPI_BUILD_PYTHON"] in failed.stderr

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from serving.errors import ConversionError, ModelInvalid
-from serving.models import conversion as convert
+from serving.models import conversion
 from serving.models.probe import model_kind, text_rounds
 from serving.models.progress import Lines
 from serving.models.store import Store
@@ -65,7 +65,7 @@ def stand_in(tmp_path: Path, code: str) -> Path:
 def build_python(repo: Path) -> Path:
     """The Python of the build environment. It is missing where there is only Python 3.13."""
     try:
-        return convert.find_build_python(repo)
+        return conversion.find_build_python(repo)
     except ConversionError as error:
         pytest.skip(str(error))
 
@@ -97,7 +97,7 @@ def test_a_graph_of_paddle_3(build_python: Path, paddle_model: Path, tmp_path: P
     script.write_text(PADDLE_3)
     subprocess.run([build_python, script, paddle_model], check=True, capture_output=True)
     assert (paddle_model / "inference.json").exists()
-    convert.to_onnx(paddle_model, tmp_path / "out.onnx", python=build_python)
+    conversion.to_onnx(paddle_model, tmp_path / "out.onnx", python=build_python)
     assert (tmp_path / "out.onnx").exists()
 
 
@@ -107,61 +107,64 @@ def test_the_real_models(build_python: Path, model_store: Store, tmp_path: Path)
         folder = model_store.folder(name)
         if model_store.check(folder).paddle is None:
             pytest.skip(f"{name} was fetched as ONNX")
-        graph = convert.onnx_graph(folder, tmp_path, python=build_python)
-        assert graph == convert.converted_path(folder, tmp_path)
-        assert not convert.needs_conversion(folder, tmp_path)
+        graph = conversion.onnx_graph(folder, tmp_path, python=build_python)
+        assert graph == conversion.converted_path(folder, tmp_path)
+        assert not conversion.needs_conversion(folder, tmp_path)
     assert sum(path.suffix == ".onnx" for path in (tmp_path / "onnx").iterdir()) == 3
 
 
 def test_an_onnx_model_is_used_as_it_is(paddle_model: Path, tmp_path: Path) -> None:
     own = paddle_model / "inference.onnx"
     own.write_bytes(b"graph")
-    assert convert.onnx_graph(paddle_model, tmp_path / "engines") == own
-    assert not convert.needs_conversion(paddle_model, tmp_path / "engines")
+    assert conversion.onnx_graph(paddle_model, tmp_path / "engines") == own
+    assert not conversion.needs_conversion(paddle_model, tmp_path / "engines")
     assert not (tmp_path / "engines").exists()
 
 
 def test_a_conversion_is_kept_and_found_again(paddle_model: Path, tmp_path: Path) -> None:
     python = stand_in(tmp_path, f"WRONG = 0.0005\n{STAND_IN}")
     engines = tmp_path / "engines"
-    assert convert.needs_conversion(paddle_model, engines)
-    made = convert.onnx_graph(paddle_model, engines, python=python)
+    assert conversion.needs_conversion(paddle_model, engines)
+    made = conversion.onnx_graph(paddle_model, engines, python=python)
     python.unlink()
-    assert convert.onnx_graph(paddle_model, engines, python=python) == made
+    assert conversion.onnx_graph(paddle_model, engines, python=python) == made
     (paddle_model / "inference.pdiparams").write_bytes(b"fine-tuned")
-    assert convert.needs_conversion(paddle_model, engines)
+    assert conversion.needs_conversion(paddle_model, engines)
 
 
 def test_another_result_than_paddles_is_not_kept(paddle_model: Path, tmp_path: Path) -> None:
     python = stand_in(tmp_path, f"WRONG = 0.002\n{STAND_IN}")
     out = tmp_path / "out.onnx"
     with pytest.raises(ConversionError, match=r"differ from Paddle's by 0\.002 \(opset 17, 14, 11"):
-        convert.to_onnx(paddle_model, out, python=python)
+        conversion.to_onnx(paddle_model, out, python=python)
     assert not out.exists()
 
 
 def test_no_number_is_no_agreement(paddle_model: Path, tmp_path: Path) -> None:
     python = stand_in(tmp_path, f"WRONG = float('nan')\n{STAND_IN}")
     with pytest.raises(ConversionError, match="by inf"):
-        convert.to_onnx(paddle_model, tmp_path / "out.onnx", python=python)
+        conversion.to_onnx(paddle_model, tmp_path / "out.onnx", python=python)
 
 
 def test_an_older_opset_is_tried(paddle_model: Path, tmp_path: Path) -> None:
     refuse = "import sys\nif sys.argv[-1] == '17': sys.exit('no such operator')\nWRONG = 0\n"
     out = tmp_path / "out.onnx"
-    with (tmp_path / "said").open("w") as said:
-        convert.to_onnx(
-            paddle_model, out, python=stand_in(tmp_path, refuse + STAND_IN), progress=Lines(said)
+    with (tmp_path / "messages").open("w") as messages:
+        conversion.to_onnx(
+            paddle_model,
+            out,
+            python=stand_in(tmp_path, refuse + STAND_IN),
+            progress=Lines(messages),
         )
     assert out.exists()
-    assert "opset 14" in (tmp_path / "said").read_text()
+    assert "opset 14" in (tmp_path / "messages").read_text()
 
 
 def test_a_crash_shows_its_last_line_and_keeps_the_log(paddle_model: Path, tmp_path: Path) -> None:
     code = "import os\nprint('first', flush=True)\nprint('last words', flush=True)\nos.abort()"
     out = tmp_path / "out" / "x.onnx"
     with pytest.raises(ConversionError, match=r"ended with -6: last words .*x\.log"):
-        convert.to_onnx(paddle_model, out, python=stand_in(tmp_path, code))
+        conversion.to_onnx(paddle_model, out, python=stand_in(tmp_path, code))
     assert "first" in out.with_suffix(".log").read_text()
     assert {path.suffix for path in out.parent.iterdir()} == {".log", ".lock"}
 
@@ -169,15 +172,15 @@ def test_a_crash_shows_its_last_line_and_keeps_the_log(paddle_model: Path, tmp_p
 def test_what_takes_too_long_is_stopped(paddle_model: Path, tmp_path: Path) -> None:
     python = stand_in(tmp_path, "import time\ntime.sleep(600)")
     with pytest.raises(ConversionError, match="no result within"):
-        convert.to_onnx(paddle_model, tmp_path / "out.onnx", python=python, timeout=0.1)
+        conversion.to_onnx(paddle_model, tmp_path / "out.onnx", python=python, timeout=0.1)
 
 
 def test_what_a_killed_run_left_is_removed(paddle_model: Path, tmp_path: Path) -> None:
     left = tmp_path / "engines" / "onnx"
     left.mkdir(parents=True)
-    out = convert.converted_path(paddle_model, tmp_path / "engines")
+    out = conversion.converted_path(paddle_model, tmp_path / "engines")
     (left / f".{out.name}-abc").mkdir()
-    convert.onnx_graph(
+    conversion.onnx_graph(
         paddle_model, tmp_path / "engines", python=stand_in(tmp_path, f"WRONG = 0\n{STAND_IN}")
     )
     assert {path.name for path in left.iterdir()} == {out.name, f".{out.name}.lock"}
@@ -188,20 +191,20 @@ def test_no_build_environment(
 ) -> None:
     monkeypatch.delenv("OCR_HPI_BUILD_PYTHON", raising=False)
     with pytest.raises(ConversionError, match=r"bash scripts/build_engines\.sh"):
-        convert.find_build_python(tmp_path)
+        conversion.find_build_python(tmp_path)
     python = stand_in(tmp_path, "")
     monkeypatch.setenv("OCR_HPI_BUILD_PYTHON", str(python))
-    assert convert.find_build_python(tmp_path) == python
+    assert conversion.find_build_python(tmp_path) == python
 
 
-def test_a_half_model_is_told(paddle_model: Path, tmp_path: Path) -> None:
+def test_an_incomplete_model_is_an_error(paddle_model: Path, tmp_path: Path) -> None:
     (paddle_model / "inference.pdiparams").unlink()
     with pytest.raises(ModelInvalid, match=r"lacks inference\.pdiparams"):
-        convert.onnx_graph(paddle_model, tmp_path)
+        conversion.onnx_graph(paddle_model, tmp_path)
     (paddle_model / "inference.pdiparams").write_bytes(b"weights")
     (paddle_model / "inference.yml").write_text("PostProcess: {")
     with pytest.raises(ModelInvalid, match=r"inference\.yml: cannot be read"):
-        convert.onnx_graph(paddle_model, tmp_path, python=stand_in(tmp_path, ""))
+        conversion.onnx_graph(paddle_model, tmp_path, python=stand_in(tmp_path, ""))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from serving.errors import FetchError
 from serving.models.inference_yml import (
     characters_of_onnx,
     characters_of_text,
-    onnx_metadata,
     write_inference_yml,
 )
 
@@ -59,7 +58,6 @@ def test_a_dictionary_of_lines(tmp_path: Path) -> None:
 
 def test_a_dictionary_in_a_graph(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "g.onnx", shape="48", character="\n".join(HARD))
-    assert onnx_metadata(path)["shape"] == "48"
     assert characters_of_onnx(path) == HARD
     assert characters_of_onnx(onnx_file(tmp_path / "none.onnx", shape="48")) is None
 

@@ -16,8 +16,9 @@ import yaml
 from store_server import FILES, ModelServer, serving_models, tar_of
 
 from serving.errors import FetchError, ModelInvalid, ModelMissing
-from serving.models.disk import disk_errors
+from serving.models.files import disk_errors
 from serving.models.manifest import OfficialSource, WheelSource
+from serving.models.progress import Quiet
 from serving.models.store import Store
 
 NAME = "PP-OCRv4_server_det"  # published as a Paddle graph only
@@ -42,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def left_over(store: Store) -> set[str]:
-    """What lies in the store beside models."""
+    """Entries of the store beside its own files."""
     return {path.name for path in store.root.iterdir()} - {".lock", "hashes.json"}
 
 
@@ -56,7 +57,7 @@ def test_fetches_the_publishers_archive(server: ModelServer, store: Store) -> No
 def test_a_complete_model_is_left_alone(server: ModelServer, store: Store) -> None:
     store.fetch(NAME, mirror=server.url)
     assert store.fetch(NAME, mirror=server.url) == "already there"
-    assert server.asked[ARCHIVE] == 1
+    assert server.requests[ARCHIVE] == 1
 
 
 def test_onnx_is_preferred_where_it_is_published(server: ModelServer, store: Store) -> None:
@@ -66,21 +67,18 @@ def test_onnx_is_preferred_where_it_is_published(server: ModelServer, store: Sto
     assert contents(store.folder(BOTH)) == onnx
 
 
-def test_the_next_package_is_tried_and_it_is_said(server: ModelServer, store: Store) -> None:
+def test_the_next_package_is_tried_and_reported(server: ModelServer, store: Store) -> None:
     server.files[f"/{BOTH}_infer.tar"] = tar_of(FILES)
-    said: list[str] = []
+    messages: list[str] = []
 
-    class Ear:
-        from serving.models.progress import Quiet
+    class Recorder(Quiet):
+        def message(self, line: str) -> None:
+            messages.append(line)
 
-        bar = Quiet().bar
-
-        def say(self, line: str) -> None:
-            said.append(line)
-
-    store.fetch(BOTH, mirror=server.url, progress=Ear())
+    store.fetch(BOTH, mirror=server.url, progress=Recorder())
     assert contents(store.folder(BOTH)) == FILES
-    assert said == [f"{server.url}/{BOTH}_onnx_infer.tar: not there (HTTP 404); trying elsewhere"]
+    missing = f"{server.url}/{BOTH}_onnx_infer.tar: not there (HTTP 404); trying elsewhere"
+    assert messages == [missing]
 
 
 def test_file_by_file_as_hugging_face_has_it(server: ModelServer, store: Store) -> None:
@@ -139,16 +137,14 @@ def test_the_first_hash_is_held(server: ModelServer, store: Store, tmp_path: Pat
     assert recorded[NAME]["sha256"].keys() == FILES.keys()
 
 
-def test_a_broken_hash_file_is_told(server: ModelServer, store: Store) -> None:
+def test_a_broken_hash_file_is_an_error(server: ModelServer, store: Store) -> None:
     store.root.mkdir()
     (store.root / "hashes.json").write_text("{half")
     with pytest.raises(FetchError, match="not valid JSON"):
         store.fetch(NAME, mirror=server.url)
 
 
-def test_half_a_model_of_somebody_else_is_told_not_mended(
-    server: ModelServer, store: Store
-) -> None:
+def test_an_incomplete_model_is_an_error_and_left_alone(server: ModelServer, store: Store) -> None:
     folder = store.root / NAME
     folder.mkdir(parents=True)
     (folder / "inference.yml").write_bytes(b"x")
@@ -169,6 +165,7 @@ def test_an_empty_folder_counts_as_nothing(server: ModelServer, store: Store) ->
 
 CHILD = """
 import sys
+from serving.models.progress import Quiet
 from serving.models.store import Store
 print(Store(sys.argv[1]).fetch(sys.argv[2], mirror=sys.argv[3]))
 """
@@ -199,9 +196,9 @@ def test_two_at_once_fetch_once(server: ModelServer, store: Store) -> None:
         assert server.half_sent.wait(60)
         with child(store, server) as second:
             server.go_on.set()
-            said = {first.communicate()[0].split()[0], second.communicate()[0].split()[0]}
-    assert said == {"fetched", "already"}
-    assert server.asked[ARCHIVE] == 1
+            results = {first.communicate()[0].split()[0], second.communicate()[0].split()[0]}
+    assert results == {"fetched", "already"}
+    assert server.requests[ARCHIVE] == 1
     assert contents(store.folder(NAME)) == FILES
 
 
@@ -217,7 +214,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(server: ModelServer, store: St
     assert left_over(store) == set()
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     with (
         pytest.raises(FetchError, match="disk is full"),
         disk_errors(tmp_path),
@@ -228,7 +225,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_store_that_may_not_be_written_is_told(server: ModelServer, store: Store) -> None:
+def test_a_read_only_store_is_a_clear_error(server: ModelServer, store: Store) -> None:
     store.root.mkdir()
     store.root.chmod(0o500)
     with pytest.raises(FetchError, match="writable"):
@@ -284,7 +281,7 @@ def test_the_digest_is_of_names_and_bytes(store: Store, tmp_path: Path) -> None:
         store.digest(tmp_path)
 
 
-def test_a_missing_model_names_the_way(store: Store) -> None:
+def test_a_missing_model_names_the_command(store: Store) -> None:
     with pytest.raises(ModelMissing, match=r"scripts/fetch_models\.sh, or: ocr-hpi fetch PP-OCRv4"):
         store.folder("PP-OCRv4_mobile_det")
     with pytest.raises(ModelMissing, match=r"mean PP-OCRv4_mobile_det\?.*--from"):

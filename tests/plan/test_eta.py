@@ -71,7 +71,7 @@ def test_a_guess_is_said_as_exactly_as_it_is_one(seconds: float, words: str) -> 
 
 def test_a_slow_step_stays_alive_in_plain_lines() -> None:
     out = io.StringIO()
-    with Lines(out, beat=0.01).step(lambda: "trying"):
+    with Lines(out, interval=0.01).step(lambda: "trying"):
         deadline = time.monotonic() + 10
         while out.getvalue().count("\n") < 3 and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -39,13 +39,13 @@ class ModelServer:
         self.files: dict[str, bytes] = {}
         self.cut: set[str] = set()
         self.held: set[str] = set()
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.half_sent = threading.Event()
         self.go_on = threading.Event()
         self.url = ""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        self.asked[request.path] += 1
+        self.requests[request.path] += 1
         content = self.files.get(request.path)
         if content is None:
             request.send_error(404)

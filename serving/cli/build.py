@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.cli.options import DEFAULT_PIPELINES, Device, models_option
+from serving.cli.options import DEFAULT_PIPELINES, Device, models_option, named_models
 
 
 @click.command()
@@ -16,7 +16,7 @@ from serving.cli.options import DEFAULT_PIPELINES, Device, models_option
 @click.option(
     "--calibration",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A folder of your own images, to measure on beside the rendered ones.",
+    help="A folder of your own images, to measure on in addition to the rendered ones.",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Cores to plan for.  [default: all usable]"
@@ -28,39 +28,53 @@ from serving.cli.options import DEFAULT_PIPELINES, Device, models_option
     show_envvar=True,
     help="cpu, gpu or gpu:0,1; `serve` follows it.  [default: gpu where one can be used, else cpu]",
 )
+@click.option(
+    "--pending-conversions",
+    is_flag=True,
+    help="Only list the models that must be converted from Paddle to ONNX, one a line.",
+)
 @models_option
 def command(
     pipelines: tuple[Path, ...],
     calibration: Path | None,
     threads: int | None,
     device: str | None,
+    pending_conversions: bool,
     models: Path,
 ) -> None:
     """Build the engine plan of pipelines: convert, measure every engine, keep the fastest.
 
     Each candidate must read the same text as float32 ONNX Runtime, within the accuracy gate. With
-    nothing changed since the last time, nothing is built.
+    nothing changed since the last build, nothing is built.
     """
+    if pending_conversions:
+        _list_pending(pipelines or DEFAULT_PIPELINES, models)
+        return
     from serving.config import load_config
     from serving.config.pipeline import check_supported
-    from serving.devices import check_alike, parse_devices
-    from serving.machine import share, usable_cores
+    from serving.devices import parse_devices
+    from serving.machine import usable_cores
     from serving.models.progress import progress_on
     from serving.plan.build import Builder
-    from serving.plan.plan import save_deployment, select_device
+    from serving.plan.plan import select_device
 
     cores, progress = threads or usable_cores(), progress_on()
     for path in pipelines or DEFAULT_PIPELINES:
         config = load_config(path)
         check_supported(config)
-        chosen = device or select_device(models, config, cores)
-        places = parse_devices(chosen)
-        check_alike(places)
-        builder = Builder(models, share(cores, len(places)), progress, calibration, places[0])
-        plan, made = builder.build(config)
-        workers = plan.workers * len(places)
-        save_deployment(models, config, cores, chosen, workers)
-        click.echo(f"{path} on {chosen}: {'built' if made else 'already built'}")
+        target = device or select_device(models, config, cores)
+        plan, made = Builder(models, cores, progress, calibration, target).build(config)
+        click.echo(f"{path} on {target}: {'built' if made else 'already built'}")
         for section, model in plan.models.items():
             click.echo(f"  {section}: {model.model} on {model.choice}")
-        click.echo(f"  worker processes: {workers}")
+        click.echo(f"  worker processes: {plan.workers * len(parse_devices(target))}")
+
+
+def _list_pending(pipelines: tuple[Path, ...], models: Path) -> None:
+    from serving.models.conversion import needs_conversion
+    from serving.models.store import Store
+
+    store = Store(models)
+    for name, model_dir in named_models(pipelines):
+        if needs_conversion(store.folder(name, model_dir), store.engines):
+            click.echo(name)

@@ -1,7 +1,4 @@
-"""`ocr-hpi doctor`: what this machine can run, and how to fix what it cannot.
-
-What this machine can run engines on: what is there, what loads, what is missing and the fix.
-"""
+"""`ocr-hpi doctor`: what this machine can run, and how to fix what it cannot."""
 
 from __future__ import annotations
 
@@ -10,16 +7,19 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 import click
 
-from serving.config.pipeline import HpiConfig
-from serving.devices import INSTALL, Gpu, gpus
+from serving.cli.options import DEFAULT_PIPELINES, models_option
+from serving.config.pipeline import HpiConfig, load_config
+from serving.devices import INSTALL, Gpu, gpus, parse_devices
 from serving.engines import cuda, tensorrt
-from serving.errors import DeviceError, EngineError
+from serving.errors import DeviceError, EngineError, OcrError
 from serving.machine import cpu_flags, cpu_name, usable_cores
 from serving.plan.candidates import DISTRIBUTIONS, candidates
+from serving.plan.plan import all_deployments, check_plan, read_deployment
 
 State = Literal["ok", "absent", "error"]
 
@@ -29,17 +29,17 @@ _OPENCV = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-_CPU_MEND = "bash scripts/install_hpi_deps.sh cpu"
+_CPU_FIX = "bash scripts/install_hpi_deps.sh cpu"
 _PADDLE_GPU = (
     "pip install paddlepaddle-gpu==3.2.2 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 )
-"""The line to type: no package index has paddlepaddle-gpu 3."""
-_TENSORRT_MEND = f"{INSTALL} --tensorrt"
+"""PaddlePaddle's own index: the others do not have paddlepaddle-gpu 3."""
+_TENSORRT_FIX = f"{INSTALL} --tensorrt"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `absent` is no fault; `error` is, and `fix` is the way out."""
+    """One line of the report. `absent` is not a fault, `error` is."""
 
     topic: str
     state: State
@@ -47,20 +47,22 @@ class Finding:
     fix: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """Look at Python, processor, backends, OpenCV and GPU, in this order."""
+def examine(models: Path | None = None) -> Iterator[Finding]:
+    """Look at Python, processor, backends, OpenCV, GPU and the pipelines built under `models`."""
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.platform()}")
     flags = cpu_flags()
     fast = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     yield Finding(
         "processor", "ok", f"{cpu_name()}, {usable_cores()} usable cores, {' '.join(fast) or 'SSE'}"
     )
-    yield _backend("openvino", "openvino", _CPU_MEND)
+    yield _backend("openvino", "openvino", _CPU_FIX)
     yield _onnxruntime()
     yield _backend("paddle", "paddlepaddle", "pip install paddlepaddle==3.2.2", optional=True)
     yield _opencv()
     yield from _gpu()
-    yield from _choice()
+    yield from _engines()
+    if models is not None:
+        yield from _pipelines(models)
 
 
 def _backend(module: str, distribution: str, fix: str, *, optional: bool = False) -> Finding:
@@ -81,15 +83,15 @@ def _onnxruntime() -> Finding:
         return Finding(
             "onnxruntime",
             "error",
-            "onnxruntime and onnxruntime-gpu are both installed; they are one package twice",
-            _CPU_MEND,
+            "onnxruntime and onnxruntime-gpu are both installed, and they overwrite each other",
+            _CPU_FIX,
         )
-    found = _backend("onnxruntime", both[0] if both else "onnxruntime", _CPU_MEND)
-    if found.state != "ok":
-        return found
+    finding = _backend("onnxruntime", both[0] if both else "onnxruntime", _CPU_FIX)
+    if finding.state != "ok":
+        return finding
     providers = importlib.import_module("onnxruntime").get_available_providers()
     names = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
-    return Finding(found.topic, "ok", f"{found.text}; providers: {names}")
+    return Finding(finding.topic, "ok", f"{finding.text}; providers: {names}")
 
 
 def _opencv() -> Finding:
@@ -98,10 +100,10 @@ def _opencv() -> Finding:
         return Finding(
             "OpenCV",
             "error",
-            f"{' and '.join(found)} are both installed; they overwrite one another's files",
-            f"pip uninstall -y {' '.join(found)} && {_CPU_MEND}",
+            f"{' and '.join(found)} are both installed, and they overwrite each other",
+            f"pip uninstall -y {' '.join(found)} && {_CPU_FIX}",
         )
-    return _backend("cv2", found[0] if found else _OPENCV[1], _CPU_MEND)
+    return _backend("cv2", found[0] if found else _OPENCV[1], _CPU_FIX)
 
 
 def _gpu() -> Iterator[Finding]:
@@ -116,7 +118,9 @@ def _gpu() -> Iterator[Finding]:
     for card in cards:
         yield Finding(f"gpu:{card.index}", "ok", _card(card))
     if cuda.PROVIDER not in cuda.providers():
-        yield Finding("GPU", "absent", "ONNX Runtime is here without its CUDA provider", INSTALL)
+        yield Finding(
+            "GPU", "absent", "ONNX Runtime is installed without its CUDA provider", INSTALL
+        )
         return
     if cards[0].cuda < cuda.CUDA:
         needs = "{}.{}".format(*cuda.CUDA)
@@ -124,15 +128,17 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("driver", "error", f"too old for CUDA {needs}", fix)
     yield from _libraries(cuda.LIBRARIES, "error", INSTALL)
     if tensorrt.PROVIDER in cuda.providers():
-        yield from _libraries(cuda.TENSORRT_LIBRARIES, "absent", _TENSORRT_MEND)
-    yield Finding("paddlepaddle-gpu", "absent", "on no package index; by hand", _PADDLE_GPU)
+        yield from _libraries(cuda.TENSORRT_LIBRARIES, "absent", _TENSORRT_FIX)
+    yield Finding(
+        "paddlepaddle-gpu", "absent", "only on PaddlePaddle's own package index", _PADDLE_GPU
+    )
 
 
 def _libraries(libraries: dict[str, str], missing: State, fix: str) -> Iterator[Finding]:
     for name, reason in cuda.load(libraries):
         if reason:
-            way = cuda.DRIVER_FIX if name == cuda.DRIVER else fix
-            yield Finding(name, missing, f"of {libraries[name]}: {reason}", way)
+            remedy = cuda.DRIVER_FIX if name == cuda.DRIVER else fix
+            yield Finding(name, missing, f"of {libraries[name]}: {reason}", remedy)
         else:
             yield Finding(name, "ok", "loads")
 
@@ -145,12 +151,12 @@ def _card(card: Gpu) -> str:
     )
 
 
-def _choice() -> Iterator[Finding]:
-    """What `build` would measure, by device, and why not on a GPU."""
+def _engines() -> Iterator[Finding]:
+    """The engines that `build` would measure, by device."""
     try:
         yield _measured("engines on the processor", "cpu")
-    except Exception as error:  # the report must end whatever is broken
-        yield Finding("engines on the processor", "error", str(error), _CPU_MEND)
+    except Exception as error:  # whatever is broken, the report goes on
+        yield Finding("engines on the processor", "error", str(error), _CPU_FIX)
     try:
         cuda.check_gpu("gpu:0")
         yield _measured("engines on the GPU", "gpu:0")
@@ -167,6 +173,32 @@ def _measured(topic: str, device: str) -> Finding:
     return Finding(topic, "ok", f"will be measured: {', '.join(names)}")
 
 
+def _pipelines(models: Path) -> Iterator[Finding]:
+    """Whether the default pipeline and those built here have their models and a valid plan."""
+    cores = {Path(item.pipeline): item.cores for item in all_deployments(models)}
+    for path, threads in (dict.fromkeys(DEFAULT_PIPELINES, usable_cores()) | cores).items():
+        if path.exists():
+            try:
+                yield _pipeline(path, models, threads)
+            except OcrError as error:
+                yield Finding(path.stem, "absent", str(error))
+
+
+def _pipeline(path: Path, models: Path, cores: int) -> Finding:
+    from serving.plan.build import plan_inputs
+
+    config = load_config(path)
+    check_plan(config, models, cores, None)
+    deployment = read_deployment(models, config, cores)
+    plan = deployment.plan(deployment.device)
+    device = parse_devices(deployment.device)[0]
+    inputs = plan_inputs(config, models, plan.cores, device)
+    text = f"models and a plan for {deployment.device}, made {plan.made}"
+    if differences := inputs.differences(plan, str(plan.calibration["hash"])):
+        text += f"; a build may find a faster plan: {differences}; {deployment.command()}"
+    return Finding(path.stem, "ok", text)
+
+
 def _installed(distribution: str) -> bool:
     try:
         metadata.version(distribution)
@@ -179,15 +211,14 @@ _MARKS = {"ok": "ok     ", "absent": "absent ", "error": "ERROR  "}
 
 
 @click.command()
-def command() -> None:
-    """Look at Python, processor, backends, OpenCV, GPU and drivers; say how to fix what is wrong.
+@models_option
+def command(models: Path) -> None:
+    """Check Python, backends, OpenCV, GPU, drivers and built pipelines; say how to fix faults.
 
-    Exit code 1 when something is broken; what is merely absent is no fault.
+    Exit code 1 when something is broken; what is only absent is not a fault.
     """
-    from serving.cli.doctor import examine
-
     broken = []
-    for finding in examine():
+    for finding in examine(models):
         click.echo(f"{_MARKS[finding.state]} {finding.topic}: {finding.text}")
         if finding.fix:
             click.echo(f"        fix: {finding.fix}")
@@ -195,4 +226,4 @@ def command() -> None:
             broken.append(finding.topic)
     if broken:
         raise EngineError(f"broken: {', '.join(broken)}; the lines above say how to fix them")
-    click.echo("all is well; what will be used is measured by: bash scripts/build_engines.sh")
+    click.echo("nothing is broken; engines are measured by: bash scripts/build_engines.sh")

@@ -25,41 +25,56 @@ if TYPE_CHECKING:
     "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
 )
 @click.option("--device", type=Device(), help="Of the plan.  [default: what `build` chose]")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Show nothing; fail where a plan is missing, or where what it requires has changed.",
+)
 @models_option
 def command(
-    pipelines: tuple[Path, ...], threads: int | None, device: str | None, models: Path
+    pipelines: tuple[Path, ...],
+    threads: int | None,
+    device: str | None,
+    check: bool,
+    models: Path,
 ) -> None:
     """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
+    from serving.config import load_config
+    from serving.plan.plan import check_plan, find_plan
+
+    configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
+    if check:
+        for config in configs.values():
+            check_plan(config, models, threads, device)
+        return
     from rich.console import Console
 
-    from serving.config import load_config
-    from serving.plan.load import find_plan
-
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for path in pipelines or DEFAULT_PIPELINES:
-        plan = find_plan(load_config(path), models, threads, device)
+    for path, config in configs.items():
+        plan = find_plan(config, models, threads, device)
         _print_head(console, path, plan)
         for section, model in plan.models.items():
             console.print(_model_table(section, model))
             if model.batch_trial is not None:
-                console.print(_together(model, model.batch_trial))
+                console.print(_batches(model, model.batch_trial))
         console.print(_combination_table(plan))
         console.print(_worker_table(plan))
 
 
 def _print_head(console: Console, path: Path, plan: Plan) -> None:
-    say = console.print
     versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
     gate = ", ".join(f"{name} {value}" for name, value in plan.gate.items())
     where = f"{plan.cores} cores of {plan.machine['cpu']}"
     if "gpu" in plan.machine:
         where = "{gpu} (compute capability {capability}, driver {driver})".format(**plan.machine)
-    say(f"{path}: made {plan.made} for {where}; {versions}")
-    say(f"gate: {gate}")
-    say("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
-    say("on a processor, 2x4 is 2 streams (calls side by side) of 4 threads each")
+    console.print(f"{path}: made {plan.made} for {where}; {versions}")
+    console.print(f"gate: {gate}")
+    console.print("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
+    console.print("on a CPU, 2x4 is 2 streams (parallel calls) of 4 threads each")
     for section, cost in plan.cold_shape_ms.items():
-        say(f"first sight of a shape that is not warmed costs {section} {cost:.0f} ms")
+        console.print(
+            f"the first input of a shape that is not warmed costs {section} {cost:.0f} ms"
+        )
 
 
 def _model_table(section: str, model: ModelPlan) -> Table:
@@ -76,18 +91,20 @@ def _model_table(section: str, model: ModelPlan) -> Table:
     return table
 
 
-def _together(model: ModelPlan, batch_trial: BatchTrial) -> str:
-    """What came of reading short lines together."""
+def _batches(model: ModelPlan, batch_trial: BatchTrial) -> str:
+    """The verdict on reading short lines in batches."""
     if batch_trial.reason:
         return f"lines are read one by one: {batch_trial.reason}"
-    taken = f"read together: up to {model.choice.batch} a call"
-    told = taken if model.choice.batch > 1 else "read one by one"
-    read = "read the same" if batch_trial.same else "do not read the same"
-    return f"short lines together take {batch_trial.times:.2f} of their time and {read}: {told}"
+    batch = model.choice.batch
+    verdict = f"read in batches of up to {batch}" if batch > 1 else "read one by one"
+    same = "the same" if batch_trial.same else "not the same"
+    return (
+        f"short lines in batches take {batch_trial.times:.2f} of their time, read {same}: {verdict}"
+    )
 
 
 def _nodes(trial: Trial) -> str:
-    """Nodes of the graph by provider, where the backend tells."""
+    """Nodes of the graph by provider, where the backend reports them."""
     counts = {
         name.removeprefix("nodes_"): f"{count:.0f}"
         for name, count in trial.figures.items()
@@ -101,7 +118,7 @@ def _agreement(trial: Trial) -> str:
     if "h_mean" in figures:
         return f"H-mean {figures['h_mean']:.4f}"
     if "agreement" in figures:
-        return f"{figures['agreement']:.2%} alike"
+        return f"{figures['agreement']:.2%} equal"
     if "error_rate" in figures:
         return f"errors {figures['error_rate']:.2%}, equal lines {figures['equal_lines']:.1%}"
     return ""
@@ -111,7 +128,7 @@ def _combination_table(plan: Plan) -> Table:
     from rich.table import Table
 
     table = Table(title="whole pages", title_justify="left")
-    for column in ("engines", "pages/s", "lone page, ms", ""):
+    for column in ("engines", "pages/s", "single request, ms", ""):
         table.add_column(column, justify="left" if column == "engines" else "right")
     for item in plan.combinations:
         engines = "; ".join(f"{section}: {spec}" for section, spec in item.engines.items())
@@ -124,14 +141,14 @@ def _worker_table(plan: Plan) -> Table:
     from rich.table import Table
 
     table = Table(title="worker processes, which share the cores", title_justify="left")
-    for column in ("processes", "pages/s together", "lone page, ms", "MiB each", "", "reason"):
+    for column in ("processes", "pages/s together", "single request, ms", "MiB each", "", "reason"):
         table.add_column(column, justify="left" if column == "reason" else "right")
     for trial in plan.worker_trials:
         table.add_row(
             str(trial.workers),
             "" if trial.pages_per_second is None else f"{trial.pages_per_second:.2f}",
             "" if trial.latency_ms is None else f"{trial.latency_ms:.0f}",
-            ", ".join(f"{place} {size}" for place, size in trial.memory_mb.items()),
+            ", ".join(f"{kind} {size}" for kind, size in trial.memory_mb.items()),
             "chosen" if trial.chosen else "",
             trial.reason,
             style="bold" if trial.chosen else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,30 +142,26 @@ def command(
     with the reason in the log and in GET /ocr/v1. Nothing is downloaded, converted
     or built: run `ocr-hpi fetch` and `ocr-hpi build` first (scripts/serve.sh does).
     """
-    from serving.config import load_config
+    from serving.http.gunicorn.application import read_generation
     from serving.http.gunicorn.server import run
     from serving.http.settings import Settings
     from serving.machine import share, usable_cores
-    from serving.plan.plan import planned_workers
 
     names = [name for name, _ in pipelines]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise click.UsageError(f"--pipeline: the name {min(twice)} is given twice")
-    # A wrong YAML is told at once, before anything starts.
-    configs = [load_config(path) for _, path in pipelines]
     cores = usable_cores() if threads is None else threads * (workers or 1)
-    if workers is None:
-        told = settings["models"], configs, cores, settings["device"]
-        fallback = settings["allow_cpu_fallback"]
-        workers = planned_workers(*told, cpu_fallback=fallback) if threads is None else 1
-    run(
-        Settings(
-            pipelines=dict(pipelines),
-            cores=cores,
-            workers=workers,
-            threads=threads or share(cores, workers),
-            max_body=int(max_body_mb * 1024 * 1024),
-            **settings,
-        )
+    started = Settings(
+        pipelines=dict(pipelines),
+        cores=cores,
+        workers=workers or 1,
+        threads=threads or share(cores, workers or 1),
+        max_body=int(max_body_mb * 1024 * 1024),
+        **settings,
     )
+    first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
+    if workers is None and threads is None:
+        planned = first.planned
+        started = replace(started, workers=planned, threads=share(cores, planned))
+    run(started, first=first)

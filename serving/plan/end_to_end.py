@@ -13,15 +13,16 @@ from contextlib import ExitStack
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import EngineSpec
 from serving.engines.factory import open_fused
-from serving.models.pipeline_models import PipelineModel, assemble
-from serving.ocr.pipeline import Pipeline
+from serving.models.pipeline_models import PipelineModel
+from serving.ocr.pipeline import Pipeline, assemble
 from serving.ocr.scheduler import Scheduler
 from serving.plan.bench import spread
-from serving.plan.calibration import Calibration, Image
+from serving.plan.calibration import Calibration
 from serving.plan.graphs import GraphOf
 from serving.plan.plan import Combination
 from serving.plan.shapes import Shapes
 from serving.plan.timing import Work, fastest, interleaved
+from serving.types import Image
 
 LATENCY = 1.2
 """Most that a lone page may take, against the best combination."""

@@ -35,13 +35,14 @@ from serving.config.pipeline import PipelineConfig
 from serving.devices import kind
 from serving.errors import EngineError
 from serving.machine import peak_memory, share
-from serving.models.pipeline_models import parts
-from serving.ocr.pipeline import Image, Pipeline
+from serving.models.pipeline_models import pipeline_models
+from serving.ocr.pipeline import Pipeline
 from serving.plan.child import Child, Parent
 from serving.plan.end_to_end import LATENCY
 from serving.plan.load import open_planned
 from serving.plan.plan import Plan, WorkerTrial
 from serving.plan.timing import GAIN, ROUNDS, fastest
+from serving.types import Image
 
 _SECONDS = 3.0
 """For which all of them read, in each round."""
@@ -252,7 +253,7 @@ def main() -> None:
     parent = Parent()
     questions = parent.questions()
     told = next(questions)
-    plan = Plan.from_plain(told["plan"])
+    plan = Plan.from_dict(told["plan"])
     pages = [np.load(path) for path in told["pages"]]
     pipeline = _open(told, plan)
     for page in pages:
@@ -270,9 +271,9 @@ def main() -> None:
 def _open(told: dict[str, Any], plan: Plan) -> Pipeline:
     config = PipelineConfig.model_validate({**told["config"], "source": told["source"]})
     models = Path(told["models"])
-    found = {part.section: part for part in parts(config, models)}
+    found = {part.section: part for part in pipeline_models(config, models)}
     return open_planned(
-        config, found, plan, models=models, device=told["device"], workers=told["workers"]
+        config, found, plan, models, told["device"], told["workers"]
     )
 
 

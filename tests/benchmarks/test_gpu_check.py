@@ -14,6 +14,7 @@ from gpu_fakes import hide_gpus
 from benchmarks import corpus
 from benchmarks.__main__ import main
 from benchmarks.gpu_check import check_device, measure_speed
+from serving.config import load_config
 from serving.ocr.pipeline import Pipeline
 from serving.plan.load import open_pipeline
 from serving.types import Page
@@ -21,7 +22,7 @@ from serving.types import Page
 
 @pytest.fixture(scope="module")
 def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(repo / "configs/PP-OCRv4_mobile.yaml", models=built, device="cpu")
+    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built, device="cpu")
     yield pipeline
     pipeline.close()
 

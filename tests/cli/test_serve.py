@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from plans import deploy
 
 from serving.cli.serve import command
 from serving.config import load_config
@@ -14,14 +15,15 @@ from serving.download import HostPattern
 from serving.errors import ConfigError
 from serving.http.settings import Settings
 from serving.machine import usable_cores
-from serving.plan.plan import save_deployment
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch, repo: Path) -> list[Settings]:
-    """The settings with which the server would have started."""
+def started(monkeypatch: pytest.MonkeyPatch, repo: Path) -> list[Settings]:
+    """The settings that the server would start with."""
     seen: list[Settings] = []
-    monkeypatch.setattr("serving.http.gunicorn.server.run", seen.append)
+    monkeypatch.setattr(
+        "serving.http.gunicorn.server.run", lambda settings, first: seen.append(settings)
+    )
     monkeypatch.chdir(repo)
     return seen
 
@@ -30,9 +32,9 @@ def serve(*arguments: str, **environment: str) -> Any:
     return CliRunner().invoke(command, arguments, env=dict(environment))
 
 
-def test_defaults(told: list[Settings]) -> None:
+def test_defaults(started: list[Settings]) -> None:
     assert serve().exit_code == 0
-    [settings] = told
+    [settings] = started
     assert settings == Settings(
         pipelines={"accurate": Path("configs/PP-OCRv4_mobile.yaml")},
         cores=usable_cores(),
@@ -43,7 +45,7 @@ def test_defaults(told: list[Settings]) -> None:
     assert (settings.max_pages, settings.timeout, settings.page_time) == (200, 60, 10)
 
 
-def test_flags(told: list[Settings]) -> None:
+def test_flags(started: list[Settings]) -> None:
     a, b = "configs/PP-OCRv4_mobile.yaml", "configs/PP-OCRv6_small.yaml"
     done = serve(
         *("--pipeline", f"fast={a}", "--pipeline", f"best-1.2={b}", "--host", "::1"),
@@ -52,7 +54,7 @@ def test_flags(told: list[Settings]) -> None:
         "--allow-cpu-fallback",
     )
     assert done.exit_code == 0, done.output
-    assert told == [
+    assert started == [
         Settings(
             pipelines={"fast": Path(a), "best-1.2": Path(b)},
             host="::1",
@@ -70,15 +72,15 @@ def test_flags(told: list[Settings]) -> None:
     ]
 
 
-def test_keys_and_urls(told: list[Settings]) -> None:
+def test_keys_and_urls(started: list[Settings]) -> None:
     assert serve("--api-keys-file", "k", "--allow-url-hosts", "a.b, *.c.d:81,").exit_code == 0
     assert serve(OCR_HPI_API_KEYS_FILE="k", OCR_HPI_ALLOW_URL_HOSTS="a.b,*.c.d:81").exit_code == 0
-    assert told[0] == told[1]
-    assert told[0].api_keys_file == Path("k")
-    assert told[0].allow_url_hosts == (HostPattern("a.b"), HostPattern("c.d", True, 81))
+    assert started[0] == started[1]
+    assert started[0].api_keys_file == Path("k")
+    assert started[0].allow_url_hosts == (HostPattern("a.b"), HostPattern("c.d", True, 81))
 
 
-def test_environment(told: list[Settings]) -> None:
+def test_environment(started: list[Settings]) -> None:
     yaml = "configs/PP-OCRv4_mobile.yaml"
     done = serve(
         OCR_HPI_PIPELINE=f"a={yaml},b={yaml}",
@@ -89,19 +91,19 @@ def test_environment(told: list[Settings]) -> None:
         OCR_HPI_ALLOW_CPU_FALLBACK="1",
     )
     assert done.exit_code == 0, done.output
-    [settings] = told
+    [settings] = started
     assert list(settings.pipelines) == ["a", "b"]
     assert (settings.device, settings.allow_cpu_fallback) == ("gpu:0", True)
     assert (settings.port, settings.max_body, settings.max_pages) == (1234, 1024 * 1024, 7)
 
 
 def test_workers_are_what_the_plans_say(
-    told: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.machine.usable_cores", lambda: 16)
     first, second = Path("configs/PP-OCRv4_mobile.yaml"), Path("configs/PP-OCRv6_small.yaml")
-    save_deployment(tmp_path, load_config(first), 16, "cpu", 4)
-    save_deployment(tmp_path, load_config(second), 16, "cpu", 2)
+    deploy(tmp_path, load_config(first), 16, "cpu", 4)
+    deploy(tmp_path, load_config(second), 16, "cpu", 2)
     both = ("--models", str(tmp_path), "--pipeline", f"a={first}", "--pipeline", f"b={second}")
     for arguments in (
         both[:4],
@@ -112,16 +114,16 @@ def test_workers_are_what_the_plans_say(
         (*both, "--device", "gpu:0"),
     ):
         assert serve(*arguments).exit_code == 0
-    found = [(settings.workers, settings.threads, settings.cores) for settings in told]
+    numbers = [(settings.workers, settings.threads, settings.cores) for settings in started]
     # Of two pipelines the smaller number: both are in every process, and were measured alone.
-    assert found == [(4, 4, 16), (2, 8, 16), (3, 5, 16), (8, 2, 16), (1, 8, 8), (1, 16, 16)]
-    assert told[0].places == 4 * 4 + 32
+    assert numbers == [(4, 4, 16), (2, 8, 16), (3, 5, 16), (8, 2, 16), (1, 8, 8), (1, 16, 16)]
+    assert started[0].places == 4 * 4 + 32
 
 
-def test_the_first_pipeline_stays_the_first(told: list[Settings]) -> None:
+def test_the_first_pipeline_stays_the_first(started: list[Settings]) -> None:
     yaml = "configs/PP-OCRv4_mobile.yaml"
     serve("--pipeline", f"z={yaml}", "--pipeline", f"a={yaml}")
-    assert list(told[0].pipelines) == ["z", "a"]
+    assert list(started[0].pipelines) == ["z", "a"]
 
 
 @pytest.mark.parametrize(
@@ -139,20 +141,22 @@ def test_the_first_pipeline_stays_the_first(told: list[Settings]) -> None:
         (("--nonsense",), "--nonsense"),
     ],
 )
-def test_wrong_usage(told: list[Settings], arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_usage(started: list[Settings], arguments: tuple[str, ...], words: str) -> None:
     done = serve(*arguments)
     assert done.exit_code == 2
     assert words in done.output
-    assert not told
+    assert not started
 
 
-def test_a_wrong_yaml_is_told_before_anything_starts(told: list[Settings], tmp_path: Path) -> None:
+def test_a_wrong_yaml_is_an_error_before_anything_starts(
+    started: list[Settings], tmp_path: Path
+) -> None:
     yaml = tmp_path / "wrong.yaml"
     yaml.write_text("pipeline_name: OCR\n")
     done = serve("--pipeline", f"a={yaml}")
     assert isinstance(done.exception, ConfigError)
     assert str(yaml) in str(done.exception)
-    assert not told
+    assert not started
 
 
 def test_threads_and_places_add_up() -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_engine import FakeEngine, width_as_text
 
 from benchmarks import corpus
 from serving.config import load_config
 from serving.config.pipeline import HpiConfig
-from serving.engines.base import Array, EngineSpec
+from serving.engines.base import Array, EngineSpec, OnBatch
 from serving.engines.factory import open_fused
-from serving.engines.fake import FakeEngine, width_as_text
 from serving.errors import ConfigError, EngineError
 from serving.machine import usable_cores
-from serving.models.pipeline_models import PipelineModel, parts
+from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Quiet
 from serving.ocr.pipeline import Pipeline
 from serving.ocr.recognise import Recogniser
@@ -25,8 +25,8 @@ from serving.plan.build import Builder
 from serving.plan.calibration import calibration_set
 from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
-from serving.plan.load import find_plan, open_pipeline
-from serving.plan.plan import BatchTrial, Plan
+from serving.plan.load import open_pipeline
+from serving.plan.plan import BatchTrial, Deployment, Plan, find_plan
 from serving.plan.trials import measure_batches, pays
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
@@ -35,7 +35,9 @@ SECTION = "TextRecognition"
 
 @pytest.fixture(scope="module")
 def part(repo: Path, built: Path) -> PipelineModel:
-    return next(part for part in parts(load_config(repo / YAML), built) if part.section == SECTION)
+    return next(
+        part for part in pipeline_models(load_config(repo / YAML), built) if part.section == SECTION
+    )
 
 
 def test_so_many_go_together_as_one_call_has_room_for() -> None:
@@ -100,19 +102,21 @@ def test_it_has_to_pay() -> None:
     assert not pays(BatchTrial(0.5, same=False))
 
 
-def with_batch(built: Path, repo: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+def with_batch(
+    built: Path, repo: Path, batch: int, monkeypatch: pytest.MonkeyPatch, on_batch: OnBatch
+) -> Pipeline:
     """Opens the default pipeline with so many lines a call, whatever was chosen."""
-    load = Plan.from_plain
+    original = Deployment.plan
 
-    def changed(data: dict) -> Plan:
-        plan = load(data)
+    def changed(self: Deployment, device: str, requested: str | None = None) -> Plan:
+        plan = original(self, device, requested)
         model = plan.models[SECTION]
         choice = dataclasses.replace(model.choice, batch=batch)
         models = {**plan.models, SECTION: dataclasses.replace(model, choice=choice)}
         return dataclasses.replace(plan, models=models)
 
-    monkeypatch.setattr(Plan, "from_plain", changed)
-    return open_pipeline(repo / YAML, models=built)
+    monkeypatch.setattr(Deployment, "plan", changed)
+    return open_pipeline(load_config(repo / YAML), models=built, on_batch=on_batch)
 
 
 def test_a_page_reads_the_same_with_its_short_lines_together(
@@ -121,11 +125,12 @@ def test_a_page_reads_the_same_with_its_short_lines_together(
     pages = [page.image for page in corpus.pages(seed=7, count=4)]
     read, calls = {}, {}
     for batch in (1, 4):
-        told: list[int] = []
-        opened = with_batch(built, repo, batch, monkeypatch)
-        pipeline = opened.observed(lambda _, count, told=told: told.append(count))
+        sizes: list[int] = []
+        pipeline = with_batch(
+            built, repo, batch, monkeypatch, lambda _, lines, sizes=sizes: sizes.append(lines)
+        )
         read[batch] = [pipeline.read(page).lines for page in pages]
-        calls[batch] = told
+        calls[batch] = sizes
         pipeline.close()
         monkeypatch.undo()
     assert read[4] == read[1]

@@ -19,7 +19,7 @@ from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine, open_fused
 from serving.errors import EngineError, PlanError
 from serving.machine import usable_cores
-from serving.models.pipeline_models import PipelineModel, parts
+from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Quiet
 from serving.models.store import Store
 from serving.ocr.recognise import Recogniser
@@ -27,8 +27,7 @@ from serving.plan.build import Builder
 from serving.plan.calibration import Calibration, calibration_set
 from serving.plan.candidates import candidates
 from serving.plan.graphs import NNCF, GraphOf, Graphs
-from serving.plan.load import find_plan
-from serving.plan.plan import int8_name
+from serving.plan.plan import find_plan, int8_name
 from serving.plan.trials import run_trials
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
@@ -47,7 +46,7 @@ def few() -> Calibration:
 
 @pytest.fixture(scope="module")
 def recogniser(model_store: Store, repo: Path) -> PipelineModel:
-    found = parts(load_config(repo / YAML), model_store.root)
+    found = pipeline_models(load_config(repo / YAML), model_store.root)
     (part,) = (part for part in found if part.section == "TextRecognition")
     Graphs(model_store.root).build(part.folder, part.model)
     return part

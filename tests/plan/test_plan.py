@@ -1,4 +1,4 @@
-"""The engine plan: keys, trials behind the gate on real models, nothing left half done."""
+"""The engine plan: what it requires, when it is built anew, trials behind the gate."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import usable_cores
-from serving.models.pipeline_models import PipelineModel, parts
+from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Quiet
-from serving.plan.build import Builder
+from serving.plan.build import Builder, PlanInputs, plan_inputs
 from serving.plan.calibration import Calibration, calibration_set
 from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
-from serving.plan.load import find_plan
-from serving.plan.plan import key, load_plan, model_words, plan_key
+from serving.plan.load import open_pipeline
+from serving.plan.plan import Plan, all_deployments, find_plan, read_deployment, save_plan
 from serving.plan.trials import run_trials
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
@@ -42,7 +42,7 @@ def config(repo: Path) -> PipelineConfig:
 
 @pytest.fixture(scope="module")
 def found(config: PipelineConfig, built: Path) -> dict[str, PipelineModel]:
-    return {part.section: part for part in parts(config, built)}
+    return {part.section: part for part in pipeline_models(config, built)}
 
 
 @pytest.fixture(scope="module")
@@ -103,42 +103,74 @@ def test_a_second_build_makes_nothing(config: PipelineConfig, built: Path) -> No
     assert {path: path.stat().st_mtime_ns for path in built.rglob("*.json")} == before
 
 
-def test_a_key_changes_with_what_it_depends_on(
-    config: PipelineConfig,
-    found: dict[str, PipelineModel],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def plan(config: PipelineConfig, built: Path) -> Plan:
+    """The default pipeline's, as it was built."""
+    return find_plan(config, built)
+
+
+def test_a_build_measures_again_where_something_that_it_compares_has_changed(
+    config: PipelineConfig, built: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part, spec = found["TextRecognition"], EngineSpec("openvino", streams=1, threads=2)
-
-    def keyed(part: PipelineModel, spec: EngineSpec) -> str:
-        return key(model_words(part, [spec], config))
-
-    base = keyed(part, spec)
-    assert keyed(part, spec) == base
-    assert keyed(part, dataclasses.replace(spec, precision="bfloat16")) != base
-    changed = tmp_path / part.folder.name
-    changed.mkdir()
-    for path in part.folder.iterdir():
-        (changed / path.name).write_bytes(path.read_bytes())
-    assert keyed(dataclasses.replace(part, folder=changed), spec) == base
-    with next(changed.glob("inference.*params")).open("ab") as file:
-        file.write(b"!")
-    assert keyed(dataclasses.replace(part, folder=changed), spec) != base
-    monkeypatch.setattr("serving.plan.plan.version", lambda backend: "0.0")
-    assert keyed(part, spec) != base
+    inputs, calibration = plan_inputs(config, built, plan.cores), str(plan.calibration["hash"])
+    assert inputs.differences(plan, calibration) == ""
+    assert "calibration set" in inputs.differences(plan, "another set")
+    strict = dataclasses.replace(
+        inputs, config=config.model_copy(update={"gate": Gate(error_rate=0.001)})
+    )
+    assert strict.differences(plan, calibration)
+    assert dataclasses.replace(inputs, cores=plan.cores + 1).differences(plan, calibration)
+    specs = {**inputs.specs, "TextRecognition": inputs.specs["TextRecognition"][:1]}
+    assert dataclasses.replace(inputs, specs=specs).differences(plan, calibration)
+    versions = {**inputs.versions(), "onnxruntime": "99.0"}
+    monkeypatch.setattr(PlanInputs, "versions", lambda _: versions)
+    installed = plan.versions["onnxruntime"]
+    assert inputs.differences(plan, calibration) == f"onnxruntime {installed} -> 99.0"
 
 
-def test_another_gate_or_number_of_cores_is_another_plan(
-    config: PipelineConfig, found: dict[str, PipelineModel], built: Path
+def test_serving_looks_only_at_what_was_chosen(
+    config: PipelineConfig, built: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specs = {section: candidates(HpiConfig(), cores=2) for section in found}
-    base = plan_key(config, found, specs, 2)
-    assert plan_key(config, found, specs, 3) != base
-    strict = config.model_copy(update={"gate": Gate(error_rate=0.001)})
-    assert plan_key(strict, found, specs, 2) != base
+    chosen = {model.choice.backend for model in plan.models.values()}
+    monkeypatch.setattr(
+        "serving.plan.plan.version",
+        lambda name: plan.versions[name] if name in chosen else "99.0",
+    )
+    open_pipeline(config, models=built).close()
+    backend = min(chosen)
+    monkeypatch.setattr("serving.plan.plan.version", lambda name: "99.0")
+    message = (
+        rf"{backend} was {plan.versions[backend]} when the plan was made and is 99.0 now.*; "
+        r"run: bash scripts/build_engines.sh .*mobile.yaml$"
+    )
+    with pytest.raises(PlanError, match=message):
+        open_pipeline(config, models=built)
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [("files of PP-OCRv4_mobile_det", "0"), ("CPU flags", "[]"), ("graphs", "old"), ("cores", "9")],
+)
+def test_a_changed_requirement_is_named(
+    config: PipelineConfig, store: Path, plan: Plan, name: str, before: str
+) -> None:
+    changed = dataclasses.replace(plan, requirements={**plan.requirements, name: before})
+    save_plan(store, config, plan.cores, "cpu", changed)
+    with pytest.raises(PlanError, match=rf"{name} was .* and is .* now; run"):
+        open_pipeline(config, models=store)
+
+
+def test_another_number_of_cores_is_another_plan(config: PipelineConfig, built: Path) -> None:
     with pytest.raises(PlanError, match=r"scripts/build_engines.sh .*mobile.yaml --threads 77$"):
         find_plan(config, built, threads=77)
+
+
+def test_a_copy_of_the_yaml_has_the_same_plan(
+    config: PipelineConfig, built: Path, plan: Plan, repo: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.yaml"
+    copy.write_text((repo / YAML).read_text() + "# the same\n")
+    assert find_plan(load_config(copy), built) == plan
 
 
 def test_hpi_config_narrows_and_fixes() -> None:
@@ -224,16 +256,41 @@ def test_a_build_killed_at_any_point_leaves_the_old_plan(
     yaml.unlink()
 
 
-def test_a_damaged_plan_is_an_error_that_names_the_file(built: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "engines" / "plans" / "abc"
-    folder.mkdir(parents=True)
-    (folder / "plan.json").write_text('{"key": "abc"')
-    with pytest.raises(PlanError, match=r"plan.json: cannot be read"):
-        load_plan(tmp_path, "abc", pipeline="x.yaml")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        '{"device": "cpu"}',
+        '{"pipeline": "a", "cores": 2, "device": "moon", "plans": {}}',
+        '{"pipeline": "a", "cores": 2, "device": "cpu", "plans": {"cpu": {"workers": "x"}}}',
+    ],
+)
+def test_a_damaged_file_is_an_error_and_a_build_replaces_it(
+    config: PipelineConfig, plan: Plan, tmp_path: Path, text: str
+) -> None:
+    save_plan(tmp_path, config, plan.cores, "cpu", plan)
+    (path,) = (tmp_path / "engines" / "plans").iterdir()
+    path.write_text(text)
+    message = rf"{path.name}: cannot be read .*; run: bash scripts/build_engines.sh .*mobile.yaml$"
+    with pytest.raises(PlanError, match=message):
+        open_pipeline(config, models=tmp_path)
+    assert list(all_deployments(tmp_path)) == []
+    save_plan(tmp_path, config, plan.cores, "cpu", plan)
+    assert find_plan(config, tmp_path) == plan
 
 
-def test_a_plan_survives_its_file(config: PipelineConfig, built: Path, tmp_path: Path) -> None:
-    plan = find_plan(config, built)
-    path = plan.save(tmp_path)
-    assert load_plan(tmp_path, plan.key, pipeline="x") == plan
-    assert json.loads(path.read_text())["key"] == plan.key
+def test_the_file_is_named_after_the_yaml_and_holds_the_plan_of_each_device(
+    config: PipelineConfig, plan: Plan, tmp_path: Path
+) -> None:
+    save_plan(tmp_path, config, plan.cores, "cpu", plan)
+    save_plan(tmp_path, config, plan.cores, "gpu:0", dataclasses.replace(plan, workers=3))
+    (path,) = (tmp_path / "engines" / "plans").iterdir()
+    assert path.name.startswith("PP-OCRv4_mobile-")
+    assert json.loads(path.read_text())["plans"].keys() == {"cpu", "gpu"}
+    deployment = read_deployment(tmp_path, config, plan.cores)
+    assert deployment.device == "gpu:0"
+    assert deployment.plan("cpu") == plan
+    assert (deployment.workers("cpu"), deployment.workers("gpu:0")) == (plan.workers, 3)

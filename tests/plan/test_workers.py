@@ -23,8 +23,8 @@ from serving.engines.base import EngineSpec
 from serving.errors import EngineError
 from serving.http.gunicorn.worker import warmup_image
 from serving.plan.child import Child
-from serving.plan.load import find_plan, open_pipeline
-from serving.plan.plan import Plan
+from serving.plan.load import open_pipeline
+from serving.plan.plan import Plan, find_plan
 from serving.plan.workers import (
     GPU,
     MAIN,
@@ -187,13 +187,14 @@ def test_real_workers_read_real_pages_together(
     [chosen] = [trial for trial in found.worker_trials if trial.chosen]
     assert found.workers == chosen.workers
     assert not any(trial.reason for trial in found.worker_trials if trial.chosen)
-    assert Plan.from_plain(dataclasses.asdict(found)) == found
+    assert Plan.from_dict(dataclasses.asdict(found)) == found
 
 
 def test_one_plan_serves_any_number_of_workers(plan: Plan, built: Path, repo: Path) -> None:
     texts = []
+    config = load_config(repo / YAML)
     for workers in (1, 2, 3):
-        pipeline = open_pipeline(repo / YAML, models=built, slot=workers - 1, workers=workers)
+        pipeline = open_pipeline(config, models=built, slot=workers - 1, workers=workers)
         engines = [part["engine"] for part in pipeline.to_dict().values()]
         assert {engine["threads"] for engine in engines} == {max(1, plan.cores // workers)}
         texts.append([(line.text, line.score) for line in pipeline.read(warmup_image()).lines])

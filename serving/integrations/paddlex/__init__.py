@@ -1,4 +1,4 @@
-"""PaddleX and PaddleOCR on our engines: their `use_hpip=True` and `enable_hpi=True`, made true.
+"""PaddleX and PaddleOCR on our engines, through their `use_hpip=True` and `enable_hpi=True`.
 
     import serving.integrations.paddlex
     serving.integrations.paddlex.enable()
@@ -33,18 +33,18 @@ def enable(
     models: str | Path = "models",
     choose: Choose | None = None,
 ) -> None:
-    """From now on, in this process, a model that PaddleX opens with HPI runs on our engines.
+    """Make models that PaddleX opens with HPI in this process run on our engines.
 
-    gate: how near to float32 an engine must read, by name (default, strict, exact) or by bounds.
-    The engine is the fastest that the plans built on this machine found to pass it; a model
-    without a plan runs on float32 OpenVINO, and the log says so. PaddleX's `hpi_config` narrows it.
-    The default gate also lets a batch of lines be padded to a class of widths, so that engines
-    meet few shapes: 1.3 times as fast, and one line in twenty reads a little otherwise.
-    models: the store's folder, where `engines` has the plans and the conversions from Paddle.
-    choose: a choice of your own in place of the plans'.
-    What other engines PaddleX has stays as it is. Calling it again replaces all three.
-    Raises ConfigError for an unknown gate, EngineError where PaddleX is not installed or is not
-    the one that this stands on.
+    gate: how close to float32 an engine must read, by name (default, strict, exact) or by bounds.
+    The engine is the fastest that passes it in the plans built on this machine; a model without a
+    plan runs on float32 OpenVINO, which is logged. PaddleX's `hpi_config` narrows the choice.
+    The default gate also pads a batch of lines to a class of widths, so that engines meet few
+    shapes: 1.3 times as fast, and one line in twenty reads slightly differently.
+    models: the folder of models, whose `engines` has the plans and the conversions from Paddle.
+    choose: your own choice instead of the plans'.
+    PaddleX's other engines are not changed. Calling it again replaces all three arguments.
+    Raises ConfigError for an unknown gate, EngineError where PaddleX is not installed or is of an
+    unsupported version.
     """
     bounds = gate if isinstance(gate, Gate) else named_gate(gate)
     store = Path(models).absolute()

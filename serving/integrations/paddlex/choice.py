@@ -1,14 +1,10 @@
-"""Which engine a model of PaddleX's gets.
-
-What built plans know of one model, whatever pipeline they were made for.
-"""
+"""Which engine a model of PaddleX's gets, from the plans that were built here."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from serving.config.gate import Gate
@@ -18,37 +14,105 @@ from serving.errors import ConfigError, EngineError
 from serving.machine import usable_cores
 from serving.models.files import digest, model_files
 from serving.models.probe import model_kind
-from serving.plan.candidates import candidates, version
+from serving.plan.candidates import candidates
 from serving.plan.gate import verdict
-from serving.plan.plan import BUILD, ModelPlan, Trial, all_plans, machine
+from serving.plan.plan import (
+    BUILD,
+    ModelPlan,
+    Trial,
+    all_deployments,
+    installed_version,
+    machine,
+)
 from serving.plan.timing import fastest
+
+_LOG = logging.getLogger(__name__)
+
+_PLAIN_ONNX = {"openvino", "onnxruntime"}
+"""Backends that load the model's own ONNX graph, in a precision of theirs ..."""
+_FLOATS = {"float32", "bfloat16", "float16"}
+"""... which these are. int8 is another graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """A model that PaddleX is opening with HPI."""
+
+    name: str
+    folder: Path
+    device: str
+    """In PaddleX's words: cpu, gpu, npu, ..."""
+    hpi: HpiConfig
+
+
+Choose = Callable[[ModelRequest], EngineSpec]
+"""Chooses an engine. Raises ConfigError or EngineError where the request cannot be met."""
+
+
+def planned(models: Path, gate: Gate) -> Choose:
+    """The fastest engine that the plans under `models` found to pass the gate.
+
+    A plan is measured on the fused graph, and PaddleX's model runs on its own: the layers, and so
+    what a precision does to them, are the same; the fused graph only has the normalisation before
+    them and the arg-max after them inside. PaddleX runs one call at a time, so that it is an
+    engine of one stream on all cores, unless `hpi_config` sets another. The lines of a
+    recogniser's batch run in parallel, on as many streams as were fastest.
+
+    `hpi_config` narrows the choice. A model without a plan gets the first candidate that
+    `hpi_config` allows, by default float32 OpenVINO; that is logged once per model.
+    """
+    logged: set[Path] = set()
+
+    def choose(request: ModelRequest) -> EngineSpec:
+        allowed = _allowed(request)
+        if not request.hpi.auto_config:
+            return allowed[0]
+        specs = [s for s in allowed if s.backend in _PLAIN_ONNX and s.precision in _FLOATS]
+        in_parallel = model_kind(request.folder) == "text_recognition"  # see EngineRunner
+        if not in_parallel and "streams" not in (request.hpi.backend_config or {}):
+            specs = [spec for spec in specs if spec.streams == 1]
+        best = measured(models, digest(request.folder), specs, gate)
+        if best is None and request.folder not in logged:
+            logged.add(request.folder)
+            _LOG.warning("%s: %s", request.name, _unplanned(request, allowed[0]))
+        return best or allowed[0]
+
+    return choose
+
+
+def simplest(request: ModelRequest) -> EngineSpec:
+    """The first candidate that `hpi_config` allows, by default float32 OpenVINO."""
+    return _allowed(request)[0]
 
 
 def measured(
     models: Path, files: str, specs: Sequence[EngineSpec], gate: Gate
 ) -> EngineSpec | None:
-    """The fastest of `specs`, the simplest first, that passes the gate for that model.
+    """The fastest of `specs`, the simplest first, that passes the gate for a model.
 
-    files: the digest of its folder.
+    files: digest of the model's folder.
 
-    A plan counts when it was made on this machine; a trial, when it had the cores of `specs` and
-    the version of its backend that is installed. Of several trials of a spec the newest counts:
-    one plan may have tried fewer than another, as its `hpi_config` narrowed it. A plan may have
-    been made for another gate: its figures are held against this one.
+    Plans of this machine count; of their trials those with the cores of `specs` and the installed
+    version of the backend. Of several trials of a spec the newest counts: one plan may have tried
+    fewer than another, as its `hpi_config` narrowed it. Figures are compared with this gate,
+    whatever gate the plan was made for.
     """
+    hardware = machine()
+    plans = [plan for item in all_deployments(models) for plan in item.plans.values()]
     newest: dict[str, Trial] = {}
-    for plan in all_plans(models):
-        if plan.machine != machine():
+    for plan in sorted(plans, key=lambda plan: plan.made, reverse=True):
+        if plan.machine != hardware:
             continue
         for model in plan.models.values():
             if model.files != files:
                 continue
             for trial in model.trials:
-                installed = plan.versions.get(trial.spec.backend) == _installed(trial.spec.backend)
-                if installed and trial.ms is not None and _passes(trial, model, gate):
+                backend = trial.spec.backend
+                current = plan.versions.get(backend) == installed_version(backend)
+                if current and trial.ms is not None and _passes(trial, model, gate):
                     newest.setdefault(str(trial.spec), trial)
-    fits = [newest[str(spec)] for spec in specs if str(spec) in newest]
-    return fits[fastest([[trial.ms or 0.0] for trial in fits])].spec if fits else None
+    trials = [newest[str(spec)] for spec in specs if str(spec) in newest]
+    return trials[fastest([[trial.ms or 0.0] for trial in trials])].spec if trials else None
 
 
 def _passes(trial: Trial, model: ModelPlan, gate: Gate) -> bool:
@@ -66,72 +130,6 @@ def _arithmetic(spec: EngineSpec) -> tuple[str, str, dict[str, object]]:
     return spec.backend, spec.precision, dict(spec.options)
 
 
-def _installed(backend: str) -> str | None:
-    try:
-        return version(backend)
-    except (metadata.PackageNotFoundError, KeyError, ConfigError):
-        return None
-
-
-_LOG = logging.getLogger(__name__)
-
-_AS_IT_IS = {"openvino", "onnxruntime"}
-"""Backends that load the model's own ONNX graph, in a precision of theirs ..."""
-_FLOATS = {"float32", "bfloat16", "float16"}
-"""... which these are. int8 is another graph."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """A model that PaddleX is opening with HPI."""
-
-    name: str
-    folder: Path
-    device: str
-    """As PaddleX says it: cpu, gpu, npu, ..."""
-    hpi: HpiConfig
-
-
-Choose = Callable[[ModelRequest], EngineSpec]
-"""Decides. Raises ConfigError or EngineError where the request cannot be met."""
-
-
-def planned(models: Path, gate: Gate) -> Choose:
-    """The fastest engine that the plans under `models` found to pass the gate.
-
-    A plan is measured on the fused graph, and PaddleX's model runs on its own: the layers, and so
-    what a precision does to them, are the same; the fused graph only has the normalisation before
-    them and the arg-max after them inside. PaddleX runs one call at a time, so that it is an
-    engine of one stream on all cores, unless `hpi_config` says another. The lines of a
-    recogniser's batch are run side by side, on as many streams as were fastest.
-
-    What `hpi_config` says narrows the choice. A model that no plan knows gets the first candidate
-    that `hpi_config` leaves, float32 OpenVINO where it says nothing; that is logged once a model.
-    """
-    told: set[Path] = set()
-
-    def choose(request: ModelRequest) -> EngineSpec:
-        allowed = _allowed(request)
-        if not request.hpi.auto_config:
-            return allowed[0]
-        specs = [s for s in allowed if s.backend in _AS_IT_IS and s.precision in _FLOATS]
-        by_rows = model_kind(request.folder) == "text_recognition"  # see runner.py
-        if not by_rows and "streams" not in (request.hpi.backend_config or {}):
-            specs = [spec for spec in specs if spec.streams == 1]
-        found = measured(models, digest(request.folder), specs, gate)
-        if found is None and request.folder not in told:
-            told.add(request.folder)
-            _LOG.warning("%s: %s", request.name, _unplanned(request, allowed[0]))
-        return found or allowed[0]
-
-    return choose
-
-
-def simplest(request: ModelRequest) -> EngineSpec:
-    """The first candidate that `hpi_config` leaves: float32 OpenVINO where it says nothing."""
-    return _allowed(request)[0]
-
-
 def _allowed(request: ModelRequest) -> list[EngineSpec]:
     """Raises ConfigError for an `hpi_config` that nothing fits, EngineError for another device."""
     if request.device != "cpu":
@@ -141,22 +139,22 @@ def _allowed(request: ModelRequest) -> list[EngineSpec]:
         )
     has_paddle = model_files(request.folder).paddle is not None
     try:
-        found = candidates(request.hpi, cores=usable_cores(), paddle_graph=has_paddle)
+        allowed = candidates(request.hpi, cores=usable_cores(), paddle_graph=has_paddle)
     except ConfigError as error:
         raise ConfigError(f"{request.name}: {error}") from None
-    if found[0].precision == "int8":
+    if allowed[0].precision == "int8":
         raise ConfigError(
             f"{request.name}: hpi_config asks for int8, which only this project's own pipelines "
             "have (ocr-hpi build); under PaddleX use float32, bfloat16 or float16"
         )
-    return found
+    return allowed
 
 
 def _unplanned(request: ModelRequest, spec: EngineSpec) -> str:
     if model_kind(request.folder) is None:
-        return f"runs on {spec}: the accuracy gate knows no model of this kind, so none is planned"
+        return f"runs on {spec}: the accuracy gate knows no model of this kind, so it has no plan"
     return (
         f"runs on {spec}: no engine plan of this machine, these cores and these backends' versions "
-        f"has {request.folder}. To have it measured, name that folder as model_dir in a pipeline "
+        f"has {request.folder}. To measure it, name that folder as model_dir in a pipeline "
         f"YAML and run: {BUILD} PIPELINE.yaml"
     )

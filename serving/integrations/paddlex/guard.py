@@ -1,4 +1,4 @@
-"""Is the PaddleX that is installed the one that this package stands on?"""
+"""Checks that the installed PaddleX is the one that this integration was written for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from importlib import metadata
 from serving.errors import EngineError
 
 SERIES = "3.7"
-"""The series of PaddleX, and of PaddleOCR, whose inside this package knows."""
+"""The supported series of PaddleX and PaddleOCR, whose internals are used here."""
 
 _INSTALL = (
-    "install what fits, in an environment of its own (its OpenCV excludes ours): "
+    "install it in a separate environment (its OpenCV conflicts with ours): "
     "python3 -m venv .venv-paddlex && .venv-paddlex/bin/pip install '.[paddlex]'"
 )
 
@@ -38,9 +38,9 @@ _FUNCTIONS = (
 
 
 def check_paddlex() -> None:
-    """Raise EngineError where PaddleX is absent, of another series or different inside.
+    """Raise EngineError where PaddleX is absent, of another series, or different internally.
 
-    So is a PaddleOCR of another series, where there is one.
+    An installed PaddleOCR of another series is an error, too.
     """
     try:
         version = metadata.version("paddlex")
@@ -51,41 +51,41 @@ def check_paddlex() -> None:
         raise EngineError(f"PaddleX {version} cannot be imported: {error}") from error
     _check_series("PaddleX", version)
     _check_paddleocr()
-    moved = [what for entry in _FUNCTIONS if (what := _difference(*entry))]
-    if moved:
+    changed = [difference for entry in _FUNCTIONS if (difference := _difference(*entry))]
+    if changed:
         raise EngineError(
-            f"PaddleX {version} differs from the PaddleX {SERIES} that this package stands on: "
-            f"{'; '.join(moved)}. Please {_INSTALL}"
+            f"PaddleX {version} differs from the supported PaddleX {SERIES}: "
+            f"{'; '.join(changed)}. Please {_INSTALL}"
         )
 
 
 def _check_paddleocr() -> None:
-    """PaddleOCR is not needed, but its settings for PaddleX are part of what is stood on."""
+    """PaddleOCR is optional, but its settings for PaddleX are relied on."""
     try:
         _check_series("PaddleOCR", metadata.version("paddleocr"))
     except metadata.PackageNotFoundError:
         return
 
 
-def _check_series(what: str, version: str) -> None:
+def _check_series(name: str, version: str) -> None:
     if not f"{version}.".startswith(f"{SERIES}."):
         raise EngineError(
-            f"{what} {version} is installed, and this package stands on {what} {SERIES}; {_INSTALL}"
+            f"{name} {version} is installed, and {name} {SERIES} is supported; {_INSTALL}"
         )
 
 
 def _difference(module: str, name: str, parameters: tuple[str, ...]) -> str:
-    """What has become of a function, in words; nothing where it is as expected."""
-    place = f"paddlex.inference.models.{module}".rstrip(".")
+    """How a function differs from the expected one; empty where it does not."""
+    path = f"paddlex.inference.models.{module}".rstrip(".")
     try:
-        found = importlib.import_module(place)
+        found = importlib.import_module(path)
         for part in name.split("."):
             found = getattr(found, part)
         now = tuple(inspect.signature(found).parameters)  # type: ignore[arg-type]
     except (ImportError, AttributeError):
-        return f"{place} has no {name}"
+        return f"{path} has no {name}"
     except (TypeError, ValueError):
-        return f"{place}.{name} is no function"
+        return f"{path}.{name} is no function"
     if now != parameters:
-        return f"{place}.{name} takes ({', '.join(now)}), not ({', '.join(parameters)})"
+        return f"{path}.{name} takes ({', '.join(now)}), not ({', '.join(parameters)})"
     return ""

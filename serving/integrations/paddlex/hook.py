@@ -1,9 +1,7 @@
 """Our engines behind PaddleX's engine `hpi`.
 
-Three of PaddleX's functions are replaced, no more: the check for its plugin, what builds the
-runner of a model, and which of the caller's settings that engine gets.
-
-An engine as PaddleX calls a model.
+Only three of PaddleX's functions are replaced: the check for its plugin, the one that builds the
+runner of a model, and the one that selects the caller's settings for the engine.
 """
 
 from __future__ import annotations
@@ -39,13 +37,13 @@ _STEPS: Steps = ((320, 16), (640, 32), (1280, 64), (MAX_LINE_WIDTH, 128))
 
 
 class EngineRunner:
-    """Takes a list of arrays, one an input, in the order of the inputs' sorted names.
+    """An engine as PaddleX calls a model: with a list of arrays, by sorted input name.
 
-    `lines`: the model reads lines, (N, 3, H, W). The rows of a batch do not touch one another, so
-    they may run side by side on the engine's streams.
-    `width_classes`: PaddleX pads each batch to its widest line, so that nearly every batch is a
-    shape of its own, and to meet a new shape costs an engine more than to read it. Here the
-    batch is padded on, as PaddleX pads. That changes some texts, as any padding of lines does.
+    lines: the model reads lines, (N, 3, H, W). The rows of a batch are independent, so they may
+    run in parallel on the engine's streams.
+    width_classes: PaddleX pads each batch to its widest line, so that nearly every batch has a
+    new shape, whose first run costs an engine more than reading it. Here the batch is padded
+    further, the way PaddleX pads. Like any padding of lines, that changes some texts.
     """
 
     def __init__(self, engine: Engine, *, lines: bool, width_classes: bool) -> None:
@@ -57,19 +55,19 @@ class EngineRunner:
 
     def __call__(self, arrays: Array | Sequence[Array]) -> list[Array]:
         """The graph's outputs, in its order. Raises EngineError."""
-        given = [arrays] if isinstance(arrays, np.ndarray) else arrays
+        inputs = [arrays] if isinstance(arrays, np.ndarray) else arrays
         names = self._engine.inputs
-        if len(given) != len(names):
+        if len(inputs) != len(names):
             raise EngineError(
-                f"PaddleX gives {len(given)} arrays, and the model takes {len(names)}: "
+                f"PaddleX gives {len(inputs)} arrays, and the model takes {len(names)}: "
                 f"{', '.join(names)}"
             )
-        named = dict(zip(sorted(names), map(np.ascontiguousarray, given), strict=True))
+        named = dict(zip(sorted(names), map(np.ascontiguousarray, inputs), strict=True))
         first, *more = (named[name] for name in names)
         if not self._lines:
             return list(self._engine.run(first, *more))
         padded = _padded(first) if self._width_classes else first
-        # The steps of what was padded on are cut off again.
+        # The steps of the added padding are cut off again.
         share = first.shape[-1] / padded.shape[-1]
         return [out[:, : ceil(out.shape[1] * share)] for out in self._read(padded)]
 
@@ -87,7 +85,7 @@ class EngineRunner:
 
 
 def _padded(batch: Array) -> Array:
-    """With zeros on the right, as PaddleX fills normalised lines, up to the class of its width."""
+    """Pad with zeros on the right, as PaddleX does, up to the class of its width."""
     width = batch.shape[-1]
     if width > MAX_LINE_WIDTH:
         return batch
@@ -106,7 +104,7 @@ def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
     runner_class = _runner_class()
 
     def ensure_environment(self: Any) -> None:
-        """Nothing to check: a missing backend is told when the model is opened."""
+        """Nothing to check: a missing backend is reported when the model is opened."""
 
     def build_runner(
         self: Any,
@@ -130,7 +128,7 @@ def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
 
 
 def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
-    """The model on the engine chosen."""
+    """The model on the chosen engine."""
     spec = choose(request)
     if spec.backend == "paddle":
         graph = paddle_graph(request.folder)
@@ -138,27 +136,27 @@ def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
         convert = request.hpi.auto_paddle2onnx
         graph = onnx_graph(request.folder, models / "engines", convert=convert)
         if model_kind(request.folder) == "text_detection":
-            graph = _lighter(request, models, graph)
+            graph = _optimized(request, models, graph)
     engine = open_engine(graph, spec)
     _LOG.info("%s runs on %s", request.name, spec)
     return engine
 
 
-def _lighter(request: ModelRequest, models: Path, graph: Path) -> Path:
-    """A detector's graph in the form that takes less time, where that can be written."""
+def _optimized(request: ModelRequest, models: Path, graph: Path) -> Path:
+    """A detector's graph, optimized where the result can be written."""
     try:
         return Graphs(models).lighter(request.folder, graph)
     except OSError as error:
-        _LOG.warning("%s: opened as it is, which is slower: %s", request.name, error)
+        _LOG.warning("%s: opened without optimization, which is slower: %s", request.name, error)
         return graph
 
 
 def _request(name: str, folder: Path | None, settings: Mapping[str, Any]) -> ModelRequest:
-    """What PaddleX asks for, from its own checked form of `hpi_config`."""
-    assert folder is not None  # the engine hpi is one of local models
-    said = {key: settings[key] for key in HpiConfig.model_fields if key in settings}
+    """The request, from the `hpi_config` that PaddleX has validated."""
+    assert folder is not None  # the engine hpi runs only local models
+    values = {key: settings[key] for key in HpiConfig.model_fields if key in settings}
     try:
-        hpi = HpiConfig.model_validate(said)
+        hpi = HpiConfig.model_validate(values)
     except ValidationError as error:
         where = f"{name}: hpi_config"
         raise config_error(error, where=where, schema=HpiConfig) from None
@@ -166,7 +164,7 @@ def _request(name: str, folder: Path | None, settings: Mapping[str, Any]) -> Mod
 
 
 def _runner_class() -> type:
-    """A class of PaddleX's own kind, so that its benchmark times the calls."""
+    """A subclass of PaddleX's runner, so that its benchmark times the calls."""
     from paddlex.inference.models.runners.inference_runner import InferenceRunner
 
     class Runner(InferenceRunner):  # type: ignore[misc]
@@ -185,19 +183,19 @@ def _runner_class() -> type:
 def _with_hpi_config(select: Callable[..., Any]) -> Callable[..., Any]:
     """Let `hpi_config` through where PaddleOCR would lose it.
 
-    PaddleOCR always passes an `engine_config` of settings by engine, which has Paddle's alone;
-    PaddleX then takes that for the whole and gives the engine hpi nothing.
+    PaddleOCR always passes an `engine_config` by engine, with settings for Paddle only; PaddleX
+    then ignores `hpi_config`, and the engine hpi gets no settings.
     """
     from paddlex.inference.models.engines import InferenceEngine
 
     @functools.wraps(select)
     def selected(**sources: Any) -> Any:
-        given = sources["engine_config"]
-        of_others = isinstance(given, dict) and bool(given) and "hpi" not in given
+        config = sources["engine_config"]
+        of_others = isinstance(config, dict) and bool(config) and "hpi" not in config
         if (
             sources["engine"] == "hpi"
             and of_others
-            and given.keys() <= InferenceEngine.all().keys()
+            and config.keys() <= InferenceEngine.all().keys()
         ):
             return sources["hpi_config"]
         return select(**sources)

@@ -1,7 +1,4 @@
-"""`enable_hpi: False`: a YAML read by plain PaddleX, in the form of our own pipeline.
-
-A pipeline YAML by PaddleX: on our engines, or plain, so that one can compare.
-"""
+"""A pipeline YAML run by PaddleX: on our engines, or plain (`enable_hpi: False`) to compare."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
@@ -23,13 +19,13 @@ from serving.config.pipeline import PipelineConfig, load_config
 from serving.errors import ConfigError, EngineError
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
-from serving.models.pipeline_models import PipelineModel, parts
-from serving.ocr.detect import corners
-from serving.types import Line, Page
+from serving.models.pipeline_models import PipelineModel, pipeline_models
+from serving.ocr.detect import as_quad
+from serving.types import Image, Line, Page
 
 _LOG = logging.getLogger(__name__)
 _OURS = ("gate", "restore_spaces")
-"""Keys of our YAML that PaddleX does not have, at the top or in a model."""
+"""Keys of our YAML that PaddleX does not have, at the top level or in a model."""
 
 
 def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[str, Any]:
@@ -50,7 +46,7 @@ def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[s
 def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: str = "cpu") -> Any:
     """The YAML's pipeline by PaddleX's own engine, whatever its `enable_hpi` says.
 
-    That engine is the YAML's `engine`, else Paddle where it is installed, else ONNX Runtime, which
+    The engine is the YAML's `engine`, else Paddle where it is installed, else ONNX Runtime, which
     is logged as a warning. Raises ConfigError, ModelError and EngineError.
     """
     check_paddlex()
@@ -71,8 +67,8 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
 
 
 def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[PipelineModel]]:
-    """The YAML, checked, without the keys that are ours alone; and its models."""
-    found = list(parts(load_config(path), models))
+    """The validated YAML without the keys that PaddleX does not have, and its models."""
+    found = list(pipeline_models(load_config(path), models))
     data: dict[str, Any] = yaml_format.safe_load(path.read_text(encoding="utf-8"))
     for level in _levels(data):
         for key in _OURS:
@@ -81,7 +77,7 @@ def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[PipelineModel]
 
 
 def _levels(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Where engine settings may stand: the top, and each model."""
+    """Where engine settings may be: the top level, and each model."""
     yield data
     yield from data["SubModules"].values()
 
@@ -90,75 +86,75 @@ def _check_known(source: str, config: dict[str, Any]) -> None:
     from paddlex.inference.models.bindings import try_get_supported_engines
 
     for section, module in config["SubModules"].items():
-        way_out = "name one of PaddleX's models"
+        fix = "name one of PaddleX's models"
         if section == "TextLineOrientation":
             if not config.get("use_textline_orientation", True):
                 continue
-            way_out += ", or set use_textline_orientation: False"
+            fix += ", or set use_textline_orientation: False"
         if try_get_supported_engines(module["model_name"]) is None:
             raise ConfigError(
                 f"{source}: SubModules.{section}.model_name: PaddleX does not know "
-                f"{module['model_name']}; {way_out}"
+                f"{module['model_name']}; {fix}"
             )
 
 
 def _as_onnx(config: dict[str, Any], engines: Path, scratch: Path) -> None:
-    """Give PaddleX's ONNX Runtime engine the folders it wants: with the graph as ONNX."""
+    """Give PaddleX's ONNX Runtime engine folders that have the graph as ONNX."""
     for module in config["SubModules"].values():
         if module.get("model_dir") is None:
             continue
         folder = Path(module["model_dir"])
         if not (folder / "inference.onnx").is_file():
-            shown = scratch / module["model_name"]
-            shown.mkdir()
+            target = scratch / module["model_name"]
+            target.mkdir()
             graph = onnx_graph(folder, engines)
-            (shown / "inference.onnx").symlink_to(graph.resolve())
-            (shown / "inference.yml").symlink_to((folder / "inference.yml").resolve())
-            module["model_dir"] = str(shown)
+            (target / "inference.onnx").symlink_to(graph.resolve())
+            (target / "inference.yml").symlink_to((folder / "inference.yml").resolve())
+            module["model_dir"] = str(target)
 
 
-def is_plain(yaml: str | Path) -> bool:
+def is_plain(config: PipelineConfig) -> bool:
     """Whether the YAML says `enable_hpi: False`. Raises ConfigError where one model differs."""
-    config = load_config(yaml)
     own = {module.enable_hpi for module in config.modules} - {None, config.enable_hpi}
     if own and not config.enable_hpi:
         raise ConfigError(
-            f"{yaml}: enable_hpi: False at the top and True in a model: only PaddleX itself mixes "
-            "both; in Python: serving.integrations.paddlex.enable(), then "
+            f"{config.source}: enable_hpi: False at the top and True in a model: only PaddleX "
+            "itself mixes both; in Python: serving.integrations.paddlex.enable(), then "
             "paddlex.create_pipeline(config=serving.integrations.paddlex.paddlex_config(yaml))"
         )
     return not config.enable_hpi
 
 
 class PlainPipeline:
-    """PaddleX's own pipeline on its own engine: to compare with, a page at a time."""
+    """PaddleX's own pipeline on its own engine, one page at a time."""
 
-    def __init__(self, yaml: str | Path, models: Path) -> None:
+    def __init__(self, config: PipelineConfig, models: Path) -> None:
         """Raises ConfigError, ModelError, and EngineError where PaddleX is not installed."""
-        self._config = load_config(yaml)
+        self._config = config
         try:
-            self._pipeline = plain_pipeline(yaml, models=models)
+            self._pipeline = plain_pipeline(config.source, models=models)
         except EngineError as error:
             raise EngineError(
-                f"{yaml}: enable_hpi: False means plain PaddleX: {error}. Or set enable_hpi: True"
+                f"{config.source}: enable_hpi: False means plain PaddleX: {error}. Or set "
+                "enable_hpi: True"
             ) from error
-        self._one_at_a_time = threading.Lock()  # PaddleX mixes up pages of several threads
+        self._lock = threading.Lock()  # PaddleX mixes up pages of several threads
 
-    def read(self, image: npt.NDArray[np.uint8], options: Options = DEFAULT_OPTIONS) -> Page:
-        """Read one upright page, (H, W, 3) uint8 BGR. Lines are PaddleX's, those empty included."""
+    def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
+        """Read one upright page, (H, W, 3) uint8 BGR. Lines are PaddleX's, including empty ones."""
         start = time.perf_counter()
-        with self._one_at_a_time:
-            (found,) = self._pipeline.predict(image, **options.model_dump(exclude_none=True))
-        read = zip(found["rec_texts"], found["rec_scores"], found["rec_polys"], strict=True)
+        with self._lock:
+            (result,) = self._pipeline.predict(image, **options.model_dump(exclude_none=True))
+        read = zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True)
         lines = tuple(
-            Line(text=str(text), score=float(score), quad=corners(np.asarray(quad)))
+            Line(text=str(text), score=float(score), quad=as_quad(np.asarray(quad)))
             for text, score, quad in read
         )
         spent = (time.perf_counter() - start) * 1e3
         return Page(image.shape[1], image.shape[0], lines, timing={"paddlex": spent})
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
-        """What is in force for a request, in PaddleX's own words."""
+        """The effective settings of a request, under PaddleX's names."""
         return settings_in_force(self._config, options)
 
     def close(self) -> None:
@@ -167,10 +163,10 @@ class PlainPipeline:
 
 
 def settings_in_force(config: PipelineConfig, options: Options) -> dict[str, Any]:
-    """The options, else the YAML's values; None is left to the model's inference.yml."""
+    """The options, else the YAML's values; where both are None, inference.yml decides."""
     detection, recognition = config.sub_modules.detection, config.sub_modules.recognition
     keys = ("limit_side_len", "limit_type", "max_side_limit", "thresh", "box_thresh")
-    asked = options.model_dump()
+    requested = options.model_dump()
     return {
         "model_settings": {
             "use_doc_preprocessor": config.use_doc_preprocessor,
@@ -179,9 +175,9 @@ def settings_in_force(config: PipelineConfig, options: Options) -> dict[str, Any
             ),
         },
         "text_det_params": {
-            key: first_set(asked[f"text_det_{key}"], getattr(detection, key))
+            key: first_set(requested[f"text_det_{key}"], getattr(detection, key))
             for key in (*keys, "unclip_ratio")
-            if asked[f"text_det_{key}"] is not None or getattr(detection, key) is not None
+            if requested[f"text_det_{key}"] is not None or getattr(detection, key) is not None
         },
         "text_type": config.text_type,
         "text_rec_score_thresh": first_set(options.text_rec_score_thresh, recognition.score_thresh),

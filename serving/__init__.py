@@ -8,28 +8,37 @@ for result in pipeline.predict("page.jpg"):
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from serving.types import Line, Page, Point, Quad
-
 if TYPE_CHECKING:
-    from serving.api import PageResult, Reader, load_pipeline
+    from serving.api import OcrPipeline, PageResult, load_pipeline
     from serving.config.options import Options
+    from serving.types import Image, Line, Page, Point, Quad, Word
 
-__all__ = ["Line", "Options", "Page", "PageResult", "Point", "Quad", "Reader", "load_pipeline"]
-
-_LAZY = {
-    "Options": "serving.config.options",
-    "PageResult": "serving.api",
-    "Reader": "serving.api",
-    "load_pipeline": "serving.api",
+_MODULES = {
+    "serving.api": ("OcrPipeline", "PageResult", "load_pipeline"),
+    "serving.config.options": ("Options",),
+    "serving.types": ("Image", "Line", "Page", "Point", "Quad", "Word"),
 }
+
+__all__ = [
+    "Image",
+    "Line",
+    "OcrPipeline",
+    "Options",
+    "Page",
+    "PageResult",
+    "Point",
+    "Quad",
+    "Word",
+    "load_pipeline",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the engines only for those who read, so that `ocr-hpi --help` is instant."""
-    import importlib
-
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    """Import on first use (PEP 562), so that `ocr-hpi --help` loads neither NumPy nor a backend."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,9 @@
-"""What every engine is: a model loaded by one backend, ready to run."""
+"""The engine interface: one model loaded by one backend, ready to run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,58 +16,62 @@ from serving.machine import share
 
 Array = npt.NDArray[Any]
 
-_TOGETHER = 512
-"""Pixels that the lines of one call on a CPU are wide, all together."""
+OnBatch = Callable[[str, int], None]
+"""Observer of a pipeline's engine calls: called from any thread, before each call, with the section
+of the YAML and the number of images that callers gave (padding images do not count)."""
+
+_CPU_BATCH_WIDTH = 512
+"""Sum of the widths, in pixels, of the lines in one call on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Which backend runs a model, and how. What a plan chooses among."""
+    """Which backend runs a model, and how. The candidates of a plan are these."""
 
     backend: str
-    """openvino, onnxruntime, tensorrt, paddle or fake, as the factory knows them."""
+    """openvino, onnxruntime, tensorrt or paddle."""
     precision: str = "float32"
     streams: int = 1
-    """Calls that run side by side."""
+    """Calls that run in parallel."""
     threads: int = 1
-    """Threads of all streams together."""
+    """Threads in total, over all streams."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings in the backend's own words."""
+    """The backend's own options."""
     device: str = "cpu"
     """cpu or gpu:N."""
     batch: int = 1
-    """Most images of one shape that go into one call."""
+    """Maximum number of images, all of one shape, in one call."""
 
     @property
     def kind(self) -> str:
-        """cpu or gpu: what an engine depends on, where the cards are equal."""
+        """cpu or gpu, without the index."""
         return devices.kind(self.device)
 
     @property
     def dynamic_batching(self) -> bool:
-        """Whether the engine puts images of many callers into one call: on a GPU."""
+        """Whether images of several callers are merged into one call; only on a GPU."""
         return self.kind == "gpu" and self.batch > 1
 
     def max_batch(self, width: int) -> int:
-        """How many images of that width a caller gives to one call: 1, 2, 4, ... up to `batch`.
+        """Maximum number of images of that width per call by one caller: a power of two.
 
-        On a CPU short lines gain (2 of 96 pixels take 1.4 times as long as one, 4 take 2.2 times),
-        longer ones do not; and every number is one more shape.
+        On a CPU batching helps short lines only: at a width of 96, two take 1.4 times as long as
+        one and four 2.2 times. Powers of two, because every batch size is another input shape.
         """
-        if self.kind == "gpu":  # the engine dynamic_batching
+        if self.kind == "gpu":  # the dynamic batcher merges calls
             return 1
-        most = max(1, min(self.batch, _TOGETHER // width))
-        return 1 << (most.bit_length() - 1)
+        limit = max(1, min(self.batch, _CPU_BATCH_WIDTH // width))
+        return 1 << (limit.bit_length() - 1)
 
     def shared(self, workers: int) -> EngineSpec:
-        """What each of so many processes runs: its part of the threads and, on a CPU, of the
-        streams. On a GPU these are no share of cores.
+        """The spec of one of several worker processes: its share of the threads and, on a CPU, of
+        the streams. Streams of a GPU are not bound to cores.
         """
         streams = self.streams if self.kind == "gpu" else share(self.streams, workers)
         return replace(self, streams=streams, threads=share(self.threads, workers))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for a plan file or an answer."""
+        """As plain values, for a plan file or a response."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -81,14 +85,14 @@ class EngineSpec:
 
 
 class Engine(ABC):
-    """One model on one backend. Safe under many threads; calls beyond `streams` wait."""
+    """One model on one backend. Thread-safe; calls beyond `spec.streams` wait."""
 
     inputs: tuple[str, ...]
-    """Names of the graph's inputs, in its order."""
+    """Names of the graph's inputs, in order."""
     max_input_size: tuple[int, int] | None = None
-    """(height, width) of the largest image that it takes; None: any."""
+    """(height, width) of the largest image accepted; None: no limit."""
     nodes: Mapping[str, int] = MappingProxyType({})
-    """Nodes of the graph by what runs them, where the backend tells: cuda, tensorrt, cpu."""
+    """Number of graph nodes per execution provider (cuda, tensorrt, cpu), where known."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
@@ -98,20 +102,51 @@ class Engine(ABC):
         """Run a batch.
 
         images: uint8 (N, H, W, 3) for a fused graph, float32 (N, 3, H, W) for a plain one.
-        more: what a plain graph of several inputs takes after the first, as `inputs` names them.
-        Returns the graph's outputs in its order; the arrays are the caller's own.
+        more: the further inputs of a plain graph, in the order of `inputs`.
+        Returns the graph's outputs in order; the caller owns the arrays.
         Raises EngineError.
         """
 
     def warm(self, height: int, width: int) -> None:
-        """Run blank inputs of that size, in every way that `run` may be asked to."""
+        """Run blank inputs of that size in every batch size that `run` may get."""
         for size in batch_sizes(self.spec.max_batch(width)):
             self.run(np.full((size, height, width, 3), 255, np.uint8))
 
     def close(self) -> None:  # noqa: B027  (most backends free with the object)
-        """Free what the backend holds. The engine cannot run afterwards."""
+        """Free the backend's resources. The engine cannot run afterwards."""
 
 
-def batch_sizes(most: int) -> list[int]:
-    """The sizes of calls, up: 1, 2, 4, ... and `most`."""
-    return [*(2**step for step in range(most.bit_length()) if 2**step < most), most]
+class WrappedEngine(Engine):
+    """An engine around another one, with its spec and limits. A base for wrappers."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.spec)
+        self.inputs, self.nodes = engine.inputs, engine.nodes
+        self.max_input_size = engine.max_input_size
+        self._engine = engine
+
+    def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
+        return self._engine.run(images, *more)
+
+    def warm(self, height: int, width: int) -> None:
+        self._engine.warm(height, width)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class ObservedEngine(WrappedEngine):
+    """Reports the number of images of each call. Warm-up calls are not reported."""
+
+    def __init__(self, engine: Engine, on_batch: Callable[[int], None]) -> None:
+        super().__init__(engine)
+        self._on_batch = on_batch
+
+    def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
+        self._on_batch(len(images))
+        return self._engine.run(images, *more)
+
+
+def batch_sizes(max_batch: int) -> list[int]:
+    """The batch sizes in use: powers of two below `max_batch`, and `max_batch` itself."""
+    return [*(2**step for step in range(max_batch.bit_length()) if 2**step < max_batch), max_batch]

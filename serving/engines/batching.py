@@ -1,4 +1,7 @@
-"""Images of many callers in one call: on a GPU 16 lines cost little more than one."""
+"""Dynamic batching: images of many callers in one engine call.
+
+On a GPU a call with 16 lines takes little longer than one with a single line.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from serving.engines.base import Array, Engine, EngineSpec, batch_sizes
+from serving.engines.base import Array, Engine, EngineSpec, WrappedEngine, batch_sizes
 from serving.errors import EngineError
 
 
-class _Ticket:
-    """One caller's image and, in the end, its part of the outputs or the error of its call."""
+class _Request:
+    """One image of a caller; later its outputs, or the error of its call."""
 
     def __init__(self, image: Array) -> None:
         self.image = image
@@ -21,26 +24,20 @@ class _Ticket:
         self.done = threading.Event()
 
 
-class DynamicBatcher(Engine):
-    """Groups images of one shape into calls of 1, 2, 4, ... up to `spec.batch` of them.
+class DynamicBatcher(WrappedEngine):
+    """Groups images of one shape into batches of 1, 2, 4, ... up to `spec.batch`.
 
-    Nobody waits for company: a free stream takes what is there, and what comes in meanwhile is the
-    next batch. The image that waits longest says which shape is next. A batch is filled up to its
-    size with blank images, so that the engine meets few shapes; an image's result does not depend
-    on its neighbours.
+    A batch is never delayed to fill it: a free stream takes what is queued, and what arrives
+    meanwhile is the next batch. The oldest image determines the shape of the next batch. Batches
+    are padded with blank images to the next size, so that the engine meets few shapes. An image's
+    outputs do not depend on the other images of its batch.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine.spec)
-        self.inputs, self.max_input_size, self.nodes = (
-            engine.inputs,
-            engine.max_input_size,
-            engine.nodes,
-        )
-        self.tell: Callable[[int], None] | None = None
-        """Called with how many callers' images are in it, blank ones not counted."""
-        self._engine = engine
-        self._waiting: list[_Ticket] = []
+    def __init__(self, engine: Engine, on_batch: Callable[[int], None] | None = None) -> None:
+        """on_batch: called before each call with its number of images, padding not counted."""
+        super().__init__(engine)
+        self._on_batch = on_batch
+        self._queue: list[_Request] = []
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -51,20 +48,20 @@ class DynamicBatcher(Engine):
             thread.start()
 
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
-        if more:  # a plain graph of several inputs: not ours to group
+        if more:  # a plain graph with several inputs is not batched
             return self._engine.run(images, *more)
-        tickets = [_Ticket(image) for image in images]
+        requests = [_Request(image) for image in images]
         with self._changed:
             if self._closed:
                 raise EngineError("the engine is closed")
-            self._waiting.extend(tickets)
+            self._queue.extend(requests)
             self._changed.notify()
-        for ticket in tickets:
-            ticket.done.wait()
-        for ticket in tickets:
-            if ticket.error is not None:
-                raise ticket.error
-        return tuple(np.stack(column) for column in zip(*(t.outputs for t in tickets), strict=True))
+        for request in requests:
+            request.done.wait()
+        for request in requests:
+            if request.error is not None:
+                raise request.error
+        return tuple(np.stack(part) for part in zip(*(r.outputs for r in requests), strict=True))
 
     def warm(self, height: int, width: int) -> None:
         for size in batch_sizes(self.spec.batch):
@@ -72,11 +69,11 @@ class DynamicBatcher(Engine):
 
     @property
     def waiting(self) -> int:
-        """Images that are in no call yet."""
-        return len(self._waiting)
+        """Number of queued images."""
+        return len(self._queue)
 
     def close(self) -> None:
-        """Answer what is waiting, then free the engine."""
+        """Run what is queued, then free the engine."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -85,45 +82,45 @@ class DynamicBatcher(Engine):
         self._engine.close()
 
     def _work(self) -> None:
-        while tickets := self._take():
+        while requests := self._next_batch():
             try:
-                if self.tell is not None:
-                    self.tell(len(tickets))
-                outputs = self._engine.run(self._filled(tickets))
-                for place, ticket in enumerate(tickets):
-                    ticket.outputs = tuple(output[place] for output in outputs)
+                if self._on_batch is not None:
+                    self._on_batch(len(requests))
+                outputs = self._engine.run(self._padded(requests))
+                for index, request in enumerate(requests):
+                    request.outputs = tuple(output[index] for output in outputs)
             except BaseException as error:
-                for ticket in tickets:
-                    ticket.error = error
-            for ticket in tickets:
-                ticket.done.set()
+                for request in requests:
+                    request.error = error
+            for request in requests:
+                request.done.set()
 
-    def _take(self) -> list[_Ticket]:
-        """The next batch, in the order of arrival; empty when closed and nothing waits."""
+    def _next_batch(self) -> list[_Request]:
+        """The next requests of one shape, oldest first; empty once closed and drained."""
         with self._changed:
-            while not self._waiting:
+            while not self._queue:
                 if self._closed:
                     return []
                 self._changed.wait()
-            shape = self._waiting[0].image.shape
-            alike = [ticket for ticket in self._waiting if ticket.image.shape == shape]
-            taken = alike[: self.spec.batch]
-            gone = set(map(id, taken))
-            self._waiting = [ticket for ticket in self._waiting if id(ticket) not in gone]
-            if self._waiting:
+            shape = self._queue[0].image.shape
+            same_shape = [request for request in self._queue if request.image.shape == shape]
+            batch = same_shape[: self.spec.batch]
+            taken = set(map(id, batch))
+            self._queue = [request for request in self._queue if id(request) not in taken]
+            if self._queue:
                 self._changed.notify()
-            return taken
+            return batch
 
-    def _filled(self, tickets: Sequence[_Ticket]) -> Array:
-        """Their images as one batch, with blank ones up to the next size."""
-        size = next(size for size in batch_sizes(self.spec.batch) if size >= len(tickets))
-        first = tickets[0].image
+    def _padded(self, requests: Sequence[_Request]) -> Array:
+        """The images as one batch, padded with blank ones to the next batch size."""
+        size = next(size for size in batch_sizes(self.spec.batch) if size >= len(requests))
+        first = requests[0].image
         batch = np.zeros((size, *first.shape), first.dtype)
-        for place, ticket in enumerate(tickets):
-            batch[place] = ticket.image
+        for index, request in enumerate(requests):
+            batch[index] = request.image
         return batch
 
 
 def callers(spec: EngineSpec) -> int:
-    """How many callers keep an engine busy: one a stream, or so many that its batches fill."""
+    """Number of concurrent callers that keep an engine busy: twice what fills its batches."""
     return spec.streams * (2 * spec.batch if spec.dynamic_batching else 1)

@@ -1,14 +1,16 @@
-"""From a spec to an engine; a backend is imported only when it is used."""
+"""Open an engine for a spec. A backend is imported only when it is used."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
-from serving.config.model import Model
-from serving.engines.base import Engine, EngineSpec
+import numpy as np
+
+from serving.config.model import DetectionModel, Model, RecognitionModel
+from serving.engines.base import Array, Engine, EngineSpec, ObservedEngine, WrappedEngine
 from serving.engines.batching import DynamicBatcher
-from serving.engines.fused import Fused
 from serving.errors import EngineError
 
 _BACKENDS = {
@@ -18,27 +20,34 @@ _BACKENDS = {
     "paddle": ("serving.engines.paddle", "PaddleEngine"),
 }
 _INSTALL_HINTS = {"paddle": "python -m pip install paddlepaddle==3.2.2"}
-"""How to install a backend that install_hpi_deps.sh does not."""
+"""Install commands of backends that install_hpi_deps.sh does not cover."""
 
 
-def open_fused(graph: Path, spec: EngineSpec, model: Model) -> Engine:
-    """An engine that takes and gives what the fused graph does, also where its backend cannot
-    load that graph: then `graph` is the model's own. Raises EngineError.
+def open_fused(
+    graph: Path, spec: EngineSpec, model: Model, on_batch: Callable[[int], None] | None = None
+) -> Engine:
+    """An engine with the inputs and outputs of the fused graph (see optimize/fuse.py).
+
+    graph: the fused graph, or for the paddle backend, which reads no ONNX, the model's own.
+    Raises EngineError.
     """
-    engine = open_engine(graph, spec)
-    return Fused(engine, model) if spec.backend == "paddle" else engine
+    engine = open_engine(graph, spec, on_batch)
+    return FusedAdapter(engine, model) if spec.backend == "paddle" else engine
 
 
-def open_engine(graph: Path, spec: EngineSpec) -> Engine:
-    """Load a graph as `spec` says: ONNX, or what the backend has of its own.
+def open_engine(
+    graph: Path, spec: EngineSpec, on_batch: Callable[[int], None] | None = None
+) -> Engine:
+    """Load an ONNX graph, or one in the backend's own format, as `spec` says.
 
+    on_batch: observer of the engine's calls, see DynamicBatcher and ObservedEngine.
     Raises EngineError, and DeviceError for a GPU.
     """
     try:
         module, name = _BACKENDS[spec.backend]
     except KeyError:
         known = ", ".join(sorted(_BACKENDS))
-        raise EngineError(f"no backend {spec.backend!r}; there are: {known}") from None
+        raise EngineError(f"unknown backend {spec.backend!r}; available: {known}") from None
     try:
         backend = importlib.import_module(module)
     except ImportError as error:
@@ -47,4 +56,46 @@ def open_engine(graph: Path, spec: EngineSpec) -> Engine:
             f"the backend {spec.backend} is not installed ({error}); run: {fix}"
         ) from error
     engine: Engine = getattr(backend, name)(graph, spec)
-    return DynamicBatcher(engine) if spec.dynamic_batching else engine
+    if spec.dynamic_batching:
+        return DynamicBatcher(engine, on_batch)
+    return engine if on_batch is None else ObservedEngine(engine, on_batch)
+
+
+class FusedAdapter(WrappedEngine):
+    """Gives an engine on a plain graph the inputs and outputs of the fused graph, in NumPy.
+
+    For backends that read no ONNX, and the reference against which a fused graph is checked.
+    """
+
+    def __init__(self, engine: Engine, model: Model) -> None:
+        super().__init__(engine)
+        self.inputs = ("image",)
+        self._model = model
+        norm = model.normalisation
+        std = np.array(norm.std)
+        self._scale = (norm.scale / std).astype(np.float32)
+        self._shift = (-np.array(norm.mean) / std).astype(np.float32)
+
+    def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
+        pixels = images[..., ::-1] if self._model.normalisation.order == "RGB" else images
+        planes = (pixels * self._scale + self._shift).transpose(0, 3, 1, 2)
+        (probabilities,) = self._engine.run(np.ascontiguousarray(planes, np.float32))
+        if isinstance(self._model, DetectionModel):
+            # In 255ths; NaN becomes 0.
+            return (np.asarray(np.rint(np.nan_to_num(probabilities) * 255), np.uint8),)
+        if isinstance(self._model, RecognitionModel):
+            return _best_classes(probabilities)
+        return (probabilities,)
+
+    def warm(self, height: int, width: int) -> None:
+        Engine.warm(self, height, width)  # through `run`: the plain engine takes planes
+
+
+def _best_classes(probabilities: Array) -> tuple[Array, Array, Array]:
+    """(N, T, C) to index int64, score, and probability of the last class, each (N, T).
+
+    NaN gives the index C, one past the last class.
+    """
+    score = probabilities.max(axis=2)
+    index = np.where(np.isnan(score), probabilities.shape[2], probabilities.argmax(axis=2))
+    return index.astype(np.int64), score, probabilities[..., -1].copy()

@@ -1,4 +1,4 @@
-"""Boxes from a DB detector's map of probabilities.
+"""Text boxes from the probability map of a DB detector.
 
 Liao et al., "Real-time Scene Text Detection with Differentiable Binarization" (AAAI 2020), as
 PaddleX's DBPostProcess computes it for quads. Pure functions.
@@ -13,14 +13,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from serving.types import QuadArray
+
 Map = npt.NDArray[np.uint8]
-Quads = npt.NDArray[np.int32]
+"""(H, W), the probability of text in 255ths."""
 Rects = npt.NDArray[np.float32]
 
-_MOST = 255
-"""In the map, for a probability of 1."""
+_MAX = 255
+"""Map value of probability 1."""
 _MIN_SIDE = 3
-"""Pixels of the map; a blob with a shorter side is noise."""
+"""In map pixels; components with a shorter side are dropped as noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +37,18 @@ class DbParameters:
     score_mode: str = "fast"
 
 
-def quads_from_map(found: Map, parameters: DbParameters, *, width: int, height: int) -> Quads:
+def quads_from_map(
+    probabilities: Map, parameters: DbParameters, *, width: int, height: int
+) -> QuadArray:
     """Quads of text lines, (N, 4, 2) int32 in pixels of a page of `width` x `height`.
 
-    found: (H, W), the probability of text in 255ths. Corners run clockwise from the top left.
+    Corners run clockwise from the top left.
     """
-    text = (found > int(parameters.thresh * _MOST)).view(np.uint8)
+    text = (probabilities > int(parameters.thresh * _MAX)).view(np.uint8)
     if parameters.use_dilation:
         text = np.asarray(cv2.dilate(text, np.ones((2, 2), np.uint8)), np.uint8)
     contours, _ = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    least = parameters.box_thresh * _MOST
+    min_score = parameters.box_thresh * _MAX
     rects: list[tuple[float, float, float, float, float]] = []
     for contour in contours[: parameters.max_candidates]:
         rect = (x, y), (w, h), angle = cv2.minAreaRect(contour)
@@ -52,21 +56,21 @@ def quads_from_map(found: Map, parameters: DbParameters, *, width: int, height: 
             continue
         fast = parameters.score_mode == "fast"
         outline = cv2.boxPoints(rect) if fast else contour[:, 0]
-        if _mean(found, outline, straight=fast and angle % 90 == 0) >= least:
+        if _mean(probabilities, outline, axis_aligned=fast and angle % 90 == 0) >= min_score:
             rects.append((x, y, w, h, angle))
     if not rects:
         return np.empty((0, 4, 2), np.int32)
-    scale = np.array([width / found.shape[1], height / found.shape[0]])
+    scale = np.array([width / probabilities.shape[1], height / probabilities.shape[0]])
     corners = unclip(np.array(rects, np.float32), parameters.unclip_ratio)
     return _to_page(order_corners(corners), scale, width, height)
 
 
 def unclip(rects: Rects, ratio: float) -> npt.NDArray[np.float32]:
-    """Grow each rectangle by area x ratio / perimeter on every side; drop the tiny ones.
+    """Expand each rectangle by area x ratio / perimeter on every side; drop the tiny ones.
 
     rects: (N, 5) of centre x, y, width, height, degrees. Returns corners (M, 4, 2), M <= N.
-    The reference offsets the polygon with rounded joins (pyclipper) and takes the minimal
-    rectangle of the result; for a rectangle that is the grown rectangle itself.
+    PaddleX offsets the polygon with rounded joins (pyclipper) and takes the minimum area
+    rectangle of the result, which for a rectangle is the expanded rectangle itself.
     """
     centre, size, angle = rects[:, :2], rects[:, 2:4], np.deg2rad(rects[:, 4])
     grown = size + 2 * (size.prod(axis=1) * ratio / (2 * size.sum(axis=1)))[:, None]
@@ -101,36 +105,36 @@ def order_corners(corners: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     )
 
 
-def reading_order(quads: Quads) -> Quads:
-    """Sort (N, 4, 2) top to bottom; quads whose tops differ by under 10 px, left to right.
+def reading_order(quads: QuadArray) -> QuadArray:
+    """Sort (N, 4, 2) top to bottom; quads whose tops differ by less than 10 px left to right.
 
-    As PaddleX's SortQuadBoxes: by (y, x) of the first corner, then each quad moves left past
-    the neighbours on its row.
+    As PaddleX's SortQuadBoxes: by (y, x) of the first corner, then an insertion sort by x among
+    neighbours on one row.
     """
     order = list(np.lexsort((quads[:, 0, 0], quads[:, 0, 1])))
     tops, lefts = quads[:, 0, 1].tolist(), quads[:, 0, 0].tolist()
     for i in range(1, len(order)):
         j = i
         while j > 0:
-            here, before = order[j], order[j - 1]
-            if abs(tops[here] - tops[before]) >= 10 or lefts[here] >= lefts[before]:
+            quad, previous = order[j], order[j - 1]
+            if abs(tops[quad] - tops[previous]) >= 10 or lefts[quad] >= lefts[previous]:
                 break
-            order[j], order[j - 1] = before, here
+            order[j], order[j - 1] = previous, quad
             j -= 1
     return quads[order]
 
 
-def _mean(found: Map, outline: npt.NDArray[Any], *, straight: bool) -> float:
+def _mean(probabilities: Map, outline: npt.NDArray[Any], *, axis_aligned: bool) -> float:
     """Mean of the map inside a polygon, its corners truncated to pixels.
 
-    straight: the polygon is a rectangle along the map's sides.
+    axis_aligned: the polygon is a rectangle parallel to the map's sides.
     """
     points = outline.astype(np.int32)
     left, top, width, height = cv2.boundingRect(points)
     right, bottom = left + width, top + height
     left, top = max(left, 0), max(top, 0)
-    inside = found[top:bottom, left:right]
-    if straight:
+    inside = probabilities[top:bottom, left:right]
+    if axis_aligned:
         return cv2.mean(inside)[0]
     mask = np.zeros(inside.shape, np.uint8)
     cv2.fillPoly(mask, [points], 1, offset=(-left, -top))
@@ -139,5 +143,5 @@ def _mean(found: Map, outline: npt.NDArray[Any], *, straight: bool) -> float:
 
 def _to_page(
     corners: npt.NDArray[np.float32], scale: npt.NDArray[np.float64], width: int, height: int
-) -> Quads:
+) -> QuadArray:
     return np.rint(corners * scale).clip(0, (width, height)).astype(np.int32)

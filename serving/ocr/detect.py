@@ -1,11 +1,10 @@
-"""Text detection: page in, quads in reading order out."""
+"""Text detection: from a page to quads in reading order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from serving.config.model import DetectionModel
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
@@ -14,32 +13,30 @@ from serving.engines.base import Engine
 from serving.imaging.resize import (
     SizeLimit,
     detection_size,
+    fit_within,
     pad_tiny,
     resize_padded,
-    fit_within,
     size_class,
 )
-from serving.ocr.db import DbParameters, Quads, quads_from_map, reading_order
-from serving.types import Quad
-
-Image = npt.NDArray[np.uint8]
+from serving.ocr.db import DbParameters, quads_from_map, reading_order
+from serving.types import Image, Quad, QuadArray
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A detector with the settings of its pipeline; safe under many threads."""
+    """A detector with the settings of its pipeline. Thread-safe."""
 
     engine: Engine
     model: DetectionModel
     settings: TextDetection
 
-    def find(self, page: Image, options: Options) -> Quads:
+    def detect(self, page: Image, options: Options) -> QuadArray:
         """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order."""
         padded = pad_tiny(page)
         fitted, size = self.fit(padded, options)
-        found = self.engine.run(fitted[None])[0][0, 0]
+        probabilities = self.engine.run(fitted[None])[0][0, 0]
         quads = quads_from_map(
-            found[: size[0], : size[1]],
+            probabilities[: size[0], : size[1]],
             db_parameters(self.model, self.settings, options),
             width=padded.shape[1],
             height=padded.shape[0],
@@ -47,18 +44,16 @@ class Detector:
         return reading_order(np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32))
 
     def fit(self, page: Image, options: Options) -> tuple[Image, tuple[int, int]]:
-        """The model's input for a page, and which (height, width) of it is the page."""
+        """The model's input for a page, and the (height, width) of the page within it."""
         height, width = page.shape[:2]
         size = input_size(self.model, self.settings, height, width, options)
         size = fit_within(*size, self.engine.max_input_size) if self.engine.max_input_size else size
         return resize_padded(page, size, size_class(*size)), size
 
     def settings_in_force(self, options: Options) -> dict[str, int | float | str]:
-        """The request's `text_det_params`, in PaddleX's own words."""
-        limit, parameters = (
-            size_limit(self.model, self.settings, options),
-            db_parameters(self.model, self.settings, options),
-        )
+        """The effective `text_det_params` of a request, under PaddleX's names."""
+        limit = size_limit(self.model, self.settings, options)
+        parameters = db_parameters(self.model, self.settings, options)
         return {
             "limit_side_len": limit.side,
             "limit_type": limit.kind,
@@ -72,7 +67,7 @@ class Detector:
 def input_size(
     model: DetectionModel, settings: TextDetection, height: int, width: int, options: Options
 ) -> tuple[int, int]:
-    """(height, width) at which a page of this size is searched."""
+    """(height, width) to which a page of this size is scaled for detection."""
     if settings.input_shape is not None:
         return settings.input_shape[1:]
     if model.image_shape is not None:
@@ -84,29 +79,29 @@ def input_size(
 
 
 def longest_side(model: DetectionModel, settings: TextDetection) -> int:
-    """The longest side at which the pipeline's own settings search a page, in pixels."""
+    """The longest side of a scaled page in pixels, with the pipeline's own settings."""
     limit = size_limit(model, settings, DEFAULT_OPTIONS)
     return limit.max_side if limit.kind == "min" else min(limit.side, limit.max_side)
 
 
-def size_limit(model: DetectionModel, settings: TextDetection, asked: Options) -> SizeLimit:
+def size_limit(model: DetectionModel, settings: TextDetection, options: Options) -> SizeLimit:
     """The request's size limit, else the pipeline's, else the model's own."""
     return SizeLimit(
         side=first_set(
-            asked.text_det_limit_side_len, settings.limit_side_len, model.limit_side_len
+            options.text_det_limit_side_len, settings.limit_side_len, model.limit_side_len
         ),
-        kind=first_set(asked.text_det_limit_type, settings.limit_type, model.limit_type),
-        max_side=first_set(asked.text_det_max_side_limit, settings.max_side_limit),
+        kind=first_set(options.text_det_limit_type, settings.limit_type, model.limit_type),
+        max_side=first_set(options.text_det_max_side_limit, settings.max_side_limit),
     )
 
 
-def db_parameters(model: DetectionModel, settings: TextDetection, asked: Options) -> DbParameters:
+def db_parameters(model: DetectionModel, settings: TextDetection, options: Options) -> DbParameters:
     """The request's thresholds, else the pipeline's, else the model's own."""
     return DbParameters(
-        thresh=first_set(asked.text_det_thresh, settings.thresh, model.thresh),
-        box_thresh=first_set(asked.text_det_box_thresh, settings.box_thresh, model.box_thresh),
+        thresh=first_set(options.text_det_thresh, settings.thresh, model.thresh),
+        box_thresh=first_set(options.text_det_box_thresh, settings.box_thresh, model.box_thresh),
         unclip_ratio=first_set(
-            asked.text_det_unclip_ratio, settings.unclip_ratio, model.unclip_ratio
+            options.text_det_unclip_ratio, settings.unclip_ratio, model.unclip_ratio
         ),
         max_candidates=model.max_candidates,
         use_dilation=model.use_dilation,
@@ -114,7 +109,7 @@ def db_parameters(model: DetectionModel, settings: TextDetection, asked: Options
     )
 
 
-def corners(quad: npt.NDArray[np.int32]) -> Quad:
-    """A quad (4, 2) as plain values."""
+def as_quad(quad: QuadArray) -> Quad:
+    """A (4, 2) array as a Quad."""
     a, b, c, d = map(tuple, quad.tolist())
     return a, b, c, d

@@ -1,114 +1,102 @@
-"""Image to page. Knows engines and stages; no YAML, no HTTP, no vendor."""
+"""The OCR pipeline: from the image of a page to its lines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
+from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
+from serving.config.pipeline import PipelineConfig
 from serving.engines.base import Engine
-from serving.engines.observed import observed
+from serving.engines.batching import callers
 from serving.errors import BadRequest
 from serving.imaging.crop import crop
-from serving.ocr.db import Quads
-from serving.ocr.detect import Detector, corners
+from serving.models.pipeline_models import PipelineModel
+from serving.ocr.detect import Detector, as_quad
 from serving.ocr.orient import Orienter
-from serving.ocr.recognise import Recognised, Recogniser
+from serving.ocr.recognise import Reading, Recogniser
 from serving.ocr.scheduler import Scheduler
-from serving.ocr.words import place as place_word
-from serving.types import Line, Page
+from serving.ocr.words import word_on_page
+from serving.types import Image, Line, Page, QuadArray
 
-Image = npt.NDArray[np.uint8]
-
-_SURE = 0.85
-"""A line read with this score or more is upright. (6 of 100 turned lines are read so surely.)"""
-_DOUBTFUL = 0.7
-"""A line read with less is read upside down too; the classifier is asked of those between."""
-_GAIN = 0.05
-"""By how much the upside-down reading must be surer where the classifier is for it ..."""
-_CLEAR_GAIN = 0.1
-"""... and where nobody asked it."""
-_AT_ONCE = 256
-"""Lines of a page that are cut out and scaled before they are read: at most 236 MB of a page."""
-_ONE_CHARACTER = 1.5
-"""Width over height; a shorter line is read as well, or as badly, on its head."""
+_UPRIGHT_SCORE = 0.85
+"""A line with at least this score is upright. (6 of 100 upside-down lines score as much.)"""
+_DOUBTFUL_SCORE = 0.7
+"""A line with a lower score is also read upside down; between the two the classifier decides."""
+_MIN_GAIN = 0.05
+"""How much higher the upside-down score must be if the classifier says upside down ..."""
+_MIN_GAIN_UNCLASSIFIED = 0.1
+"""... and if the classifier was not run."""
+_MAX_LINES = 256
+"""Lines of a page that are cropped and scaled at a time: at most 236 MB."""
+_MIN_ASPECT = 1.5
+"""Width over height. Shorter lines, of one character, score about the same upside down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One OCR pipeline on its engines. Safe under many threads; holds nothing of a request."""
+    """An OCR pipeline on its engines. Thread-safe; it keeps no state of a request."""
 
     detector: Detector
     orienter: Orienter | None
     recogniser: Recogniser
-    pool: Scheduler
+    scheduler: Scheduler
     use_textline_orientation: bool = False
     score_thresh: float = 0.0
     return_word_box: bool = False
     plan: Mapping[str, Any] = field(default_factory=dict)
-    """What was measured of these engines, as plain values; empty where nothing was."""
+    """Measurements of these engines, as plain values; empty without a plan."""
     identity: str = ""
-    """Tells which models and engines these are."""
+    """Identifies the models and engines: equal for equal ones."""
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""
         self._check(options)
         start = time.perf_counter()
-        quads = self.detector.find(image, options)
-        found = time.perf_counter()
+        quads = self.detector.detect(image, options)
+        detected = time.perf_counter()
         lines = tuple(self._lines(image, quads, options))
         end = time.perf_counter()
         return Page(
             width=image.shape[1],
             height=image.shape[0],
             lines=lines,
-            timing={"detect": (found - start) * 1e3, "recognise": (end - found) * 1e3},
+            timing={"detect": (detected - start) * 1e3, "recognise": (end - detected) * 1e3},
         )
 
     def warm(self, shapes: Mapping[str, Sequence[tuple[int, int]]]) -> None:
-        """Run inputs of these (height, width) once, by section of the YAML, on every stream.
+        """Run inputs of these (height, width), by section of the YAML, once on every stream.
 
-        The first input of a shape costs an engine many times the next one, on each of its streams.
+        The first input of a shape takes an engine many times as long, on each of its streams.
         """
         engines = {section: self.stages[section].engine for section in shapes}
         with ThreadPoolExecutor() as pool:
-            begun = [
-                pool.submit(_run_blank, engine, shapes[section])
+            futures = [
+                pool.submit(_warm, engine, shapes[section])
                 for section, engine in engines.items()
-                if _is_one_caller(engine)
+                if _warms_on_one_thread(engine)
             ]
             for section, engine in engines.items():
-                if not _is_one_caller(engine):
-                    run = partial(_run_blank, engine, shapes[section])
-                    self.pool.run_on_every_thread(run, engine.spec.streams)
-            for future in begun:
+                if not _warms_on_one_thread(engine):
+                    warm = partial(_warm, engine, shapes[section])
+                    self.scheduler.run_on_every_thread(warm, engine.spec.streams)
+            for future in futures:
                 future.result()
 
-    def observed(self, tell: Callable[[str, int], None]) -> Pipeline:
-        """The same pipeline, which takes this one's place and tells of calls that take lines.
-
-        tell: the section of the YAML and how many lines are in the call; from any thread.
-        """
-        orienter, recogniser = self.orienter, self.recogniser
-        if orienter is not None:
-            engine = observed(orienter.engine, partial(tell, "TextLineOrientation"))
-            orienter = replace(orienter, engine=engine)
-        engine = observed(recogniser.engine, partial(tell, "TextRecognition"))
-        return replace(self, orienter=orienter, recogniser=replace(recogniser, engine=engine))
-
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
-        """What is in force for a request, in PaddleX's own words."""
+        """The effective settings of a request, under PaddleX's names."""
         return {
             "model_settings": {
                 "use_doc_preprocessor": False,
-                "use_textline_orientation": self._orients(options),
+                "use_textline_orientation": self._classifies_orientation(options),
             },
             "text_det_params": self.detector.settings_in_force(options),
             "text_type": "general",
@@ -117,7 +105,7 @@ class Pipeline:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Models and engines in force, by module of the pipeline YAML."""
+        """Models and their engines, by section of the pipeline YAML."""
         return {
             name: {"model": stage.model.name, "engine": stage.engine.spec.to_dict()}
             for name, stage in self.stages.items()
@@ -133,114 +121,142 @@ class Pipeline:
         }
         return {section: stage for section, stage in stages.items() if stage is not None}
 
-    def _lines(self, page: Image, quads: Quads, options: Options) -> Iterator[Line]:
-        """The lines in these quads whose text is sure enough."""
-        for first in range(0, len(quads), _AT_ONCE):
-            yield from self._some_lines(page, quads[first : first + _AT_ONCE], options)
-
-    def _some_lines(self, page: Image, quads: Quads, options: Options) -> list[Line]:
-        height = self.recogniser.model.height
-        crops = [(quad, *cut) for quad in quads if (cut := crop(page, quad, height))[0].size]
-        pictures = [picture for _, picture, _ in crops]
-        wants_words = first_set(options.return_word_box, self.return_word_box)
-        readings = self._read(pictures, words=wants_words)
-        turned = {}
-        if self._orients(options):
-            turned = self._read_turned(pictures, readings, words=wants_words)
-        least = first_set(options.text_rec_score_thresh, self.score_thresh)
-        lines = []
-        for place, (quad, _, turn) in enumerate(crops):
-            text, score, words = turned.get(place, readings[place])
-            if not text or score < least:
-                continue
-            line = Line(text, score, corners(quad), turn + 180 if place in turned else turn)
-            if words:
-                line = replace(line, words=tuple(place_word(word, line.box) for word in words))
-            lines.append(line)
-        return lines
-
-    def _read(self, pictures: Sequence[Image], *, words: bool) -> list[Recognised]:
-        """Every line's text, in order.
-
-        All that Python does for them is done here, in one thread. The pool's only wait for the
-        engine: if they also scaled and decoded, they would take twice the time for it, and a page
-        3 % more, because they wait for the interpreter's lock in turn.
-        """
-        reader = self.recogniser
-        fitted = [reader.fit(picture) for picture in pictures]
-        # Longest first, so that no thread is left with a long line when the others are done.
-        order = sorted(range(len(fitted)), key=lambda place: -fitted[place].shape[1])
-        lines = [fitted[place] for place in order]
-        spec = reader.engine.spec
-        if spec.dynamic_batching:  # one call takes lines of one width from many threads
-            answers = self.pool.map(lambda line: reader.run([line])[0], lines)
-        else:
-            widths = [line.shape[1] for line in lines]
-            answers = self.pool.map_batches(reader.run, lines, widths, spec.max_batch)
-        outputs = dict(zip(order, answers, strict=True))
-        return [
-            reader.decode(outputs[place], picture, words=words)
-            for place, picture in enumerate(pictures)
-        ]
+    def close(self) -> None:
+        """End the threads and free the engines."""
+        self.scheduler.close()
+        for stage in self.stages.values():
+            stage.engine.close()
 
     def _check(self, options: Options) -> None:
-        """Raise BadRequest for an option that this pipeline cannot obey."""
+        """Raise BadRequest for an option that this pipeline does not support."""
         if options.use_textline_orientation and self.orienter is None:
             raise BadRequest(
                 "use_textline_orientation: this pipeline has no line classifier loaded; "
                 "set use_textline_orientation: True in its YAML"
             )
 
-    def _orients(self, options: Options) -> bool:
+    def _classifies_orientation(self, options: Options) -> bool:
         return first_set(options.use_textline_orientation, self.use_textline_orientation)
 
-    def _read_turned(
-        self, pictures: Sequence[Image], readings: Sequence[Recognised], *, words: bool
-    ) -> dict[int, Recognised]:
-        """By place, the lines that stand on their heads, read the right way up."""
-        doubted = [
-            place
-            for place, (picture, reading) in enumerate(zip(pictures, readings, strict=True))
-            if reading.score < _SURE and _tells_its_top(picture)
+    def _lines(self, page: Image, quads: QuadArray, options: Options) -> Iterator[Line]:
+        """The lines in these quads, without those below the score threshold."""
+        for first in range(0, len(quads), _MAX_LINES):
+            yield from self._read_quads(page, quads[first : first + _MAX_LINES], options)
+
+    def _read_quads(self, page: Image, quads: QuadArray, options: Options) -> list[Line]:
+        height = self.recogniser.model.height
+        cropped = [(quad, *cut) for quad in quads if (cut := crop(page, quad, height))[0].size]
+        crops = [line for _, line, _ in cropped]
+        words = first_set(options.return_word_box, self.return_word_box)
+        readings = self._recognise(crops, words=words)
+        flipped = {}
+        if self._classifies_orientation(options):
+            flipped = self._read_upside_down(crops, readings, words=words)
+        min_score = first_set(options.text_rec_score_thresh, self.score_thresh)
+        lines = []
+        for index, (quad, _, turn) in enumerate(cropped):
+            text, score, spans = flipped.get(index, readings[index])
+            if not text or score < min_score:
+                continue
+            line = Line(text, score, as_quad(quad), turn + 180 if index in flipped else turn)
+            if spans:
+                line = replace(line, words=tuple(word_on_page(span, line.box) for span in spans))
+            lines.append(line)
+        return lines
+
+    def _recognise(self, crops: Sequence[Image], *, words: bool) -> list[Reading]:
+        """The text of every line, in order.
+
+        All Python work is done here, on one thread; the scheduler's threads only wait for the
+        engine. If they also scaled and decoded, that would take twice as long, and a page 3 %
+        longer, because they would compete for the GIL.
+        """
+        recogniser = self.recogniser
+        fitted = [recogniser.fit(line) for line in crops]
+        # Longest first, so that no thread ends up with a long line when the others are done.
+        order = sorted(range(len(fitted)), key=lambda index: -fitted[index].shape[1])
+        lines = [fitted[index] for index in order]
+        spec = recogniser.engine.spec
+        if spec.dynamic_batching:  # the engine merges the calls of many threads
+            results = self.scheduler.map(lambda line: recogniser.run([line])[0], lines)
+        else:
+            widths = [line.shape[1] for line in lines]
+            results = self.scheduler.map_batches(recogniser.run, lines, widths, spec.max_batch)
+        outputs = dict(zip(order, results, strict=True))
+        return [
+            recogniser.decode(outputs[index], line, words=words) for index, line in enumerate(crops)
         ]
 
-        def read(place: int) -> Recognised | None:
-            return self._turned(pictures[place], readings[place].score, words=words)
+    def _read_upside_down(
+        self, crops: Sequence[Image], readings: Sequence[Reading], *, words: bool
+    ) -> dict[int, Reading]:
+        """By index, the lines that are upside down, read the right way up."""
+        doubtful = [
+            index
+            for index, (line, reading) in enumerate(zip(crops, readings, strict=True))
+            if reading.score < _UPRIGHT_SCORE and line.shape[1] >= _MIN_ASPECT * line.shape[0]
+        ]
 
-        turned = zip(doubted, self.pool.map(read, doubted), strict=True)
-        return {place: reading for place, reading in turned if reading is not None}
+        def read(index: int) -> Reading | None:
+            return self._upside_down(crops[index], readings[index].score, words=words)
 
-    def _turned(self, picture: Image, score: float, *, words: bool) -> Recognised | None:
-        """The line read upside down, where that is surely the right way; else None.
+        results = zip(doubtful, self.scheduler.map(read, doubtful), strict=True)
+        return {index: reading for index, reading in results if reading is not None}
 
-        The classifier alone turns upright lines (it costs 2 to 9 points of character F1) and
-        misses one turned line in ten, so the readings' own scores decide.
+    def _upside_down(self, line: Image, score: float, *, words: bool) -> Reading | None:
+        """The line read upside down if that is clearly right, else None.
+
+        The classifier alone turns upright lines around (2 to 9 points of character F1) and misses
+        one upside-down line in ten, so the scores of the two readings decide.
         """
         assert self.orienter is not None
-        doubtful = score < _DOUBTFUL
-        if not doubtful and self.orienter.turned(picture) < 0.5:
+        classify = score >= _DOUBTFUL_SCORE
+        if classify and self.orienter.upside_down(line) < 0.5:
             return None
-        turned = self.recogniser.read(np.ascontiguousarray(picture[::-1, ::-1]), words=words)
-        gain = _CLEAR_GAIN if doubtful else _GAIN
-        return turned if turned.score > score + gain else None
-
-    def close(self) -> None:
-        """End the threads and free the engines."""
-        self.pool.close()
-        for stage in self.stages.values():
-            stage.engine.close()
+        reading = self.recogniser.read(np.ascontiguousarray(line[::-1, ::-1]), words=words)
+        min_gain = _MIN_GAIN if classify else _MIN_GAIN_UNCLASSIFIED
+        return reading if reading.score > score + min_gain else None
 
 
-def _is_one_caller(engine: Engine) -> bool:
-    """Whether calls do not run side by side, or are made by threads of the engine's own."""
+def assemble(
+    config: PipelineConfig,
+    models: Mapping[str, PipelineModel],
+    engines: Mapping[str, Engine],
+    threads: int,
+) -> Pipeline:
+    """A pipeline from models and open engines, both by section of the YAML.
+
+    threads: concurrent engine calls; more for a dynamic batcher, whose next batch fills while one
+    runs. Turns off OpenCV's own threads in this process: on lines they cost more than they gain.
+    """
+    cv2.setNumThreads(1)
+    detection, recognition = models["TextDetection"].model, models["TextRecognition"].model
+    assert isinstance(detection, DetectionModel)
+    assert isinstance(recognition, RecognitionModel)
+    orienter = None
+    if "TextLineOrientation" in models:
+        orientation = models["TextLineOrientation"].model
+        assert isinstance(orientation, OrientationModel)
+        orienter = Orienter(engines["TextLineOrientation"], orientation)
+    sections = config.sub_modules
+    return Pipeline(
+        detector=Detector(engines["TextDetection"], detection, sections.detection),
+        orienter=orienter,
+        recogniser=Recogniser(
+            engines["TextRecognition"], recognition, sections.recognition.restore_spaces
+        ),
+        scheduler=Scheduler(max(threads, *(callers(engine.spec) for engine in engines.values()))),
+        use_textline_orientation=config.use_textline_orientation,
+        score_thresh=sections.recognition.score_thresh,
+        return_word_box=sections.recognition.return_word_box,
+    )
+
+
+def _warms_on_one_thread(engine: Engine) -> bool:
+    """Whether the engine has one stream, or runs batches on threads of its own."""
     return engine.spec.streams == 1 or engine.spec.dynamic_batching
 
 
-def _run_blank(engine: Engine, sizes: Sequence[tuple[int, int]]) -> None:
+def _warm(engine: Engine, sizes: Sequence[tuple[int, int]]) -> None:
     for height, width in sizes:
         engine.warm(height, width)
-
-
-def _tells_its_top(picture: Image) -> bool:
-    height, width = picture.shape[:2]
-    return bool(width >= _ONE_CHARACTER * height)

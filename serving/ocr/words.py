@@ -1,4 +1,4 @@
-"""Words of a line and where they stand, from the steps at which CTC read their characters."""
+"""Word boxes, from the CTC time steps of their characters."""
 
 from __future__ import annotations
 
@@ -11,38 +11,36 @@ _Kind = Literal["chinese", "latin", "other"]
 
 
 class Span(NamedTuple):
-    """A word and where it begins and ends, as shares of the line's length."""
+    """A word, with its start and end as fractions of the line's length."""
 
     text: str
     start: float
     end: float
 
 
-def spans(text: str, steps: Sequence[int], length: float) -> list[Span]:
-    """The words of a line in order, parted and measured as PaddleX's `return_word_box` does.
+def word_spans(text: str, steps: Sequence[int], length: float) -> list[Span]:
+    """The words of a line in order, split and measured as PaddleX's `return_word_box` does.
 
-    text: as decoded; steps: the CTC step of each of its characters; length: of the line, in steps.
+    text: as decoded; steps: the CTC step of each of its letters; length: of the line, in steps.
     A word is a run of Latin letters and digits, one Chinese character, or a run of anything else.
-    It goes from its first to its last step; a Chinese character is as wide as the distance of
-    such characters in this line.
+    It extends from its first to its last step; a Chinese character is as wide as the mean distance
+    between Chinese characters in this line.
     """
-    found = []
+    spans = []
     runs = _runs(text)
-    wide = _chinese_width(runs, steps) or length / max(1, len(text))
+    width = _chinese_width(runs, steps) or length / max(1, len(text))
     for kind, first, last in runs:
         if kind == "chinese":
-            centres = [(text[at], steps[at] + 0.5) for at in range(first, last)]
-            found += [
-                _span(character, centre - wide / 2, centre + wide / 2, length)
-                for character, centre in centres
-            ]
+            for index in range(first, last):
+                centre = steps[index] + 0.5
+                spans.append(_span(text[index], centre - width / 2, centre + width / 2, length))
         else:
-            found.append(_span(text[first:last], steps[first], steps[last - 1] + 1, length))
-    return found
+            spans.append(_span(text[first:last], steps[first], steps[last - 1] + 1, length))
+    return spans
 
 
-def place(span: Span, box: Quad) -> Word:
-    """A word on its page; `box`: the line's corners, clockwise from its own top left."""
+def word_on_page(span: Span, box: Quad) -> Word:
+    """The word with its corners on the page. box: of its line, from the line's own top left."""
     top_left, top_right, bottom_right, bottom_left = box
     return Word(
         text=span.text,
@@ -56,19 +54,19 @@ def place(span: Span, box: Quad) -> Word:
 
 
 def _runs(text: str) -> list[tuple[_Kind, int, int]]:
-    """(kind, first, past the last) of every run of characters of one kind."""
+    """(kind, start, end) of each run of characters of one kind."""
     runs: list[tuple[_Kind, int, int]] = []
-    for at, character in enumerate(text):
-        before = runs[-1][0] if runs else None
+    for index, character in enumerate(text):
+        previous = runs[-1][0] if runs else None
         kind = _kind(character)
-        if before == "latin" and (
-            character == "-" or (character == "." and text[at + 1 : at + 2].isdigit())
+        if previous == "latin" and (
+            character == "-" or (character == "." and text[index + 1 : index + 2].isdigit())
         ):
             kind = "latin"
-        if kind == before:
-            runs[-1] = (kind, runs[-1][1], at + 1)
+        if kind == previous:
+            runs[-1] = (kind, runs[-1][1], index + 1)
         else:
-            runs.append((kind, at, at + 1))
+            runs.append((kind, index, index + 1))
     return runs
 
 
@@ -79,7 +77,7 @@ def _kind(character: str) -> _Kind:
 
 
 def _chinese_width(runs: Sequence[tuple[_Kind, int, int]], steps: Sequence[int]) -> float:
-    """Mean width in steps of a Chinese character, by the runs of several; 0 without any."""
+    """Mean distance in steps between adjacent Chinese characters; 0 without any."""
     widths = [
         (steps[last - 1] - steps[first] + 1) / (last - first - 1)
         for kind, first, last in runs
@@ -92,5 +90,5 @@ def _span(text: str, start: float, end: float, length: float) -> Span:
     return Span(text, max(0.0, start / length), min(1.0, end / length))
 
 
-def _between(a: Point, b: Point, share: float) -> Point:
-    return round(a[0] + share * (b[0] - a[0])), round(a[1] + share * (b[1] - a[1]))
+def _between(a: Point, b: Point, fraction: float) -> Point:
+    return round(a[0] + fraction * (b[0] - a[0])), round(a[1] + fraction * (b[1] - a[1]))

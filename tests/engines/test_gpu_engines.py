@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from fake_engine import FakeEngine, dark_is_text
 from gpu_fakes import L4, pretend_runtime, show_gpus
 from onnx import TensorProto, helper
 
@@ -17,11 +18,10 @@ from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.engines.base import EngineSpec
 from serving.engines.cuda import cuda_options
 from serving.engines.factory import open_engine
-from serving.engines.fake import FakeEngine, dark_is_text
 from serving.engines.onnxruntime import _nodes
 from serving.engines.tensorrt import ABOUT, CONTEXT, Profile, build_options, check_whole
 from serving.errors import DeviceError, EngineError
-from serving.models.pipeline_models import PipelineModel, parts
+from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.detect import Detector
 from serving.ocr.recognise import Recogniser, width_classes
 from serving.plan.graphs import Graphs
@@ -35,7 +35,7 @@ SHAPES = Profile((1, 48, 160, 3), (32, 48, 320, 3), (32, 48, 3200, 3))
 @pytest.fixture(scope="module")
 def found(repo: Path, built: Path) -> dict[str, PipelineModel]:
     config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
-    return {part.section: part for part in parts(config, built)}
+    return {part.section: part for part in pipeline_models(config, built)}
 
 
 def test_cuda_is_told_the_card_and_the_arithmetic() -> None:

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_engine import FakeEngine
 
 from serving.config.model import DetectionModel, Normalisation, RecognitionModel, load_model
-from serving.config.pipeline import HpiConfig
+from serving.config.pipeline import MODULE_NAMES, HpiConfig
 from serving.engines.base import EngineSpec
-from serving.engines.factory import open_engine
-from serving.engines.fake import FakeEngine
-from serving.engines.fused import Fused
+from serving.engines.factory import FusedAdapter, open_engine
 from serving.errors import ConfigError, ConversionError, ModelInvalid
 from serving.models.conversion import find_build_python
 from serving.models.files import paddle_graph
-from serving.models.pipeline_models import KINDS
 from serving.models.store import Store
 from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
@@ -44,18 +42,22 @@ def test_answers_as_the_fused_graph_does(
     model_store: Store, repo: Path, tmp_path: Path, paddle_python: Path
 ) -> None:
     rng = np.random.default_rng(0)
-    command = [str(paddle_python), str(repo / "tests" / "support" / "paddle_child.py"), str(tmp_path)]
+    command = [
+        str(paddle_python),
+        str(repo / "tests" / "support" / "paddle_child.py"),
+        str(tmp_path),
+    ]
     asked = {}
     for section, name, shapes in MODELS:
         asked[name] = {str(i): rng.integers(0, 256, s, np.uint8) for i, s in enumerate(shapes)}
         np.savez(tmp_path / f"{name}.npz", **asked[name])
-        command += [KINDS[section], str(model_store.folder(name))]
+        command += [MODULE_NAMES[section], str(model_store.folder(name))]
     environment = {**os.environ, "PYTHONPATH": str(repo)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Paddle cannot load" in (tmp_path / "refused.txt").read_text()
     for section, name, _ in MODELS:
-        model = load_model(model_store.folder(name), name, KINDS[section])
+        model = load_model(model_store.folder(name), name, MODULE_NAMES[section])
         graph = Graphs(model_store.root).build(model_store.folder(name), model)
         reference = open_engine(graph, EngineSpec("onnxruntime"))
         with np.load(tmp_path / f"{name}-answers.npz") as answers:
@@ -91,10 +93,10 @@ def test_the_graph_of_a_paddle_engine_is_the_models_own(model_store: Store, tmp_
         paddle_graph(tmp_path)
 
 
-def test_the_face_counts_no_number_as_no_class() -> None:
+def test_the_adapter_maps_nan_to_no_class() -> None:
     model = RecognitionModel("tiny", Normalisation(), 8, 32, tuple("abc"))
     probabilities = np.array([[[0.1, 0.7, 0.2], [np.nan, 0.5, 0.5]]], np.float32)
-    index, score, space = Fused(FakeEngine(lambda _: (probabilities,)), model).run(
+    index, score, space = FusedAdapter(FakeEngine(lambda _: (probabilities,)), model).run(
         np.zeros((1, 8, 2, 3), np.uint8)
     )
     assert index.tolist() == [[1, 3]]
@@ -102,9 +104,11 @@ def test_the_face_counts_no_number_as_no_class() -> None:
     assert space[0].tolist() == [np.float32(0.2), 0.5]
 
 
-def test_the_face_of_a_detector_gives_its_map_in_255ths() -> None:
+def test_the_adapter_of_a_detector_returns_its_map_in_255ths() -> None:
     map_ = np.array([[[[0, 0.5, 1, np.nan]]]], np.float32)
     model = DetectionModel("tiny", Normalisation())
-    (found,) = Fused(FakeEngine(lambda _: (map_,)), model).run(np.zeros((1, 1, 4, 3), np.uint8))
+    (found,) = FusedAdapter(FakeEngine(lambda _: (map_,)), model).run(
+        np.zeros((1, 1, 4, 3), np.uint8)
+    )
     assert found.dtype == np.uint8
     assert found.tolist() == [[[[0, 128, 255, 0]]]]

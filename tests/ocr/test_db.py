@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from serving.ocr.db import (
     DbParameters,
-    Quads,
     order_corners,
     quads_from_map,
     reading_order,
     unclip,
 )
+from serving.types import QuadArray
 
 PARAMETERS = DbParameters(thresh=0.3, box_thresh=0.6, unclip_ratio=1.5)
 
 
 def found_in(
     probability: np.ndarray, parameters: DbParameters, *, width: int, height: int
-) -> Quads:
+) -> QuadArray:
     found = np.rint(255 * probability).astype(np.uint8)
     return quads_from_map(found, parameters, width=width, height=height)
 

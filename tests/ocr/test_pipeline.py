@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import corpus
+from serving.config import load_config
 from serving.config.options import Options
 from serving.errors import BadRequest
 from serving.imaging.crop import crop
@@ -24,7 +25,7 @@ from serving.scores import Overlap, character_overlap
 
 @pytest.fixture(scope="module")
 def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(repo / "configs/PP-OCRv4_mobile.yaml", models=built)
+    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
     yield pipeline
     pipeline.close()
 
@@ -57,16 +58,23 @@ def test_the_time_of_a_page_is_in_its_timing(
     assert min(timing.values()) > 0
 
 
-def test_a_pipeline_tells_of_its_calls(pipeline: Pipeline, pages: list[corpus.Sample]) -> None:
+def test_the_observer_gets_the_section_and_the_lines_of_each_call(
+    pipeline: Pipeline, pages: list[corpus.Sample], built: Path, repo: Path
+) -> None:
     calls: list[tuple[str, int]] = []
-    telling = pipeline.observed(lambda section, lines: calls.append((section, lines)))
+    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
+    observed = open_pipeline(
+        config, models=built, on_batch=lambda section, lines: calls.append((section, lines))
+    )
+    assert calls == []  # warming is not reported
     upright = Options(use_textline_orientation=False)
-    page = telling.read(pages[0].image, upright)
+    page = observed.read(pages[0].image, upright)
     assert page == replace(pipeline.read(pages[0].image, upright), timing=page.timing)
-    assert len(calls) >= len(page.lines) > 5
-    assert set(calls) == {("TextRecognition", 1)}  # on a processor every line is a call
+    assert {section for section, _ in calls} == {"TextRecognition"}
+    assert sum(lines for _, lines in calls) >= len(page.lines) > 5
     for turned in pages:
-        telling.read(np.ascontiguousarray(turned.image[::-1, ::-1]))
+        observed.read(np.ascontiguousarray(turned.image[::-1, ::-1]))
+    observed.close()
     assert ("TextLineOrientation", 1) in calls
 
 
@@ -134,14 +142,14 @@ def test_a_line_reads_the_same_alone_among_others_and_under_16_callers(
     rng = np.random.default_rng(0)
     for _ in range(2):
         order = rng.permutation(len(crops)).tolist()
-        crowd = pipeline.pool.map(read, [crops[i] for i in order])
+        crowd = pipeline.scheduler.map(read, [crops[i] for i in order])
         assert [alone[i] for i in order] == crowd
 
     differing: list[int] = []
 
     def caller(seed: int) -> None:
         mine = np.random.default_rng(seed).permutation(len(crops)).tolist()[:60]
-        found = pipeline.pool.map(read, [crops[i] for i in mine])
+        found = pipeline.scheduler.map(read, [crops[i] for i in mine])
         differing.extend(i for i, got in zip(mine, found, strict=True) if got != alone[i])
 
     callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(16)]

@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw
 
 from benchmarks import corpus
 from serving.config.model import RecognitionModel, load_model
+from serving.config.pipeline import MODULE_NAMES
 from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine
 from serving.imaging.crop import crop
 from serving.imaging.draw import CHINESE, LATIN, Face, load_font
-from serving.models.pipeline_models import KINDS
 from serving.models.store import Store
-from serving.ocr.ctc import letter_steps, starts, text_at, with_spaces
+from serving.ocr.ctc import character_steps, letter_steps, restore_spaces, text_at
 from serving.ocr.recognise import Recogniser
 from serving.plan.graphs import Graphs
 from serving.scores import Overlap, token_overlap
@@ -28,11 +28,11 @@ SURE, FAINT, NONE = 0.9, 0.1, 1e-4
 
 
 def spaced(path: list[int], space: list[float]) -> list[int]:
-    return list(with_spaces(path, starts(path, len(CHARACTERS)), space, CHARACTERS))
+    return list(restore_spaces(path, character_steps(path, len(CHARACTERS)), space, CHARACTERS))
 
 
 def text_of(path: list[int]) -> str:
-    return text_at(starts(path, len(CHARACTERS)), path, CHARACTERS)
+    return text_at(character_steps(path, len(CHARACTERS)), path, CHARACTERS)
 
 
 def restored(line: str, *, seen: float = FAINT) -> str:
@@ -89,14 +89,14 @@ def test_no_other_character_changes(read: list[tuple[int, float]]) -> None:
     text, after = text_of(path), text_of(found)
     assert after.replace(" ", "") == text.replace(" ", "")
     assert after.count("  ") == text.count("  ")
-    at = starts(found, len(CHARACTERS))
+    at = character_steps(found, len(CHARACTERS))
     assert len(letter_steps(at, found, CHARACTERS)) == len(after)
 
 
 @pytest.fixture(scope="module")
 def recogniser(model_store: Store) -> Recogniser:
     folder = model_store.folder("PP-OCRv4_mobile_rec")
-    model = load_model(folder, folder.name, KINDS["TextRecognition"])
+    model = load_model(folder, folder.name, MODULE_NAMES["TextRecognition"])
     assert isinstance(model, RecognitionModel)
     graph = Graphs(model_store.root).build(folder, model)
     return Recogniser(open_engine(graph, EngineSpec("onnxruntime")), model, restore_spaces=True)

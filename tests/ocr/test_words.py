@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from serving.api import paddlex_result
+from serving.config import load_config
 from serving.config.options import Options
 from serving.imaging.draw import LATIN, load_font
 from serving.ocr.pipeline import Pipeline
-from serving.ocr.words import Span, place, spans
+from serving.ocr.words import Span, word_on_page, word_spans
+from serving.output.paddlex import paddlex_result
 from serving.plan.load import open_pipeline
 
 WANTED = Options(return_word_box=True)
 
 
 def words(text: str) -> list[str]:
-    return [span.text for span in spans(text, range(0, 2 * len(text), 2), 2 * len(text))]
+    return [span.text for span in word_spans(text, range(0, 2 * len(text), 2), 2 * len(text))]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_a_line_is_parted_as_paddlex_does(text: str, parted: list[str]) -> None:
 
 
 def test_a_word_spans_its_steps_and_no_more_than_the_line() -> None:
-    assert spans("ab c", [1, 3, 5, 8], 8) == [
+    assert word_spans("ab c", [1, 3, 5, 8], 8) == [
         Span("ab", 1 / 8, 4 / 8),
         Span(" ", 5 / 8, 6 / 8),
         Span("c", 1.0, 1.0),
@@ -48,7 +49,7 @@ def test_a_word_spans_its_steps_and_no_more_than_the_line() -> None:
 
 
 def test_chinese_characters_are_as_wide_as_they_stand_apart() -> None:
-    assert spans("总计元", [0, 4, 8], 10) == [
+    assert word_spans("总计元", [0, 4, 8], 10) == [
         Span("总", 0.0, (0.5 + 2.25) / 10),
         Span("计", (4.5 - 2.25) / 10, (4.5 + 2.25) / 10),
         Span("元", (8.5 - 2.25) / 10, 1.0),
@@ -57,12 +58,12 @@ def test_chinese_characters_are_as_wide_as_they_stand_apart() -> None:
 
 def test_a_word_follows_its_line_across_the_page() -> None:
     down = ((10, 0), (10, 100), (0, 100), (0, 0))  # the line runs down
-    assert place(Span("w", 0.25, 0.5), down).box == ((10, 25), (10, 50), (0, 50), (0, 25))
+    assert word_on_page(Span("w", 0.25, 0.5), down).box == ((10, 25), (10, 50), (0, 50), (0, 25))
 
 
 @pytest.fixture(scope="module")
 def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(repo / "configs/PP-OCRv4_mobile.yaml", models=built)
+    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
     yield pipeline
     pipeline.close()
 

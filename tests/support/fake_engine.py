@@ -1,4 +1,4 @@
-"""An engine that is a Python function: for tests of what stands around an engine."""
+"""An engine that is a Python function, for tests of the code around an engine."""
 
 from __future__ import annotations
 

@@ -236,3 +236,26 @@ def both_answer(server: Server) -> bool:
         return len(resident(scrape(server))) == 2
     except requests.ConnectionError:
         return False
+
+
+def test_counts_survive_reloads(tmp_path: Path) -> None:
+    server = Server(tmp_path).wait_ready()
+
+    def reloaded(generation: int) -> bool:
+        state = requests.get(server.base + "/ocr/v1", timeout=PATIENCE).json()
+        return bool(state["generation"] == generation and state["reload"]["state"] == "idle")
+
+    try:
+        folder = folder_of(server)
+        for generation in (1, 2, 3):
+            if generation > 1:
+                server.process.send_signal(signal.SIGHUP)
+                assert eventually(lambda: reloaded(generation))  # noqa: B023
+            assert server.post().status_code == 200
+            samples = scrape(server)
+            assert answered(samples) == generation
+            assert resident(samples) == set(server.workers())
+        # The old and the new worker counted at the same time; the third took over from the first.
+        assert {file.name.split("_")[-1] for file in folder.glob("*.db")} == {"0.db", "1.db"}
+    finally:
+        server.end()

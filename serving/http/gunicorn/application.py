@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import socket
@@ -28,8 +27,6 @@ from serving.http.registry import Reader, Registry
 from serving.http.settings import Settings
 from serving.machine import usable_cores
 from serving.plan.plan import planned_workers
-
-_LOG = logging.getLogger("serving.http")
 
 _CONNECTIONS = 4096
 _OTHER_FILES = 256
@@ -59,7 +56,7 @@ class Generation:
 
 
 def read_generation(number: int, settings: Settings) -> Generation:
-    """Read all that a SIGHUP reads anew. Raises ConfigError and PlanError."""
+    """Read all that a SIGHUP reloads. Raises ConfigError and PlanError."""
     configs = {name: load_config(path) for name, path in settings.pipelines.items()}
     return Generation(
         number,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -56,11 +57,11 @@ class Worker(ThreadWorker):
     number: int
     """The lowest number that no other living worker had at the fork."""
     slot: int
-    """The same within its generation: by it workers share several GPUs out."""
+    """The same within its generation; it selects one of several GPUs."""
     ready = False
     """In the master: it has reported that its pipelines answer."""
     kill_at: float | None = None
-    """In the master: when it is killed, once it was told to end (`time.monotonic`)."""
+    """In the master: when it is killed if it has not ended by then (`time.monotonic`)."""
     _accept_event: int | None = None
     """An eventfd that ends the pause; None when connections are accepted."""
 
@@ -163,12 +164,14 @@ class Worker(ThreadWorker):
         """Answer in JSON what never reached the app, such as a malformed header."""
         recorder = _ResponseRecorder()
         super().handle_error(req, cast(Any, recorder), addr, exc)
-        status, reason = recorder.status
+        status_line = recorder.getvalue().partition(b"\r\n")[0].decode("latin-1")
+        status_line = status_line or "HTTP/1.1 500 Internal Server Error"
+        status = int(status_line.split()[1])
         message = "internal error" if status >= 500 else f"malformed request: {exc}"
         request_id = new_request_id()
         body = json.dumps(error_body(code_of(status), message, request_id)).encode()
         head = (
-            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
+            f"{status_line}\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
             f"X-Request-Id: {request_id}\r\nServer-Timing: total;dur=0.0\r\n\r\n"
         )
@@ -176,22 +179,14 @@ class Worker(ThreadWorker):
             client.sendall(head.encode() + body)
 
 
-class _ResponseRecorder:
-    """Stands in for the client's socket, to read the status from Gunicorn's own answer."""
-
-    def __init__(self) -> None:
-        self._sent = b""
+class _ResponseRecorder(io.BytesIO):
+    """Takes the place of the client's socket, to read the status of Gunicorn's own answer."""
 
     def sendall(self, data: bytes) -> None:
-        self._sent += data
+        self.write(data)
 
     def gettimeout(self) -> float:
         return 0.0
-
-    @property
-    def status(self) -> tuple[int, str]:
-        parts = self._sent.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
-        return (int(parts[1]), parts[2]) if len(parts) == 3 else (500, "Internal Server Error")
 
 
 def warmup_image() -> Image:

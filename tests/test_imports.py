@@ -1,4 +1,4 @@
-"""The house's imports go one way (README, "What is where")."""
+"""Imports go one way (CONTRIBUTING, "House rules")."""
 
 from __future__ import annotations
 
@@ -76,3 +76,10 @@ def test_a_backend_is_imported_in_its_own_file_only(repo: Path, vendor: str) -> 
         if any(name.split(".")[0] == vendor for name in imported(top)):
             users.add(path.relative_to(repo / "serving").as_posix())
     assert users <= {f"engines/{vendor}.py", "models/conversion_child.py"}
+
+
+def test_the_package_does_not_import_benchmarks(repo: Path) -> None:
+    """Not even inside a function: they are not installed."""
+    for path in modules(repo):
+        names = imported(ast.parse(path.read_text(encoding="utf-8")))
+        assert not [name for name in names if name.split(".")[0] == "benchmarks"], path

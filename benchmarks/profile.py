@@ -26,13 +26,14 @@ from serving.evaluate import LabelledPage
 from serving.imaging.decode import Decoder
 from serving.imaging.source import load
 from serving.models.conversion import onnx_graph
-from serving.models.pipeline_models import parts
+from serving.models.pipeline_models import pipeline_models
 from serving.ocr.detect import Detector, input_size
 from serving.ocr.orient import Orienter
 from serving.ocr.pipeline import Pipeline
 from serving.ocr.recognise import Recogniser
 from serving.ocr.scheduler import Scheduler
-from serving.plan.load import find_plan, open_pipeline
+from serving.plan.load import open_pipeline
+from serving.plan.plan import find_plan
 
 _OPTIONS = Options(use_textline_orientation=False)
 _ROUNDS = 5
@@ -110,7 +111,7 @@ def profile(
     """
     datasets = dict.fromkeys(page.group for page in pages)
     with ExitStack() as stack:
-        pipeline = stack.enter_context(closing(open_pipeline(yaml, models=models)))
+        pipeline = stack.enter_context(closing(open_pipeline(load_config(yaml), models=models)))
         decoder = stack.enter_context(Decoder())
         profiler = _Profiler(yaml, models, pipeline, decoder, stack)
         profiles = []
@@ -135,7 +136,7 @@ class _Profiler:
         self._name, self._decoder, self._pipeline = yaml.stem, decoder, pipeline
         self._counters = {
             part.section: MacCounter(onnx_graph(part.folder, models / "engines", convert=False))
-            for part in parts(config, models)
+            for part in pipeline_models(config, models)
         }
         cores = find_plan(config, models, None).cores
         # A single request calls the detector once, and reads its lines on all streams.
@@ -215,7 +216,7 @@ class _Profiler:
             height, width = input_size(detector.model, detector.settings, height, width, _OPTIONS)
         elif section == "TextRecognition":
             recogniser = self._pipeline.recogniser
-            height, width = recogniser.model.height, recogniser.own_width(image)
+            height, width = recogniser.model.height, recogniser.scaled_width(image)
         self._inputs.append((section, height, width))
 
     def _macs(self, section: str) -> float:
@@ -249,7 +250,11 @@ class _Profiler:
         )
 
 
-_METHODS = {"TextDetection": "find", "TextLineOrientation": "turned", "TextRecognition": "fit"}
+_METHODS = {
+    "TextDetection": "detect",
+    "TextLineOrientation": "upside_down",
+    "TextRecognition": "fit",
+}
 """What is timed of each stage; of the recogniser, scaling a line."""
 WAITING = "waiting for lines"
 """How long a page waits for the engine to read its lines side by side."""
@@ -321,9 +326,10 @@ def timed(
 
         return call
 
-    pool = pipeline.pool
-    proxy = Proxy(pool, map=waiting(pool.map), map_batches=waiting(pool.map_batches))
-    return dataclasses.replace(pipeline, **_fields(stages), pool=cast(Scheduler, proxy))
+    scheduler = pipeline.scheduler
+    batches = waiting(scheduler.map_batches)
+    proxy = Proxy(scheduler, map=waiting(scheduler.map), map_batches=batches)
+    return dataclasses.replace(pipeline, **_fields(stages), scheduler=cast(Scheduler, proxy))
 
 
 def _timed_stage(section: str, stage: Any, stopwatch: Stopwatch, on_input: OnInput) -> Proxy:

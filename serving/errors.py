@@ -2,29 +2,29 @@
 
     OcrError
     ├── ConfigError             a pipeline YAML, a flag or a model's inference.yml is wrong
-    ├── ModelError              a model of the store
-    │   ├── ModelMissing        not fetched yet, or not to be had
+    ├── ModelError              a model in the store
+    │   ├── ModelMissing        not fetched yet, or not available
     │   ├── FetchError          a download failed or was cut off
-    │   │   ├── NotThere        the host does not have the file: try the next source
-    │   │   ├── Unreachable     the host does not answer: ask it nothing more
-    │   │   └── WrongHash       not the bytes of the manifest or of the first fetch
+    │   │   ├── RemoteFileMissing   the host does not have the file: try the next source
+    │   │   ├── HostUnreachable     the host does not answer: do not ask it again
+    │   │   └── HashMismatch        not the bytes of the manifest or of the first fetch
     │   ├── ModelInvalid        a model folder without the files it needs
     │   └── ConversionError     Paddle to ONNX failed, or the result differs
     ├── EngineError             a backend is missing, does not load or fails
-    │   └── DeviceError         the GPU that was asked for cannot be used
-    ├── PlanError               no engine plan, or one that does not fit this machine
+    │   └── DeviceError         the requested GPU cannot be used
+    ├── PlanError               no engine plan, or one that does not match this machine
     ├── InputError              the caller's image or parameters; `index`: which of several images
     │   ├── BadRequest          no image, bad base64, bad parameter
     │   ├── UnsupportedMedia    not an image format this package reads
-    │   ├── Unfetchable         a URL behind which no image is to be had
+    │   ├── Unfetchable         a URL from which no image could be fetched
     │   ├── Undecodable         an image, but broken; an encrypted PDF
     │   └── TooLarge            bytes, pixels or pages over the limit
     ├── Unauthorized            no key, or an unknown one
-    ├── Busy                    every place is taken
+    ├── Busy                    the queue is full
     ├── TimedOut                waited or worked longer than allowed
     └── NotReady                the server has not warmed up yet
 
-The message is for the person who can fix it: what is wrong, where, and the way out.
+The message is for the person who can fix it: what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ConfigError(OcrError):
 
 
 class ModelError(OcrError):
-    """Something about a model of the store."""
+    """A model in the store is missing or unusable."""
 
 
 class ModelMissing(ModelError):
@@ -50,16 +50,16 @@ class FetchError(ModelError):
     """A download failed, was cut off or has the wrong hash."""
 
 
-class NotThere(FetchError):
-    """The host answers, but does not have this file: the next source."""
+class RemoteFileMissing(FetchError):
+    """The host answers, but does not have this file: try the next source."""
 
 
-class Unreachable(FetchError):
-    """The host does not answer at all: no further package of it."""
+class HostUnreachable(FetchError):
+    """The host does not answer: do not ask it for other files."""
 
 
-class WrongHash(FetchError):
-    """Not the bytes of the manifest or of the first fetch: an alarm, so no other source."""
+class HashMismatch(FetchError):
+    """Not the bytes of the manifest or of the first fetch. No other source is tried."""
 
 
 class ModelInvalid(ModelError):
@@ -75,15 +75,15 @@ class EngineError(OcrError):
 
 
 class DeviceError(EngineError):
-    """The GPU that was asked for is not there, or its driver or libraries do not load."""
+    """The requested GPU is absent, or its driver or libraries do not load."""
 
 
 class PlanError(OcrError):
-    """There is no engine plan, or it was made for something else."""
+    """There is no engine plan, or it does not match the models or the machine."""
 
 
 class InputError(OcrError):
-    """The caller's input is at fault. `index` says which of several images."""
+    """The caller's input is at fault. `index`: which of several images."""
 
     def __init__(self, message: str, *, index: int | None = None) -> None:
         super().__init__(message)
@@ -99,11 +99,11 @@ class UnsupportedMedia(InputError):
 
 
 class Unfetchable(InputError):
-    """The image is not to be had from its URL."""
+    """The image cannot be fetched from its URL."""
 
 
 class Undecodable(InputError):
-    """The bytes are an image, but a broken or an encrypted one."""
+    """The bytes are an image or document, but broken or encrypted."""
 
 
 class TooLarge(InputError):
@@ -111,11 +111,11 @@ class TooLarge(InputError):
 
 
 class Unauthorized(OcrError):
-    """The request comes without a key, or with an unknown one."""
+    """The request has no API key, or an unknown one."""
 
 
 class Busy(OcrError):
-    """Every place in work and in the queue is taken."""
+    """The queue is full."""
 
 
 class TimedOut(OcrError):
@@ -123,4 +123,4 @@ class TimedOut(OcrError):
 
 
 class NotReady(OcrError):
-    """The server has not answered its warm-up image yet."""
+    """The server has not processed its warm-up image yet."""

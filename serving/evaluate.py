@@ -1,7 +1,4 @@
-"""How well a pipeline reads labelled pages.
-
-Labelled pages: folders of images with a `truth.json`, or pages rendered here.
-"""
+"""Accuracy of a pipeline on labelled pages: folders of images with a `truth.json`."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LabelledPage:
-    """An image file and the texts of its lines, in no particular order."""
+    """An image or document file and the texts of its lines, in any order."""
 
     group: str
-    """The set that it belongs to: its folder's name."""
+    """The name of its folder."""
     path: Path
     texts: tuple[str, ...]
 
@@ -34,28 +31,28 @@ def labelled_pages(data: Path, groups: Sequence[str] = ()) -> list[LabelledPage]
     """The pages of `data/truth.json`, or of every subfolder with a truth.json.
 
     truth.json: `[{"image": FILE, "lines": [{"text": TEXT}]}]`. groups: only these subfolders.
-    A file that is no image or document is left out, and the log says so. Raises ConfigError when
-    there is nothing, or a file is not as it should be.
+    Other files than images and documents are skipped with a warning. Raises ConfigError if there
+    are no pages or a truth.json is invalid.
     """
     folders = [data] if (data / "truth.json").is_file() else _subfolders(data, groups)
     pages = [page for folder in folders for page in _read(folder) if _is_readable(page.path)]
     if not pages:
-        raise ConfigError(f"--data {data}: no image or document in it that this reads")
+        raise ConfigError(f"--data {data}: no supported image or document in it")
     return pages
 
 
 def _subfolders(data: Path, groups: Sequence[str]) -> list[Path]:
     if not data.is_dir():
         raise ConfigError(f"--data {data}: no such folder")
-    found = {path.parent.name: path.parent for path in sorted(data.glob("*/truth.json"))}
-    unknown = [group for group in groups if group not in found]
-    if unknown or not found:
-        wanted = f"{', '.join(unknown)}: " if unknown else ""
+    folders = {path.parent.name: path.parent for path in sorted(data.glob("*/truth.json"))}
+    unknown = [group for group in groups if group not in folders]
+    if unknown or not folders:
+        names = f"{', '.join(unknown)}: " if unknown else ""
         raise ConfigError(
-            f"--data {data}: {wanted}no truth.json there; a labelled folder holds images and a "
+            f"--data {data}: {names}no truth.json; a labelled folder holds images and a "
             'truth.json with [{"image": FILE, "lines": [{"text": TEXT}]}]'
         )
-    return [found[group] for group in groups] if groups else list(found.values())
+    return [folders[group] for group in groups] if groups else list(folders.values())
 
 
 def _read(folder: Path) -> list[LabelledPage]:
@@ -71,9 +68,9 @@ def _read(folder: Path) -> list[LabelledPage]:
             for entry in entries
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f'{path}: not as [{{"image": FILE, "lines": [{{"text": TEXT}}]}}]: {what}'
+            f'{path}: not in the form [{{"image": FILE, "lines": [{{"text": TEXT}}]}}]: '
+            f"{type(error).__name__}: {error}"
         ) from error
     missing = [page.path.name for page in pages if not page.path.is_file()]
     if missing:
@@ -86,7 +83,7 @@ def _is_readable(path: Path) -> bool:
         with path.open("rb") as file:
             sniff(file.read(SNIFF_BYTES))
     except UnsupportedMedia as error:
-        _LOG.warning("%s is left out: %s", path, error)
+        _LOG.warning("skipped %s: %s", path, error)
         return False
     return True
 
@@ -96,7 +93,7 @@ TOTAL = "total"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one or more pages have in common with their truth."""
+    """Overlap of the recognised text with the labels, over one or more pages."""
 
     pages: int = 0
     tokens: Overlap = field(default_factory=Overlap)
@@ -115,17 +112,18 @@ def evaluate(
     pages: Sequence[LabelledPage],
     models: Path,
     *,
-    tell: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Score]:
-    """Scores by set, and of all pages under TOTAL. An image of several pages counts as one.
+    """Scores by group, and of all pages under TOTAL. A document counts as one page.
 
+    on_progress: gets a message for each page.
     Raises what load_pipeline raises, and InputError for a page that cannot be read.
     """
     scores: dict[str, Score] = {}
-    with load_pipeline(yaml, models=models) as reader:
+    with load_pipeline(yaml, models=models) as pipeline:
         for index, page in enumerate(pages, 1):
-            tell(f"{yaml}: {index} of {len(pages)}: {page.group}/{page.path.name}")
-            read = [line.text for result in reader.predict(page.path) for line in result.lines]
-            score = Score(1, token_overlap(page.texts, read), character_overlap(page.texts, read))
+            on_progress(f"{yaml}: {index} of {len(pages)}: {page.group}/{page.path.name}")
+            texts = [line.text for result in pipeline.predict(page.path) for line in result.lines]
+            score = Score(1, token_overlap(page.texts, texts), character_overlap(page.texts, texts))
             scores[page.group] = scores.get(page.group, Score()) + score
     return {**scores, TOTAL: sum(scores.values(), Score())}

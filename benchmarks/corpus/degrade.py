@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.corpus.sample import Sample, TruthLine
-from serving.types import Point
+from serving.types import Image, Point
 
-Image = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 
 JPEG_QUALITY = 30

@@ -1,4 +1,4 @@
-"""`ocr-hpi evaluate`: how well a pipeline reads labelled pages, beside another's."""
+"""`ocr-hpi evaluate`: accuracy of a pipeline on labelled pages, compared with another."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from serving.cli.options import models_option
     "--data",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder with images and truth.json, or of such folders.",
+    help="A folder with images and a truth.json, or a folder of such folders.",
 )
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
     metavar="OTHER.yaml",
-    help="A second pipeline, and by how much the first is better.",
+    help="A second pipeline to compare with.",
 )
 @models_option
 def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> None:
-    """Token and character F1 of a pipeline, by set and in all.
+    """Token and character F1 of a pipeline, by folder and in total.
 
     truth.json is [{"image": FILE, "lines": [{"text": TEXT}]}]. F1 is micro-averaged over bags of
     tokens, and of characters without white space, page by page; case is kept.
@@ -39,12 +39,12 @@ def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> N
     pages = labelled_pages(data)
     yamls = [pipeline] if against is None else [pipeline, against]
     with Console(stderr=True).status("reading") as status:
-        found = [evaluate(yaml, pages, models, tell=status.update) for yaml in yamls]
+        results = [evaluate(yaml, pages, models, on_progress=status.update) for yaml in yamls]
     table = Table(
         "set", "pages", "pipeline", "token F1", "char F1", "char precision", "char recall"
     )
-    for group in found[0]:
-        for yaml, scores in zip(yamls, found, strict=True):
+    for group in results[0]:
+        for yaml, scores in zip(yamls, results, strict=True):
             score = scores[group]
             figures = (score.tokens.f1, score.characters.f1, score.characters.precision,
                        score.characters.recall)  # fmt: skip
@@ -52,8 +52,8 @@ def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> N
                 group, str(score.pages), str(yaml), *(f"{100 * figure:.2f}" for figure in figures)
             )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if len(found) == 2:
-        first, second = (scores[TOTAL] for scores in found)
+    if len(results) == 2:
+        first, second = (scores[TOTAL] for scores in results)
         tokens = 100 * (first.tokens.f1 - second.tokens.f1)
         characters = 100 * (first.characters.f1 - second.characters.f1)
         click.echo(

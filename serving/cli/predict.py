@@ -1,4 +1,4 @@
-"""`ocr-hpi predict`: the text of files, without a server."""
+"""`ocr-hpi predict`: read files without a server."""
 
 from __future__ import annotations
 
@@ -30,40 +30,42 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "json", "paddlex"]),
     default="text",
     show_default=True,
-    help="text: the lines. json: an object a page, with scores and boxes. paddlex: PaddleX's JSON.",
+    help="text: the lines. json: one object per page, with scores and boxes. paddlex: as PaddleX.",
 )
 @click.option(
     "--save-img",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A folder for pictures of the pages with their boxes and text.",
+    help="A folder for images of the pages with boxes and text drawn.",
 )
 @models_option
 def command(
     paths: tuple[str, ...], pipeline: Path, form: str, save_img: Path | None, models: Path
 ) -> None:
-    """Read images, PDFs, folders or URLs and print their text, a page at a time.
+    """Read images, PDFs, folders or URLs and print their text page by page.
 
-    A file that cannot be read is told on stderr; the others are read, and the exit code is 1.
+    A file that cannot be read is reported on stderr; the rest is read, and the exit code is 1.
     """
     from serving import load_pipeline
 
     failed = False
-    with load_pipeline(pipeline, models=models) as reader:
+    with load_pipeline(pipeline, models=models) as ocr:
         for path in paths:
             try:
-                for result in reader.predict(path):
-                    _show(result, form)
+                for result in ocr.predict(path):
+                    _print(result, form)
                     if save_img is not None:
                         click.echo(f"saved {result.save_to_img(save_img)}", err=True)
             except InputError as error:
-                told = str(error)
-                click.echo(f"Error: {told if path in told else f'{path}: {told}'}", err=True)
+                message = str(error)
+                click.echo(
+                    f"Error: {message if path in message else f'{path}: {message}'}", err=True
+                )
                 failed = True
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _show(result: PageResult, form: str) -> None:
+def _print(result: PageResult, form: str) -> None:
     if form == "paddlex":
         result.print()
     elif form == "json":

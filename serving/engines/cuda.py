@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider: what it is told, and whether this process can load it."""
+"""ONNX Runtime's CUDA provider: its options, and whether this process can load it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from serving.errors import DeviceError, EngineError
 
 PROVIDER = "CUDAExecutionProvider"
 ALGORITHMS = ("HEURISTIC", "EXHAUSTIVE", "DEFAULT")
-"""Ways to choose a convolution: ask cuDNN, try all of them anew for every shape, or take one."""
+"""How cuDNN selects a convolution: by heuristics, by trying all for every shape, or a default."""
 
-# What onnxruntime-gpu 1.31 needs, and the wheels that bring it.
+# Requirements of onnxruntime-gpu 1.31, and the wheels that provide them.
 CUDA = (13, 0)
 DRIVER = "libcuda.so.1"
 DRIVER_FIX = (
-    "install NVIDIA's driver whole, or give the container what of it computes "
+    "install NVIDIA's complete driver, or give the container its compute part "
     "(NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
 )
 LIBRARIES = {
@@ -41,24 +41,24 @@ TENSORRT_LIBRARIES = {
 
 
 def cuda_options(spec: EngineSpec) -> dict[str, str]:
-    """The provider's options. Raises EngineError for a precision that it does not have."""
+    """The provider's options. Raises EngineError for an unsupported precision."""
     if spec.precision not in ("float32", "tf32"):
         raise EngineError(
             f"ONNX Runtime's CUDA provider runs float32 or tf32, not {spec.precision}"
         )
     return {
         "device_id": str(number(spec.device)),
-        # Its own default is on: 10 bits of mantissa in the products of "float32" convolutions.
+        # On by default: "float32" convolutions would multiply with 10 bits of mantissa.
         "use_tf32": str(int(spec.precision == "tf32")),
         "cudnn_conv_algo_search": ALGORITHMS[0],
-        # By default it doubles what it holds each time, and never gives back.
+        # By default it doubles the arena each time, and never shrinks it.
         "arena_extend_strategy": "kSameAsRequested",
         **{key: str(value) for key, value in spec.options.items()},
     }
 
 
 def check_gpu(device: str) -> None:
-    """Raise DeviceError, with the fix, where ONNX Runtime cannot run on that GPU."""
+    """Raise DeviceError, with the fix, if ONNX Runtime cannot run on that GPU."""
     card = gpu(device)
     if card.cuda < CUDA:
         raise DeviceError(
@@ -66,17 +66,17 @@ def check_gpu(device: str) -> None:
             f"engines need {CUDA[0]}.{CUDA[1]}: install NVIDIA's driver 580 or newer"
         )
     if PROVIDER not in providers():
-        raise DeviceError(f"onnxruntime is here without its CUDA provider; run: {INSTALL}")
+        raise DeviceError(f"the installed onnxruntime has no CUDA provider; run: {INSTALL}")
     missing = {name: reason for name, reason in load(LIBRARIES) if reason}
     if DRIVER in missing:
         raise DeviceError(f"the driver's CUDA does not load ({missing[DRIVER]}): {DRIVER_FIX}")
     if missing:
-        told = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
-        raise DeviceError(f"libraries for the GPU do not load: {told}; run: {INSTALL}")
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
+        raise DeviceError(f"libraries for the GPU do not load: {reasons}; run: {INSTALL}")
 
 
 def providers() -> list[str]:
-    """Providers that the installed ONNX Runtime was built with; whether they load is not said."""
+    """Providers that the installed ONNX Runtime was built with; they may still fail to load."""
     try:
         return list(importlib.import_module("onnxruntime").get_available_providers())
     except ImportError:
@@ -84,15 +84,15 @@ def providers() -> list[str]:
 
 
 def load(libraries: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Load libraries from NVIDIA's wheels or the system: (name, why not, or "") of each."""
+    """Load libraries from NVIDIA's wheels or the system; yields (name, error or "")."""
     ort = importlib.import_module("onnxruntime")
-    with contextlib.redirect_stdout(io.StringIO()):  # what fails, it prints
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints failures
         ort.preload_dlls()
     for name in libraries:
-        # preload_dlls knows CUDA's and cuDNN's wheels, but not TensorRT's.
-        beside = next((path for path in _tensorrt() if path.name == name), name)
+        # preload_dlls covers the wheels of CUDA and cuDNN, but not of TensorRT.
+        library = next((path for path in _tensorrt() if path.name == name), name)
         try:
-            ctypes.CDLL(str(beside), mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
             yield name, ""
         except OSError as error:
             yield name, str(error)

@@ -16,9 +16,9 @@ _CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeEngine(Engine):
-    """One session; its thread pool has the threads of one stream, and streams are callers.
+    """One session, called by as many threads as there are streams.
 
-    On a GPU it runs there or not at all: ONNX Runtime by itself would go on with the CPU.
+    On a GPU it fails rather than fall back to the CPU, as ONNX Runtime does by default.
     """
 
     def __init__(self, graph: Path, spec: EngineSpec) -> None:
@@ -27,16 +27,16 @@ class OnnxRuntimeEngine(Engine):
         self._profile = None
         if spec.backend == "tensorrt":
             self._profile, self.nodes = tensorrt.read_about(graph)
-            self.max_input_size = self._profile.most[1:3]
+            self.max_input_size = self._profile.max[1:3]
         elif spec.device != "cpu":
             self.nodes = _nodes(self._session)
         self.inputs = tuple(port.name for port in self._session.get_inputs())
-        self._places = threading.BoundedSemaphore(spec.streams)
+        self._streams = threading.BoundedSemaphore(spec.streams)
 
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
         if self._profile is not None:
             self._profile.check(images.shape)
-        with self._places:
+        with self._streams:
             try:
                 feeds = dict(zip(self.inputs, (images, *more), strict=True))
                 return tuple(self._session.run(None, feeds))
@@ -49,10 +49,10 @@ class OnnxRuntimeEngine(Engine):
 def build_context(
     graph: Path, spec: EngineSpec, profile: tensorrt.Profile, folder: Path, timing: Path
 ) -> dict[str, int]:
-    """Let TensorRT make an engine of the whole graph: CONTEXT in `folder`. Takes minutes.
+    """Build a TensorRT engine of the whole graph: CONTEXT in `folder`. Takes minutes.
 
-    Returns the nodes by what runs them: all by TensorRT.
-    Raises EngineError where it does not take the graph whole, DeviceError where it does not load.
+    Returns the node counts by provider.
+    Raises EngineError if TensorRT does not take the whole graph, DeviceError if it does not load.
     """
     options = tensorrt.build_options(spec, profile, folder, timing)
     nodes = _nodes(_open(graph, spec, tensorrt.PROVIDER, options))
@@ -72,14 +72,14 @@ def _provider(spec: EngineSpec) -> tuple[str, dict[str, str]]:
 
 
 def _open(
-    graph: Path, spec: EngineSpec, provider: str, told: dict[str, str]
+    graph: Path, spec: EngineSpec, provider: str, provider_options: dict[str, str]
 ) -> ort.InferenceSession:
-    """A session on that provider and no other. Raises EngineError and DeviceError."""
+    """A session on that provider only. Raises EngineError and DeviceError."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = max(1, spec.threads // spec.streams)
     options.inter_op_num_threads = 1
-    # Spinning threads slow one another tenfold as soon as something else wants the cores.
+    # Spinning threads slow each other down tenfold when anything else needs the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == _CPU:
         for key, value in spec.options.items():
@@ -92,21 +92,21 @@ def _open(
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         session = ort.InferenceSession(
-            str(graph), options, providers=[(provider, told)], enable_fallback=0
+            str(graph), options, providers=[(provider, provider_options)], enable_fallback=0
         )
-    except Exception as error:  # onnxruntime raises types of its own that share no base
+    except Exception as error:  # ONNX Runtime's exception types have no common base
         kind = EngineError if provider == _CPU else DeviceError
         raise kind(f"ONNX Runtime cannot load {graph} as {spec}: {error}") from error
     if provider not in session.get_providers():
         raise DeviceError(
-            f"ONNX Runtime could not start its {provider} on {spec.device} and would have gone on "
-            "with the CPU; its reason is in the log above; see: ocr-hpi doctor"
+            f"ONNX Runtime could not start its {provider} on {spec.device}; the reason "
+            "is in the log above; see: ocr-hpi doctor"
         )
     return session
 
 
 def _nodes(session: ort.InferenceSession) -> dict[str, int]:
-    """Nodes of the session's graph by provider: cuda, tensorrt, cpu."""
+    """Node counts of the session's graph by provider: cuda, tensorrt, cpu."""
     counts: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
         counts[part.ep_name.removesuffix("ExecutionProvider").lower()] += len(part.get_nodes())

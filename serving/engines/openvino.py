@@ -12,29 +12,29 @@ from serving.engines.base import Array, Engine, EngineSpec
 from serving.errors import EngineError
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
-"""What is computed in; an int8 graph says itself what of it is int8."""
+"""Compute precision; which parts of an int8 graph are int8 is in the graph."""
 
-_PREPARED_KEPT = 2000
-"""Layers, each for one shape of its input, that a stream keeps prepared; beyond, the longest unused
-goes. All 32 widths of a recogniser fit, and some 60 sizes of a detector: 130 of these hold 500 MB
-so, and without a bound 1050 MB and more with each further size."""
-_PREPARED_TOGETHER = 3000
-"""The same where short lines are read together: 46 shapes."""
+_CACHE_CAPACITY = 2000
+"""Size of a stream's LRU cache of prepared layers, one entry for each layer and input shape. It
+holds all 32 widths of a recogniser and some 60 sizes of a detector; 130 detector sizes take 500 MB
+with it, and without a bound 1050 MB, growing with each further size."""
+_BATCH_CACHE_CAPACITY = 3000
+"""The same where short lines are batched: 46 shapes."""
 
-# OpenVINO fills a table at the first tensor of a process; two threads doing so at once wait for
-# one another for ever (seen with 2026.4). Importing is done by one thread.
+# OpenVINO initialises a table with the first tensor of a process; two threads doing so at once
+# deadlock (seen with 2026.4). Importing happens on one thread.
 ov.Tensor(np.zeros(1, np.uint8))
 
 
 class OpenVinoEngine(Engine):
-    """A compiled model with one kept infer request a stream: making one costs half a call."""
+    """A compiled model with one reused infer request per stream: creating one costs half a call."""
 
     def __init__(self, graph: Path, spec: EngineSpec) -> None:
         super().__init__(spec)
         if spec.precision not in _PRECISIONS:
             known = ", ".join(_PRECISIONS)
-            raise EngineError(f"OpenVINO has no precision {spec.precision!r}; there are: {known}")
-        kept = _PREPARED_KEPT if spec.batch == 1 else _PREPARED_TOGETHER
+            raise EngineError(f"OpenVINO has no precision {spec.precision!r}; available: {known}")
+        capacity = _CACHE_CAPACITY if spec.batch == 1 else _BATCH_CACHE_CAPACITY
         try:
             core = ov.Core()
             self._model = core.compile_model(
@@ -44,9 +44,9 @@ class OpenVinoEngine(Engine):
                     "INFERENCE_PRECISION_HINT": _PRECISIONS[spec.precision],
                     "NUM_STREAMS": str(spec.streams),
                     "INFERENCE_NUM_THREADS": spec.threads,
-                    # Pinning fights with other processes and with a container's quota.
+                    # Pinning conflicts with other processes and with a container's CPU quota.
                     "ENABLE_CPU_PINNING": False,
-                    "CPU_RUNTIME_CACHE_CAPACITY": str(kept),
+                    "CPU_RUNTIME_CACHE_CAPACITY": str(capacity),
                     **spec.options,
                 },
             )
@@ -62,14 +62,14 @@ class OpenVinoEngine(Engine):
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
         request = self._requests.get()
         try:
-            # What infer() would do with arrays takes it 0.1 ms longer, 4 % of a short line; and it
-            # would copy the outputs, which are copied below, once.
+            # infer() on arrays takes 0.1 ms longer, 4 % of a short line, and copies the outputs
+            # once more.
             tensors = [
                 ov.Tensor(np.require(array, dtype, ["C", "W"]), shared_memory=True)
                 for array, dtype in zip((images, *more), self._types, strict=True)
             ]
-            for place, tensor in enumerate(tensors):
-                request.set_input_tensor(place, tensor)
+            for index, tensor in enumerate(tensors):
+                request.set_input_tensor(index, tensor)
             request.infer(share_outputs=True)
             return tuple(request.get_output_tensor(i).data.copy() for i in self._outputs)
         except (RuntimeError, ValueError) as error:

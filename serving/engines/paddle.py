@@ -1,4 +1,4 @@
-"""Paddle Inference on the CPU, with oneDNN. Loads Paddle's own graph, as it was exported."""
+"""Paddle Inference on the CPU, with oneDNN. Loads Paddle's own graph, as exported."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from serving.engines.base import Array, Engine, EngineSpec
 from serving.errors import EngineError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about compilers for its extensions
+    warnings.simplefilter("ignore")  # about missing compilers
     import paddle
     from paddle import inference
 
 _SHAPES_KEPT = 64
-"""Shapes for which oneDNN keeps what it prepared; a recogniser meets 46."""
+"""Input shapes for which oneDNN caches its primitives; a recogniser has 46."""
 
-paddle.disable_signal_handler()  # the server's signals are the server's
+paddle.disable_signal_handler()  # the server handles signals
 
 
 class PaddleEngine(Engine):
-    """A predictor a stream; they share the weights."""
+    """One predictor per stream; they share the weights."""
 
     def __init__(self, graph: Path, spec: EngineSpec) -> None:
         super().__init__(spec)
@@ -69,6 +69,6 @@ class PaddleEngine(Engine):
 
 
 def _brief(error: Exception) -> str:
-    """Paddle's errors carry its whole call stack; the last line says what is wrong."""
+    """The last line of a Paddle error; the rest is its C++ call stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""ONNX Runtime's TensorRT provider: what it is told to build an engine, and to run a built one.
+"""ONNX Runtime's TensorRT provider: the options to build an engine, and to run a built one.
 
-An engine is an EP-context model: an ONNX file whose one node holds what TensorRT made of the whole
-graph for one profile of shapes. Nothing is left in it to build from, so serving cannot rebuild.
+An engine is an EP-context model: an ONNX file with one node, which holds TensorRT's engine for the
+whole graph and one profile of shapes. It has nothing to build from, so serving never rebuilds.
 """
 
 from __future__ import annotations
@@ -29,37 +29,36 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The shapes of inputs that an engine takes, and the one it is tuned for."""
+    """The range of input shapes of an engine, and the one it is optimised for."""
 
-    least: Shape
-    best: Shape
-    most: Shape
+    min: Shape
+    opt: Shape
+    max: Shape
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise EngineError for an input outside the profile."""
-        bounds = zip(self.least, shape, self.most, strict=True)
+        bounds = zip(self.min, shape, self.max, strict=True)
         if not all(low <= size <= high for low, size, high in bounds):
             raise EngineError(
                 f"an input of shape {shape} is outside the TensorRT engine's profile, "
-                f"{self.least} to {self.most}"
+                f"{self.min} to {self.max}"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for a key and a sidecar."""
+        """As JSON values, for a key and a sidecar."""
         return {name: list(shape) for name, shape in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, words: dict[str, list[int]]) -> Profile:
-        """The reverse of `words`."""
-        least, best, most = ((n, h, w, c) for n, h, w, c in (words[k] for k in cls.__slots__))
-        return cls(least, best, most)
+    def from_dict(cls, data: dict[str, list[int]]) -> Profile:
+        """The reverse of `to_dict`."""
+        return cls(*((n, h, w, c) for n, h, w, c in (data[name] for name in cls.__slots__)))
 
 
 def build_options(spec: EngineSpec, profile: Profile, folder: Path, timing: Path) -> dict[str, str]:
-    """Options to build an engine into `folder`, which then holds CONTEXT.
+    """Options to build an engine, written to `folder` as CONTEXT.
 
     timing: the folder of the timing cache, which shortens later builds on the same GPU.
-    Raises EngineError for a precision that TensorRT does not have.
+    Raises EngineError for an unsupported precision.
     """
     if spec.precision not in _FLAGS:
         raise EngineError(f"TensorRT runs {', '.join(_FLAGS)}, not {spec.precision}")
@@ -68,9 +67,9 @@ def build_options(spec: EngineSpec, profile: Profile, folder: Path, timing: Path
         **_FLAGS[spec.precision],
         # Sums of squares overflow float16.
         "trt_layer_norm_fp32_fallback": "1",
-        "trt_profile_min_shapes": _shape(profile.least),
-        "trt_profile_opt_shapes": _shape(profile.best),
-        "trt_profile_max_shapes": _shape(profile.most),
+        "trt_profile_min_shapes": _shape(profile.min),
+        "trt_profile_opt_shapes": _shape(profile.opt),
+        "trt_profile_max_shapes": _shape(profile.max),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",
@@ -88,7 +87,7 @@ def run_options(spec: EngineSpec) -> dict[str, str]:
 
 
 def read_about(context: Path) -> tuple[Profile, dict[str, int]]:
-    """The engine's profile, and the nodes that it was made of. Raises EngineError."""
+    """The engine's profile, and its node counts by provider. Raises EngineError."""
     path = context.with_name(ABOUT)
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -101,9 +100,9 @@ def read_about(context: Path) -> tuple[Profile, dict[str, int]]:
 
 
 def check_whole(context: Path, nodes: Mapping[str, int]) -> None:
-    """Raise EngineError where TensorRT did not take the whole graph: then it is no candidate.
+    """Raise EngineError unless TensorRT took the whole graph: a partial one is no candidate.
 
-    nodes: of the graph, by what runs them.
+    nodes: counts of the graph's nodes by provider.
     """
     import onnx
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypedDict
 
@@ -21,7 +19,7 @@ from serving.imaging.draw import draw
 from serving.imaging.formats import sniff
 from serving.output.image import jpeg_base64
 from serving.output.paddlex import paddlex_result
-from serving.types import Line
+from serving.types import Image, Line
 
 
 class InferRequest(BaseModel):
@@ -128,7 +126,7 @@ class Pictures:
     page: str
 
 
-def pictures(image: npt.NDArray[np.uint8], lines: Sequence[Line]) -> Pictures:
+def pictures(image: Image, lines: Sequence[Line]) -> Pictures:
     """What PaddleX shows of a page: with its boxes, and as it came."""
     return Pictures(drawn=jpeg_base64(draw(image, lines)), page=jpeg_base64(image))
 

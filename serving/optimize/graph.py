@@ -1,4 +1,4 @@
-"""Reading and rewriting an ONNX graph: who makes a value, which values are constant."""
+"""Editing of ONNX graphs: producers, use counts and constants of values."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-class Edit:
-    """A graph that is being rewritten: new nodes are added anywhere, `done` brings it in order."""
+class GraphEditor:
+    """A graph under rewriting. Nodes are added at the end; `finish` sorts and prunes it."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self._initial = {item.name: item for item in graph.initializer}
-        self._makers = {name: node for node in graph.node for name in node.output if name}
+        self._producers = {name: node for node in graph.node for name in node.output if name}
 
     def source(self, name: str) -> str:
-        """The value itself, where `name` is only another name of it."""
-        while (node := self._makers.get(name)) is not None and node.op_type == "Identity":
+        """The name of a value before any Identity nodes."""
+        while (node := self._producers.get(name)) is not None and node.op_type == "Identity":
             name = node.input[0]
         return name
 
-    def maker(self, name: str) -> onnx.NodeProto | None:
-        """The node that computes a value; None for an input of the graph and for a weight."""
-        return self._makers.get(self.source(name))
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that computes a value; None for a graph input or an initializer."""
+        return self._producers.get(self.source(name))
 
     def constant(self, name: str) -> Array | None:
-        """The value of a weight, also behind a Reshape; None for what depends on the input."""
+        """The value of a constant, also through a Reshape; None if it depends on the input."""
         import onnx
 
         name = self.source(name)
         if name in self._initial:
             return np.asarray(onnx.numpy_helper.to_array(self._initial[name]))
-        node = self._makers.get(name)
+        node = self._producers.get(name)
         if node is None or node.op_type not in ("Constant", "Reshape"):
             return None
         if node.op_type == "Constant":
@@ -51,29 +51,29 @@ class Edit:
             return None
         return np.reshape(values[0], values[1])  # type: ignore[arg-type]
 
-    def users(self) -> Counter[str]:
-        """How often nodes and outputs of the graph read each value; Identity nodes do not count."""
+    def use_counts(self) -> Counter[str]:
+        """Number of uses of each value, by nodes other than Identity and by graph outputs."""
         reads = (
             name for node in self.graph.node if node.op_type != "Identity" for name in _reads(node)
         )
-        found = Counter(map(self.source, reads))
-        found.update(self.source(output.name) for output in self.graph.output)
-        return found
+        counts = Counter(map(self.source, reads))
+        counts.update(self.source(output.name) for output in self.graph.output)
+        return counts
 
     def add(self, *nodes: onnx.NodeProto) -> None:
-        """Add nodes; their outputs have new names."""
+        """Add nodes, whose outputs must have new names."""
         self.graph.node.extend(nodes)
-        added = self.graph.node[len(self.graph.node) - len(nodes) :]  # the graph has copies
-        self._makers.update({name: node for node in added for name in node.output})
+        added = self.graph.node[len(self.graph.node) - len(nodes) :]  # extend() copies
+        self._producers.update({name: node for node in added for name in node.output})
 
-    def done(self) -> None:
-        """Drop what no output needs, and sort the rest: each node behind what it reads."""
+    def finish(self) -> None:
+        """Remove what no output depends on, and sort the nodes topologically."""
         order: dict[int, onnx.NodeProto] = {}
         for output in self.graph.output:
             stack = [(output.name, False)]
             while stack:
                 name, ready = stack.pop()
-                node = self._makers.get(name)
+                node = self._producers.get(name)
                 if node is None or id(node) in order:
                     continue
                 if ready:
@@ -94,9 +94,9 @@ class Edit:
 
 
 def prefix_names(graph: onnx.GraphProto, prefix: str, keep: Container[str] = ()) -> None:
-    """Put `prefix` before the name of every value, so that none has the name of an added one.
+    """Prefix the names of all values, so that they cannot clash with added ones.
 
-    As onnx.compose.add_prefix, which leaves branches and loops with the old names of weights.
+    As onnx.compose.add_prefix, which does not rename initializers used in subgraphs.
     """
 
     def new(name: str) -> str:
@@ -115,7 +115,7 @@ def prefix_names(graph: onnx.GraphProto, prefix: str, keep: Container[str] = ())
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of the values that a node reads, also within its branches and loops."""
+    """Names of the values that a node reads, also in its subgraphs."""
     yield from node.input
     for value in attributes(node).values():
         for inner in getattr(value, "node", ()):
@@ -130,7 +130,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def constant(name: str, value: Array) -> onnx.NodeProto:
-    """A node for a constant."""
+    """A Constant node."""
     import onnx
 
     return onnx.helper.make_node(

@@ -1,6 +1,6 @@
-"""Does a fused graph compute what the model's own does? Held before an engine ever loads it.
+"""Parity check: a fused graph must compute what the model's own graph does.
 
-The accuracy gate could not tell: its reference runs the fused graph as well.
+The accuracy gate cannot detect this, because its reference engine runs the fused graph too.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from serving.models.probe import draw_text
 
 _PLAIN = EngineSpec("onnxruntime", "float32")
 _PAGE = 320, 480
-"""(height, width) of the page for a detector that takes any."""
-_MOST = 2e-3
-"""Of a probability."""
-_MOST_ON_MAP = 1.5 / 255
-"""A detector's map has them in whole 255ths."""
+"""(height, width) of the test page, for a detector that accepts any size."""
+_TOLERANCE = 2e-3
+"""Maximum difference of a probability."""
+_MAP_TOLERANCE = 1.5 / 255
+"""A detector's map is quantised to 255ths."""
 
 
 def verify_parity(fused: Path, plain: Path, model: Model) -> None:
-    """Read drawn text by both, in float32. Raises ModelInvalid where they differ; EngineError."""
+    """Run both on rendered text, in float32. Raises ModelInvalid if they differ; EngineError."""
     image = draw_text(*_size(model))[None]
     with (
-        closing(open_engine(fused, _PLAIN)) as one,
-        closing(FusedAdapter(open_engine(plain, _PLAIN), model)) as other,
+        closing(open_engine(fused, _PLAIN)) as fused_engine,
+        closing(FusedAdapter(open_engine(plain, _PLAIN), model)) as plain_engine,
     ):
-        found, wanted = one.run(image), other.run(image)
-    most = _MOST
+        result, expected = fused_engine.run(image), plain_engine.run(image)
+    tolerance = _TOLERANCE
     if isinstance(model, DetectionModel):
-        found, wanted, most = (found[0] / 255,), (wanted[0] / 255,), _MOST_ON_MAP
-    apart = max(map(_difference, found[-2:], wanted[-2:]))
-    if not apart <= most:  # also where it is no number
+        result, expected = (result[0] / 255,), (expected[0] / 255,)
+        tolerance = _MAP_TOLERANCE
+    difference = max(map(_difference, result[-2:], expected[-2:]))
+    if not difference <= tolerance:  # also for NaN
         raise ModelInvalid(
-            f"{plain}: the graph made of it for the engines computes something else (probabilities "
-            f"differ by {apart:.3g}); please tell which model this is"
+            f"{plain}: its fused graph computes something else (probabilities "
+            f"differ by {difference:.3g}); please report this model"
         )
 
 
@@ -50,5 +51,7 @@ def _size(model: Model) -> tuple[int, int]:
     return model.height, model.width
 
 
-def _difference(found: Array, wanted: Array) -> float:
-    return float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
+def _difference(result: Array, expected: Array) -> float:
+    if result.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(result - expected).max())

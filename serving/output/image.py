@@ -6,13 +6,10 @@ import base64
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from serving.errors import EngineError
 from serving.imaging.draw import draw
-from serving.types import Line
-
-Image = npt.NDArray[np.uint8]
+from serving.types import Image, Line
 
 MOST_SIDE = 2000
 """Pictures in an answer are made to fit a square of so many pixels, as PaddleX does."""

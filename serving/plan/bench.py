@@ -14,12 +14,13 @@ from serving.engines.base import Engine
 from serving.engines.batching import callers
 from serving.imaging.resize import pad_tiny
 from serving.models.pipeline_models import PipelineModel
-from serving.ocr.detect import Detector, corners
+from serving.ocr.detect import Detector, as_quad
 from serving.ocr.orient import Orienter
 from serving.ocr.recognise import Recogniser
 from serving.ocr.scheduler import Scheduler
-from serving.plan.calibration import Calibration, Image
+from serving.plan.calibration import Calibration
 from serving.plan.gate import Verdict, judge_detection, judge_orientation, judge_recognition
+from serving.types import Image
 
 _PAGES = 4
 """Pages of the detection workload."""
@@ -91,7 +92,7 @@ class DetectionBench(Bench):
         return [fit(pad_tiny(page), DEFAULT_OPTIONS)[0] for page in self._all_pages]
 
     def _find(self, page: Image) -> list[Any]:
-        return [corners(quad) for quad in self._stage.find(page, DEFAULT_OPTIONS)]
+        return [as_quad(quad) for quad in self._stage.detect(page, DEFAULT_OPTIONS)]
 
     @staticmethod
     def judge(
@@ -145,13 +146,13 @@ class OrientationBench(Bench):
         ]
 
     def warm(self) -> None:
-        self.pool.run_on_every_thread(lambda: self._stage.turned(self._crops[0]))
+        self.pool.run_on_every_thread(lambda: self._stage.upside_down(self._crops[0]))
 
     def work(self) -> None:
-        self.pool.map(self._stage.turned, spread(self._crops, _LINES))
+        self.pool.map(self._stage.upside_down, spread(self._crops, _LINES))
 
     def answers(self) -> list[Any]:
-        return [turned >= 0.5 for turned in self.pool.map(self._stage.turned, self._crops)]
+        return [turned >= 0.5 for turned in self.pool.map(self._stage.upside_down, self._crops)]
 
     def inputs(self) -> list[Image]:
         return [self._stage.fit(crop) for crop in self._crops]

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks import corpus
 from serving.errors import ConfigError
 from serving.imaging.crop import crop
 from serving.imaging.source import load
-
-Image = npt.NDArray[np.uint8]
+from serving.types import Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)

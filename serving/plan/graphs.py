@@ -15,7 +15,7 @@ The graphs that engines load, built once from a model folder and kept beside the
 models/engines/graphs/<model name>-<key>/
     fused-7.onnx  8-bit pixels in, arg-max out
     about.json    what it was made from, in words
-    lighter-2.onnx  a detector's as PaddleX feeds it
+    optimized-2.onnx  a detector's as PaddleX feeds it
     int8-...      the same in int8, where a pipeline asks for it
 """
 
@@ -44,8 +44,7 @@ from serving.engines.factory import open_engine
 from serving.engines.tensorrt import ABOUT, CONTEXT, Profile
 from serving.errors import EngineError, PlanError
 from serving.models.conversion import onnx_graph
-from serving.models.disk import publish, write_whole
-from serving.models.files import digest, paddle_graph
+from serving.models.files import digest, paddle_graph, publish, write_atomically
 from serving.models.pipeline_models import PipelineModel
 from serving.models.progress import Progress
 from serving.optimize.fuse import OPTIMIZED, VARIANT, fuse, optimize_detector
@@ -148,21 +147,21 @@ class Graphs:
                 fuse(plain, model, part)
                 verify_parity(part, plain, model)
                 about = {"model": model.name, "folder": str(folder), "files": digest(folder)}
-                write_whole(target / "about.json", json.dumps(about, indent=2) + "\n")
+                write_atomically(target / "about.json", json.dumps(about, indent=2) + "\n")
                 part.replace(fused)
         return fused
 
-    def lighter(self, folder: Path, plain: Path) -> Path:
+    def optimized(self, folder: Path, plain: Path) -> Path:
         """A detector's own graph `plain` in the form that takes less time; made where missing."""
         target = self._folder(folder, folder.resolve().name)
         target.mkdir(parents=True, exist_ok=True)
-        lighter = target / f"{OPTIMIZED}.onnx"
+        optimized = target / f"{OPTIMIZED}.onnx"
         with FileLock(target / ".lock"):
-            if not lighter.is_file():
-                part = lighter.with_suffix(".part")
+            if not optimized.is_file():
+                part = optimized.with_suffix(".part")
                 optimize_detector(plain, part)
-                part.replace(lighter)
-        return lighter
+                part.replace(optimized)
+        return optimized
 
     def has(self, part: PipelineModel) -> bool:
         """Whether the fused graph of a model is built."""
@@ -235,7 +234,7 @@ class Contexts:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
             if not (target / CONTEXT).is_file():
-                progress.say(
+                progress.message(
                     f"{part.model.name}: TensorRT builds a {spec.precision} engine (minutes)"
                 )
                 half = target.with_suffix(".part")
@@ -243,7 +242,7 @@ class Contexts:
                 half.mkdir()
                 nodes = self._make(graph, spec, profile(part, MOST_LINES), half)
                 about = {**words, "nodes": nodes}
-                write_whole(half / ABOUT, json.dumps(about, indent=2) + "\n")
+                write_atomically(half / ABOUT, json.dumps(about, indent=2) + "\n")
                 half.replace(target)
         return target / CONTEXT
 

@@ -23,11 +23,12 @@ from serving.models.pipeline_models import PipelineModel
 from serving.ocr.recognise import Recogniser
 from serving.ocr.scheduler import Scheduler
 from serving.plan.bench import BENCHES, Bench
-from serving.plan.calibration import Calibration, Image
+from serving.plan.calibration import Calibration
 from serving.plan.gate import Verdict
 from serving.plan.graphs import GraphOf
 from serving.plan.plan import BatchTrial, Trial
 from serving.plan.timing import GAIN, SLOWER, fastest, interleaved, milliseconds
+from serving.types import Image
 
 REFERENCE = "onnxruntime"
 """Backend of the reference, in float32."""

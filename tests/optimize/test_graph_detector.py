@@ -17,11 +17,11 @@ from benchmarks.corpus import Sample
 from serving.config import load_config
 from serving.config.model import DetectionModel, Normalisation
 from serving.errors import ModelInvalid
-from serving.models.pipeline_models import parts
+from serving.models.pipeline_models import pipeline_models
 from serving.models.store import Store
-from serving.optimize.convolutions import fold_before, fold_behind
+from serving.optimize.convolutions import fold_after, fold_before
 from serving.optimize.fuse import fuse, optimize_detector
-from serving.optimize.graph import Edit
+from serving.optimize.graph import GraphEditor
 from serving.optimize.parity import verify_parity
 from serving.plan.graphs import Graphs
 
@@ -126,13 +126,13 @@ def compare(folder: Path, made: Maker) -> Counter[str]:
     return operators(fused)
 
 
-def edited(plain: Path, *edits: Callable[[Edit], None]) -> Counter[str]:
+def edited(plain: Path, *edits: Callable[[GraphEditor], None]) -> Counter[str]:
     """The operators of a graph so edited, once it computes the same."""
     made = onnx.load(plain)
-    edit = Edit(made.graph)
+    editor = GraphEditor(made.graph)
     for change in edits:
-        change(edit)
-    edit.done()
+        change(editor)
+    editor.finish()
     onnx.save(made, plain.with_name("edited.onnx"))
     feed = np.random.default_rng(1).normal(size=(2, 3, 8, 12)).astype(np.float32)
     wanted = run(plain, feed)
@@ -148,17 +148,17 @@ def test_the_head_works_on_the_small_map(tmp_path: Path) -> None:
     assert (found["ConvTranspose"], found["DepthToSpace"], found["Identity"]) == (0, 1, 0)
 
 
-def test_the_lighter_graph_takes_and_gives_what_the_plain_one_does(tmp_path: Path) -> None:
+def test_the_optimized_graph_has_the_inputs_and_outputs_of_the_plain_one(tmp_path: Path) -> None:
     made = Maker()
     made.conv(3, CHANNELS)
     made.head()
-    plain, lighter = tmp_path / "plain.onnx", tmp_path / "lighter.onnx"
+    plain, optimized = tmp_path / "plain.onnx", tmp_path / "optimized.onnx"
     made.save(plain)
-    optimize_detector(plain, lighter)
-    assert operators(lighter)["ConvTranspose"] == 0
+    optimize_detector(plain, optimized)
+    assert operators(optimized)["ConvTranspose"] == 0
     feed = np.random.default_rng(1).normal(size=(2, 3, 8, 12)).astype(np.float32)
-    np.testing.assert_allclose(run(lighter, feed), run(plain, feed), atol=1e-5)
-    before, after = onnx.load(plain).graph, onnx.load(lighter).graph
+    np.testing.assert_allclose(run(optimized, feed), run(plain, feed), atol=1e-5)
+    before, after = onnx.load(plain).graph, onnx.load(optimized).graph
     assert (before.input, before.output) == (after.input, after.output)
 
 
@@ -242,7 +242,7 @@ def test_factors_and_offsets_are_in_the_weights(tmp_path: Path) -> None:
     found = compare(tmp_path, made)
     # Left are three behind activations, the normalisation and the map's bytes.
     assert (found["Add"], found["Mul"], found["BatchNormalization"]) == (5, 5, 0)
-    before = edited(tmp_path / "plain.onnx", fold_behind, fold_before)
+    before = edited(tmp_path / "plain.onnx", fold_after, fold_before)
     # One of the three stood before a convolution without padding; two Adds are the head's.
     assert (before["Add"], before["Mul"]) == (4, 2)
 
@@ -268,7 +268,7 @@ def test_groups_of_channels_are_scaled_as_they_meet_the_weights(tmp_path: Path) 
     made.add("Conv", made.weight(4, 3, 1, 1), group=2)
     made.add("Mul", made.weight(4, 1, 1))  # the graph ends in it: nothing reads it
     made.save(tmp_path / "plain.onnx")
-    found = edited(tmp_path / "plain.onnx", fold_behind, fold_before)
+    found = edited(tmp_path / "plain.onnx", fold_after, fold_before)
     assert (found["Add"], found["Mul"]) == (0, 1)
 
 
@@ -313,7 +313,7 @@ def test_a_map_that_is_no_probability_is_refused(tmp_path: Path) -> None:
 def test_the_real_detector_is_rewritten_and_finds_the_same(
     built: Path, model_store: Store, repo: Path, sample_page: Sample
 ) -> None:
-    found = parts(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), built)
+    found = pipeline_models(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), built)
     (part,) = (part for part in found if part.section == "TextDetection")
     graphs = Graphs(built)
     fused = graphs.find(part.folder, part.model)

@@ -136,5 +136,5 @@ def test_the_line_to_type_is_the_extra(repo: Path) -> None:
 def test_openvino_names_the_precisions_that_it_has(
     recogniser: PipelineModel, graph: GraphOf
 ) -> None:
-    with pytest.raises(EngineError, match=r"no precision 'fp8'; there are: float32, bfloat16"):
+    with pytest.raises(EngineError, match=r"no precision 'fp8'; available: float32, bfloat16"):
         open_engine(graph(FLOAT32), EngineSpec("openvino", "fp8"))

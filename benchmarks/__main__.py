@@ -250,12 +250,14 @@ def check_gpu(pipeline: Path, device: str, images: Path | None, pages: int, mode
 
     from benchmarks import corpus
     from benchmarks.gpu_check import check_device, measure_speed
+    from serving.config import load_config
     from serving.imaging.source import load
     from serving.plan.load import open_pipeline
 
+    config = load_config(pipeline)
     with (
-        closing(open_pipeline(pipeline, models=models, device="cpu")) as cpu,
-        closing(open_pipeline(pipeline, models=models, device=device)) as gpu,
+        closing(open_pipeline(config, models=models, device="cpu")) as cpu,
+        closing(open_pipeline(config, models=models, device=device)) as gpu,
     ):
         rendered = list(corpus.pages(seed=7, count=pages))
         own = [image for _, _, image in load(images)] if images else []

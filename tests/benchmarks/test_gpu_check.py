@@ -22,7 +22,9 @@ from serving.types import Page
 
 @pytest.fixture(scope="module")
 def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built, device="cpu")
+    pipeline = open_pipeline(
+        load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built, device="cpu"
+    )
     yield pipeline
     pipeline.close()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from serving.config.pipeline import PipelineConfig, check_supported
+from serving.config.pipeline import PipelineConfig
 from serving.devices import check_alike, parse_devices
 from serving.engines.base import Engine, OnBatch
 from serving.engines.factory import open_fused
@@ -45,7 +45,6 @@ def open_pipeline(
     EngineError, and DeviceError where the GPU cannot be used, unless `allow_cpu_fallback`: then
     the CPU's plan is used.
     """
-    check_supported(config)
     deployment = read_deployment(models, config, threads or usable_cores())
     devices = parse_devices(device or deployment.device)
     own = devices[slot % len(devices)]

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from serving.config.pipeline import PipelineConfig
+from serving.config.pipeline import PipelineConfig, check_supported
 from serving.devices import check_alike, kind, parse_devices
 from serving.engines.base import EngineSpec
 from serving.engines.cuda import check_gpu
@@ -214,7 +214,11 @@ _DEPLOYMENT = TypeAdapter(Deployment)
 
 
 def read_deployment(models: Path, config: PipelineConfig, cores: int) -> Deployment:
-    """What was built for this pipeline and so many cores. Raises PlanError: a damaged file."""
+    """What was built for this pipeline and so many cores.
+
+    Raises ConfigError for a YAML that has no plan, and PlanError for a damaged file.
+    """
+    check_supported(config)
     path = _path(models, config, cores)
     if not path.exists():
         return Deployment(config.source, cores, "cpu", {})

@@ -72,11 +72,14 @@ def test_flags(started: list[Settings]) -> None:
     ]
 
 
-def test_keys_and_urls(started: list[Settings]) -> None:
-    assert serve("--api-keys-file", "k", "--allow-url-hosts", "a.b, *.c.d:81,").exit_code == 0
-    assert serve(OCR_HPI_API_KEYS_FILE="k", OCR_HPI_ALLOW_URL_HOSTS="a.b,*.c.d:81").exit_code == 0
+def test_keys_and_urls(started: list[Settings], tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{'0' * 64}\n")
+    file = str(keys)
+    assert serve("--api-keys-file", file, "--allow-url-hosts", "a.b, *.c.d:81,").exit_code == 0
+    assert serve(OCR_HPI_API_KEYS_FILE=file, OCR_HPI_ALLOW_URL_HOSTS="a.b,*.c.d:81").exit_code == 0
     assert started[0] == started[1]
-    assert started[0].api_keys_file == Path("k")
+    assert started[0].api_keys_file == keys
     assert started[0].allow_url_hosts == (HostPattern("a.b"), HostPattern("c.d", True, 81))
 
 

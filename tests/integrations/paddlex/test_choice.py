@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from serving.config import load_config
 from serving.config.gate import Gate, named_gate
 from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
@@ -20,7 +21,7 @@ from serving.machine import usable_cores
 from serving.models.files import digest
 from serving.models.store import Store
 from serving.plan.candidates import version
-from serving.plan.plan import ModelPlan, Plan, Trial, machine
+from serving.plan.plan import ModelPlan, Plan, Trial, machine, save_plan
 
 CORES = usable_cores()
 REC = "PP-OCRv4_mobile_rec"
@@ -47,28 +48,28 @@ def folder(model_store: Store) -> Path:
 
 
 @pytest.fixture
-def write(tmp_path: Path, folder: Path) -> Callable[..., None]:
-    """Writes a plan of this machine for the recogniser."""
+def write(tmp_path: Path, folder: Path, repo: Path) -> Callable[..., None]:
+    """Writes a plan of this machine for the recogniser; each key has its own deployment."""
+    config = load_config(repo / "configs" / "PP-OCRv4_mobile.yaml")
 
     def write(key: str = "a", trials: tuple[Trial, ...] = TRIALS, **changed: Any) -> None:
         plan = Plan(
             **{
                 "key": key,
-                "pipeline": "my.yaml",
                 "made": "2026-01-01T00:00:00+00:00",
                 "cores": CORES,
                 "machine": machine(),
                 "versions": {name: version(name) for name in ("openvino", "onnxruntime")},
                 "gate": Gate().model_dump(),
                 "calibration": {},
-                "objective": "",
+                "requirements": {},
                 "models": {
                     "TextRecognition": ModelPlan(REC, digest(folder), trials, trials[-1].spec)
                 },
                 **changed,
             }
         )
-        plan.save(tmp_path)
+        save_plan(tmp_path, config.model_copy(update={"pipeline_name": key}), CORES, "cpu", plan)
 
     return write
 
@@ -155,10 +156,8 @@ def test_a_plan_that_cannot_be_read_is_passed_over(
     tmp_path: Path, folder: Path, write: Callable[..., None]
 ) -> None:
     write()
-    for name, text in (("b", "{"), ("c", json.dumps({"key": "c"}))):
-        path = tmp_path / "engines" / "plans" / name / "plan.json"
-        path.parent.mkdir()
-        path.write_text(text)
+    for name, text in (("b", "{"), ("c", json.dumps({"device": "cpu"}))):
+        (tmp_path / "engines" / "plans" / f"my-{name}.json").write_text(text)
     assert chosen(tmp_path, folder) == TWO_STREAMS
 
 

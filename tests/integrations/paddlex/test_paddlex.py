@@ -92,11 +92,12 @@ def test_on_the_plans_engines_reads_the_same_characters(result: Any) -> None:
 
 
 def test_the_engines_are_the_plans(result: Any, built: Path) -> None:
-    """The texts above are these engines'. What is chosen when: test_paddlex_choice.py."""
+    """The texts above are these engines'. What is chosen when: test_choice.py."""
     engines = result["engines"]
-    # The plan's; the detector on one stream, for PaddleX makes one call at a time.
+    # The detector on one stream, because PaddleX makes one call at a time.
     assert engines["paddlex"][0].split()[-1].startswith("1x")
-    assert [spec.split()[:2] for spec in engines["paddleocr"]] == 2 * [["openvino", "float32"]]
+    # Which backend won does not matter; the gate `exact` allows only float32.
+    assert [spec.split()[1] for spec in engines["paddleocr"]] == 2 * ["float32"]
     assert [spec.split()[:2] for spec in engines["unplanned"]] == 2 * [["openvino", "float32"]]
     # PaddleOCR hands PaddleX settings for Paddle that would hide `hpi_config`.
     assert engines["by row"] == 2 * ["openvino float32 2x1"]

@@ -66,7 +66,7 @@ def test_only_paddlex_mixes_both(plain_yaml: Path) -> None:
     data = yaml.safe_load(plain_yaml.read_text(encoding="utf-8"))
     data["SubModules"]["TextDetection"]["enable_hpi"] = True
     plain_yaml.write_text(yaml.safe_dump(data), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"serving\.paddlex\.enable\(\)"):
+    with pytest.raises(ConfigError, match=r"serving\.integrations\.paddlex\.enable\(\)"):
         load_pipeline(plain_yaml)
 
 
@@ -85,7 +85,9 @@ def test_keys_that_are_ours_alone_do_not_reach_paddlex(
 
 def test_another_pipeline_than_ocr_is_sent_to_paddlex(plain_yaml: Path) -> None:
     plain_yaml.write_text("pipeline_name: table_recognition\n")
-    with pytest.raises(ConfigError, match=r"serving\.paddlex\.enable\(\).*create_pipeline"):
+    with pytest.raises(
+        ConfigError, match=r"serving\.integrations\.paddlex\.enable\(\).*create_pipeline"
+    ):
         load_pipeline(plain_yaml)
 
 

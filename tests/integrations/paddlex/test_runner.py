@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_engine import FakeEngine
 from paddlex_env import layout_model
 
 from serving.engines.base import Array, Engine, EngineSpec
 from serving.engines.factory import open_engine
-from serving.engines.fake import FakeEngine
 from serving.errors import EngineError
 from serving.integrations.paddlex.hook import EngineRunner
 

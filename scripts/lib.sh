@@ -65,7 +65,7 @@ requirements() { # EXTRA
 }
 
 # What an environment must have been made from: the locked packages, the Python and the folder.
-wanted_stamp() { # PYTHON EXTRA
+expected_stamp() { # PYTHON EXTRA
   (cd "$ROOT" && "$1" -c "import hashlib, platform
 from pathlib import Path
 made = b''.join(Path(name).read_bytes() for name in ('setup.cfg', 'pyproject.toml', '$(requirements "$2")'))
@@ -74,7 +74,7 @@ print('$2', platform.python_version(), '$ROOT', hashlib.sha256(made).hexdigest()
 
 is_made() { # DIR EXTRA
   local stamp="$1/$STAMP"
-  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted_stamp "$1/bin/python" "$2" 2>/dev/null)" ]
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(expected_stamp "$1/bin/python" "$2" 2>/dev/null)" ]
 }
 
 ensure_venv() { # DIR EXTRA [PYTHON]
@@ -113,7 +113,7 @@ make_venv() { # DIR EXTRA PYTHON
     say "pip could not install the extra '$extra' for the reason above. Run the same command again"
     return 1
   }
-  wanted_stamp "$python" "$extra" >"$dir/$STAMP"
+  expected_stamp "$python" "$extra" >"$dir/$STAMP"
   rm "$dir/$MAKING"
 }
 

@@ -12,15 +12,15 @@ from serving.download import HostPattern, Url, UrlFetcher
 from serving.errors import InputError, TimedOut, TooLarge, Unfetchable
 
 
-def test_fetches_in_order_beside_what_was_sent(host: Host) -> None:
+def test_fetches_urls_in_order_among_sent_bytes(host: Host) -> None:
     sent = [Url(host.url("a.png")), b"sent", Url(host.url("to/" + host.url("b.png?x=1 2")))]
     assert host.fetcher().fetch(sent) == [PNG, b"sent", PNG]
     name = f"pictures.test:{host.port}"
-    assert host.asked[0] == (name, "/a.png")
-    assert host.asked[-1] == (name, "/b.png?x=1%202")
+    assert host.requests[0] == (name, "/a.png")
+    assert host.requests[-1] == (name, "/b.png?x=1%202")
 
 
-def test_a_proxy_of_the_environment_is_not_asked(
+def test_a_proxy_of_the_environment_is_not_used(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -31,7 +31,7 @@ def test_a_proxy_of_the_environment_is_not_asked(
 def test_no_more_bytes_than_a_body_may_have(host: Host, path: str) -> None:
     with pytest.raises(TooLarge, match="60000 bytes"):
         fetch(host.fetcher(), host.url(path))
-    with pytest.raises(TooLarge) as caught:  # all of them together
+    with pytest.raises(TooLarge) as caught:  # the limit is for all together
         fetch(host.fetcher(max_bytes=len(PNG) + 1), host.url("a.png"), host.url("a.png"))
     assert caught.value.index == 1
 
@@ -50,7 +50,7 @@ def test_a_caller_who_hangs_up_ends_the_fetch(host: Host, path: str) -> None:
         pass
 
     def cancel() -> None:
-        if host.asked:
+        if host.requests:
             raise HungUp
 
     with pytest.raises(HungUp):
@@ -58,7 +58,7 @@ def test_a_caller_who_hangs_up_ends_the_fetch(host: Host, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "words"),
+    ("path", "message"),
     [
         ("status/404", "answers with 404"),
         ("status/500", "answers with 500"),
@@ -66,12 +66,12 @@ def test_a_caller_who_hangs_up_ends_the_fetch(host: Host, path: str) -> None:
         ("short", "IncompleteRead"),
     ],
 )
-def test_the_error_says_why_there_is_no_image(host: Host, path: str, words: str) -> None:
-    with pytest.raises(Unfetchable, match=words):
+def test_the_error_says_why_there_is_no_image(host: Host, path: str, message: str) -> None:
+    with pytest.raises(Unfetchable, match=message):
         fetch(host.fetcher(), host.url(path))
 
 
-def test_redirects_end(host: Host) -> None:
+def test_redirects_are_limited(host: Host) -> None:
     path = "a.png"
     for _ in range(6):
         path = f"to/{host.url(path)}"
@@ -85,7 +85,7 @@ def test_the_next_address_is_tried(host: Host) -> None:
     assert fetch(fetcher, host.url("a.png")) == [PNG]  # the server listens on the second only
 
 
-def test_nobody_listens(host: Host) -> None:
+def test_a_refused_connection(host: Host) -> None:
     with socket.socket() as free:
         free.bind((HERE, 0))
         port = free.getsockname()[1]
@@ -100,7 +100,7 @@ def test_nobody_listens(host: Host) -> None:
             fetch(fetcher, f"http://x.test:{port}/")
 
 
-def test_index_is_for_several_alone(host: Host) -> None:
+def test_an_error_has_an_index_only_among_several(host: Host) -> None:
     with pytest.raises(InputError) as caught:
         fetch(host.fetcher(), host.url("status/404"))
     assert caught.value.index is None

@@ -1,4 +1,4 @@
-"""Pictures by URL: from allowed hosts and public addresses alone, whatever names say."""
+"""Images by URL: from allowed hosts and public addresses only, whatever a name resolves to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.errors import BadRequest, Unfetchable
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "message"),
     [
         ("http://elsewhere.test/a.png", "does not fetch from elsewhere.test"),
         ("http://pictures.test/a.png", "does not fetch from pictures.test"),
@@ -31,20 +31,20 @@ from serving.errors import BadRequest, Unfetchable
         ("https://inside.test/", "private or reserved"),
     ],
 )
-def test_what_is_not_allowed_is_not_asked_for(host: Host, url: str, words: str) -> None:
-    with pytest.raises(BadRequest, match=words):
+def test_a_url_that_is_not_allowed_is_not_requested(host: Host, url: str, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
         fetch(host.fetcher(), url)
     redirect = host.url("to/" + url)
-    with pytest.raises(BadRequest, match=words):
+    with pytest.raises(BadRequest, match=message):
         fetch(host.fetcher(), redirect)
-    assert all(name == f"pictures.test:{host.port}" for name, _ in host.asked)
+    assert all(name == f"pictures.test:{host.port}" for name, _ in host.requests)
 
 
 def test_loopback_is_refused_by_default(host: Host) -> None:
     fetcher = UrlFetcher([HostPattern("localhost", port=host.port)], max_bytes=1000, seconds=10)
     with pytest.raises(BadRequest, match="private or reserved"):
         fetch(fetcher, host.url("a.png", "localhost"))
-    assert not host.asked
+    assert not host.requests
 
 
 def test_one_private_address_among_public_ones_is_refused(host: Host) -> None:
@@ -53,11 +53,11 @@ def test_one_private_address_among_public_ones_is_refused(host: Host) -> None:
         fetch(fetcher, host.url("a.png"))
 
 
-def test_a_name_is_resolved_once_so_that_it_cannot_change_its_mind(host: Host) -> None:
+def test_a_name_is_resolved_once_for_each_url(host: Host) -> None:
     answers = iter([[HERE], [PRIVATE]])
     fetcher = host.fetcher(resolve=lambda *_: next(answers))
     assert fetch(fetcher, host.url("a.png")) == [PNG]
-    with pytest.raises(BadRequest, match="private or reserved"):  # the next URL is another matter
+    with pytest.raises(BadRequest, match="private or reserved"):  # the next URL is resolved anew
         fetch(fetcher, host.url("a.png"))
 
 
@@ -96,22 +96,22 @@ def test_tls_is_checked_against_the_name(monkeypatch: pytest.MonkeyPatch, tmp_pa
         "2002:7f00:1::1 2001:0:7f00:1::1",
     ],
 )
-def test_addresses_that_are_not_public(addresses: str) -> None:
+def test_private_and_reserved_addresses(addresses: str) -> None:
     assert not any(is_public(address) for address in addresses.split())
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808"])
-def test_addresses_that_are(address: str) -> None:
+def test_public_addresses(address: str) -> None:
     assert is_public(address)
 
 
 def test_odd_spellings_of_loopback_resolve_to_it() -> None:
     for spelling in ("2130706433", "0x7f.1", "127.1"):
         try:
-            found = resolve(spelling, 80)
+            addresses = resolve(spelling, 80)
         except OSError:
             continue
-        assert not any(is_public(address) for address in found)
+        assert not any(is_public(address) for address in addresses)
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_patterns(text: str, pattern: HostPattern) -> None:
 
 
 @pytest.mark.parametrize("text", ["*", "a.*.b", "http://a", "a:0", "a:70000", "a/b", "", "a b"])
-def test_what_is_no_pattern(text: str) -> None:
+def test_an_invalid_host_pattern(text: str) -> None:
     with pytest.raises(ValueError, match="HOST"):
         HostPattern.parse(text)
 
 
-def test_below_is_not_the_host_itself(host: Host) -> None:
+def test_a_subdomain_pattern_does_not_match_the_host_itself(host: Host) -> None:
     fetcher = UrlFetcher([HostPattern("test", subdomains=True)], max_bytes=1, seconds=1)
     for url in ("http://test/", "http://nottest/", "http://a.test.evil/"):
         with pytest.raises(BadRequest, match="does not fetch"):

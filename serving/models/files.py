@@ -27,15 +27,9 @@ class ModelFiles:
     """The files of a complete model folder. At least one of `onnx` and `paddle` is set."""
 
     folder: Path
-    config: Path
     onnx: Path | None
     paddle: tuple[Path, Path] | None
     """The graph (.json before .pdmodel, as PaddleX has it) and its weights."""
-
-    @property
-    def format(self) -> str:
-        """`onnx` where no conversion is needed, else `paddle`."""
-        return "onnx" if self.onnx is not None else "paddle"
 
 
 def model_files(folder: Path) -> ModelFiles:
@@ -53,7 +47,6 @@ def model_files(folder: Path) -> ModelFiles:
     weights = files.get("inference.pdiparams")
     return ModelFiles(
         folder=folder,
-        config=files["inference.yml"],
         onnx=files.get("inference.onnx"),
         paddle=(graph, weights) if graph and weights else None,
     )

@@ -162,9 +162,9 @@ class Store:
         if name in self.manifest.models:
             return f"Fetch it: bash scripts/fetch_models.sh, or: ocr-hpi fetch {name}"
         close = difflib.get_close_matches(name, self.manifest.models, n=1)
-        meant = f" Did you mean {close[0]}?" if close else ""
+        suggestion = f" Did you mean {close[0]}?" if close else ""
         return (
-            f"No source of this model is known.{meant} For a model of your own, set model_dir "
+            f"No source of this model is known.{suggestion} For a model of your own, set model_dir "
             f"in the pipeline's YAML, or: ocr-hpi fetch --from FOLDER_OR_ARCHIVE {name}"
         )
 

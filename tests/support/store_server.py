@@ -33,7 +33,7 @@ def tar_of(files: dict[str, bytes], folder: str = "some_infer", mode: str = "w")
 
 
 class ModelServer:
-    """Serves `files` by path. Of the paths in `cut`, only half is sent; `held` waits there."""
+    """Serves `files` by path. Paths in `cut` end halfway; those in `held` wait halfway."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

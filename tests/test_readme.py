@@ -10,6 +10,8 @@ import yaml
 from docs_text import links, pages, programs
 
 from serving.config import load_config
+from serving.http.errors import TABLE
+from serving.http.query import OcrQuery
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +73,12 @@ def test_every_shipped_pipeline_is_named(repo: Path) -> None:
         assert f"{path.relative_to(repo)}" in text
         assert yaml.safe_load(path.read_text())["pipeline_name"] == "OCR"
         load_config(path)
+
+
+def test_every_error_and_every_option_of_a_request_is_documented(repo: Path) -> None:
+    text = (repo / "docs" / "http.md").read_text(encoding="utf-8")
+    rows = [f"| {status} | `{code}` |" for status, code in TABLE.values()]
+    assert [row for row in rows if row not in text] == []
+    assert [
+        name for name in OcrQuery.model_fields if f"`{name}" not in text and f"{name}=" not in text
+    ] == []

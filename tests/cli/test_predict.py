@@ -16,7 +16,7 @@ from serving.cli.predict import command
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two images, a document of two pages and a broken file; the models are no part of this."""
+    """Two images, a document of two pages and a broken file; no models are loaded."""
     monkeypatch.setattr("serving.api.open_pipeline", lambda *_, **__: FakeReader())
     (tmp_path / "a.png").write_bytes(picture(40))
     (tmp_path / "b.png").write_bytes(picture(50))
@@ -35,7 +35,7 @@ def test_text(folder: Path) -> None:
     assert done.stdout == "fake 40x20 字\nfake 60x20 字\nfake 60x20 字\n"
 
 
-def test_json_is_a_line_a_page(folder: Path) -> None:
+def test_json_is_one_line_per_page(folder: Path) -> None:
     done = predict(folder / "a.png", folder / "c.tif", "--format", "json")
     pages = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(Path(page["path"]).name, page["page"], page["width"]) for page in pages] == [
@@ -61,14 +61,14 @@ def test_pictures(folder: Path) -> None:
         assert image.size == (100, 20)
 
 
-def test_a_broken_file_is_told_and_the_others_are_read(folder: Path) -> None:
+def test_a_broken_file_is_reported_and_the_others_are_read(folder: Path) -> None:
     done = predict(folder / "broken.png", folder / "nobody.png", folder / "a.png")
     assert done.exit_code == 1
     assert done.stdout == "fake 40x20 字\n"
-    told = done.stderr.splitlines()
-    assert len(told) == 2
-    assert "broken.png" in told[0]
-    assert "nobody.png" in told[1]
+    errors = done.stderr.splitlines()
+    assert len(errors) == 2
+    assert "broken.png" in errors[0]
+    assert "nobody.png" in errors[1]
 
 
 def test_wrong_usage(folder: Path) -> None:

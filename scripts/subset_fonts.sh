@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Recreates the fonts of serving/data: subsets of Noto, from Debian's packages (Debian or Ubuntu).
+# Recreates the fonts: subsets of Noto, from Debian's packages (Debian or Ubuntu).
 # Needs apt-get, dpkg and a Python with fonttools (PYTHON names it). Run only to change the coverage.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,16 +39,16 @@ PYTHON
 western="U+0020-007E,U+00A0-00FF,U+2010-2027,U+2030-203B,U+20AC"
 chinese="$western,U+2103,U+2116,U+2190-2193,U+25A0-25CF,U+3000-3011,U+FF01-FF5E,U+FFE5"
 subset() {
-    local from="$1" to="serving/data/$2"
+    local from="$1" to="$2"
     shift 2
     "$python" -m fontTools.subset "$from" --output-file="$to" --layout-features= --no-hinting --notdef-outline \
         --name-IDs='*' "$@"
 }
 # Font 2 of the collections is SC, the simplified Chinese forms.
-subset "$cjk/NotoSansCJK-Regular.ttc" NotoSansCJKsc-Regular.otf \
+subset "$cjk/NotoSansCJK-Regular.ttc" serving/data/NotoSansCJKsc-Regular.otf \
     --font-number=2 --text-file="$work/all.txt" --unicodes="$chinese"
-subset "$cjk/NotoSerifCJK-Regular.ttc" NotoSerifCJKsc-Regular.otf \
+subset "$cjk/NotoSerifCJK-Regular.ttc" benchmarks/corpus/data/NotoSerifCJKsc-Regular.otf \
     --font-number=2 --text-file="$work/level1.txt" --unicodes="$chinese"
 for face in NotoSans-Bold NotoSerif-Regular NotoSansMono-Regular; do
-    subset "$latin/$face.ttf" "$face.ttf" --unicodes="$western"
+    subset "$latin/$face.ttf" "benchmarks/corpus/data/$face.ttf" --unicodes="$western"
 done

@@ -50,14 +50,6 @@ def model_store() -> Store:
 
 
 @pytest.fixture(scope="session")
-def calibration() -> list[Sample]:
-    """The calibration set: pages with their lines, half of them degraded."""
-    from benchmarks import corpus
-
-    return corpus.calibration()
-
-
-@pytest.fixture(scope="session")
 def sample_page() -> Sample:
     """One clean rendered page with its ground truth."""
     from benchmarks import corpus

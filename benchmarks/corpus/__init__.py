@@ -1,26 +1,22 @@
-"""Rendered pages that say what is written on them: for measuring engines and for tests.
+"""Rendered pages with their texts, for measuring engines and for tests.
 
-Everything is made from data/ alone, the same on every machine with the same versions of Pillow,
-OpenCV and NumPy: no network, no files of the user's.
+Made from data/ alone: the same seed gives the same texts everywhere, and the same pixels with the
+same versions of Pillow, OpenCV and NumPy.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
-from importlib import metadata, resources
-from pathlib import Path
 
-from benchmarks.corpus.canvas import Canvas
+from benchmarks.corpus import fonts
+from benchmarks.corpus.canvas import Canvas, Sample, TruthLine
 from benchmarks.corpus.degrade import degrade
 from benchmarks.corpus.documents import article, letter, notice
 from benchmarks.corpus.forms import form, invoice, receipt
-from benchmarks.corpus.sample import Sample, TruthLine
 from benchmarks.corpus.texts import Language, Writer, load_lists
-from serving.imaging import draw as fonts
 
-__all__ = ["Sample", "TruthLine", "calibration", "corpus_hash", "lines", "pages"]
+__all__ = ["Sample", "TruthLine", "calibration", "lines", "pages"]
 
 _LAYOUTS = (letter, article, form, receipt, invoice, notice)
 _LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -63,28 +59,8 @@ def lines(seed: int = 0, count: int = 100) -> Iterator[Sample]:
 
 
 def calibration() -> list[Sample]:
-    """The calibration set: pages with more than 500 lines and 12,000 characters in all.
+    """What render_calibration.py writes: more than 500 lines with 12,000 characters in all.
 
     Half of the pages are degraded, so that the gate sees where engines begin to disagree.
     """
     return list(pages(seed=_CALIBRATION_SEED, count=_CALIBRATION_PAGES))
-
-
-def corpus_hash() -> str:
-    """Names the calibration set without rendering it: its code, its data and who draws it."""
-    digest = hashlib.sha256()
-    for library in ("pillow", "numpy"):
-        digest.update(f"{library} {metadata.version(library)}\n".encode())
-    import cv2
-
-    digest.update(f"opencv {cv2.__version__}\n".encode())
-    package = resources.files("serving")
-    code = Path(__file__).parent.iterdir()
-    files = [
-        package / "imaging" / "draw.py",
-        *(file for file in code if file.name.endswith(".py")),
-    ]
-    files += [package / "data" / name for name in ("texts.yaml", *fonts.CHINESE, *fonts.LATIN)]
-    for file in sorted(files, key=lambda file: file.name):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

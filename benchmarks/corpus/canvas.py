@@ -1,13 +1,14 @@
-"""A sheet to write on that remembers each line of text and where it stands."""
+"""A page to write on that records each line of text and its position."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
 
-from benchmarks.corpus.sample import TruthLine
 from serving.types import Quad
 
 Colour = tuple[int, int, int]
@@ -15,6 +16,27 @@ Colour = tuple[int, int, int]
 INK: Colour = (24, 24, 30)
 
 _NEVER_FIRST = frozenset("，。；：！？）》、%")
+
+
+@dataclass(frozen=True, slots=True)
+class TruthLine:
+    """One line of text as it was drawn."""
+
+    text: str
+    quad: Quad
+    """Corners of the ink with a small margin: clockwise, from the page's top left."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A rendered page, or a crop of a single line."""
+
+    name: str
+    image: NDArray[np.uint8]
+    """(H, W, 3), BGR."""
+    lines: tuple[TruthLine, ...]
+    degraded: bool
+    """Whether blur, noise, skew, low resolution or hard compression was laid over it."""
 
 
 class Canvas:

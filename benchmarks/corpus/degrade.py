@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.corpus.sample import Sample, TruthLine
+from benchmarks.corpus.canvas import Sample, TruthLine
 from serving.types import Image, Point
 
 Matrix = NDArray[np.float64]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
+from benchmarks.corpus import fonts
 from benchmarks.corpus.canvas import Canvas, Colour
 from benchmarks.corpus.texts import Language, Writer
-from serving.imaging import draw as fonts
 
 WHITES: tuple[Colour, ...] = ((255, 255, 255), (250, 248, 242), (244, 244, 240))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
+from benchmarks.corpus import fonts
 from benchmarks.corpus.canvas import Canvas
 from benchmarks.corpus.documents import WHITES, body_face, head_face
 from benchmarks.corpus.texts import Writer
-from serving.imaging import draw as fonts
 
 RULE = (110, 110, 120)
 

@@ -1,11 +1,11 @@
-"""What the rendered pages say: lists of data/texts.yaml, expanded, and values made up here."""
+"""What the rendered pages say: lists of data/texts.yaml, expanded, and generated values."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
+from pathlib import Path
 from typing import Literal, cast
 
 import yaml
@@ -19,7 +19,7 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 def load_lists() -> Lists:
     """The word and sentence lists, by language and slot."""
-    source = resources.files("serving") / "data" / "texts.yaml"
+    source = Path(__file__).parent / "data" / "texts.yaml"
     # YAML reads bare words such as NEW or 50 as what they look like; here all are texts.
     return cast(Lists, yaml.load(source.read_text(encoding="utf-8"), yaml.BaseLoader))  # noqa: S506
 

@@ -1,13 +1,13 @@
 """Draws results: the page with its boxes and, beside it, each text at its position.
 
-The fonts are subsets of Noto, Latin and Chinese, shipped with the package (data/OFL.txt).
+The font is a subset of Noto, Latin and Chinese, shipped with the package (data/OFL.txt).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,31 +16,8 @@ from serving.types import Image, Line
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-Face = Literal[
-    "NotoSansCJKsc-Regular.otf",
-    "NotoSerifCJKsc-Regular.otf",
-    "NotoSans-Bold.ttf",
-    "NotoSerif-Regular.ttf",
-    "NotoSansMono-Regular.ttf",
-]
-
-CHINESE: tuple[Face, ...] = ("NotoSansCJKsc-Regular.otf", "NotoSerifCJKsc-Regular.otf")
-"""Faces with GB2312 hanzi (the second: level 1) beside Latin-1."""
-
-LATIN: tuple[Face, ...] = ("NotoSerif-Regular.ttf", "NotoSansMono-Regular.ttf", "NotoSans-Bold.ttf")
-"""Faces with Latin-1 only."""
-
-
-def load_font(face: Face, size: int) -> FreeTypeFont:
-    """`face` at `size` pixels per em. A missing character is drawn as an empty box.
-
-    Basic layout, so that the result does not depend on whether Pillow was built with Raqm.
-    """
-    from PIL import ImageFont
-
-    with resources.as_file(resources.files("serving") / "data" / face) as path:
-        return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
-
+FACE = "NotoSansCJKsc-Regular.otf"
+"""In data/: GB2312 and Big5 hanzi beside Latin-1."""
 
 _COLORS = ((36, 28, 214), (180, 105, 20), (32, 138, 34), (160, 32, 150), (0, 128, 214))
 _MIN_FONT_SIZE = 6
@@ -96,7 +73,7 @@ def _render(text: str, width: int, height: int, fonts: dict[int, FreeTypeFont]) 
 
     def font_of(size: int) -> FreeTypeFont:
         if size not in fonts:
-            fonts[size] = load_font(CHINESE[0], size)
+            fonts[size] = _load_font(size)
         return fonts[size]
 
     size = max(_MIN_FONT_SIZE, round(height * 0.75))
@@ -106,3 +83,11 @@ def _render(text: str, width: int, height: int, fonts: dict[int, FreeTypeFont]) 
     tile = PillowImage.new("L", (width, height), 255)
     ImageDraw.Draw(tile).text((0, height / 2), text, fill=0, font=font_of(size), anchor="lm")
     return np.asarray(tile, np.uint8)
+
+
+def _load_font(size: int) -> FreeTypeFont:
+    """At `size` pixels per em. Basic layout: Pillow has Raqm on some machines only."""
+    from PIL import ImageFont
+
+    with resources.as_file(resources.files("serving") / "data" / FACE) as path:
+        return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)

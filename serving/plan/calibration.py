@@ -1,31 +1,33 @@
-"""What candidates are measured on: rendered pages whose text is known, and the user's own."""
+"""What candidates are measured on: pages with known text (data/calibration), and the user's own."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import corpus
 from serving.errors import ConfigError
 from serving.imaging.crop import crop
 from serving.imaging.source import load
 from serving.types import Image
 
+_SHIPPED = Path(__file__).resolve().parents[1] / "data" / "calibration"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Pages for the detector; line crops for the recogniser, with their text where it is known."""
+    """Pages for the detector; line crops with their texts for the recogniser."""
 
     pages: tuple[Image, ...]
     crops: tuple[Image, ...]
     texts: tuple[str, ...]
-    """One a crop."""
+    """One per crop."""
     own_pages: tuple[Image, ...]
-    """The user's pages, whose text nobody knows."""
+    """The user's pages, without texts."""
     hash: str
 
     def to_dict(self) -> dict[str, object]:
@@ -40,34 +42,34 @@ class Calibration:
 
 
 def calibration_set(own: Path | None = None) -> Calibration:
-    """The rendered set, and the images of the folder `own`. Raises ConfigError, InputError."""
-    samples = corpus.calibration()
-    cut = [
-        (picture, line.text)
-        for sample in samples
-        for line in sample.lines
-        if (picture := crop(sample.image, np.array(line.quad, np.int32))[0]).size
+    """The shipped set, and the images of the folder `own`. Raises ConfigError, InputError."""
+    truth = json.loads((_SHIPPED / "truth.json").read_text(encoding="utf-8"))
+    pages = _pages(_SHIPPED / page["image"] for page in truth)
+    lines = [
+        (picture, line["text"])
+        for page, labels in zip(pages, truth, strict=True)
+        for line in labels["lines"]
+        if (picture := crop(page, np.array(line["poly"], np.int32))[0]).size
     ]
     return Calibration(
-        pages=tuple(sample.image for sample in samples),
-        crops=tuple(picture for picture, _ in cut),
-        texts=tuple(text for _, text in cut),
-        own_pages=tuple(_own_pages(own)) if own is not None else (),
+        pages=pages,
+        crops=tuple(picture for picture, _ in lines),
+        texts=tuple(text for _, text in lines),
+        own_pages=_pages(_files(own)),
         hash=calibration_hash(own),
     )
 
 
 def calibration_hash(own: Path | None = None) -> str:
-    """Names the set without rendering or decoding it."""
-    digest = hashlib.sha256(corpus.corpus_hash().encode())
-    for path in _files(own):
+    """Identifies the set by its files: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in (*sorted(_SHIPPED.iterdir()), *_files(own)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _own_pages(folder: Path) -> Iterator[Image]:
-    for path in _files(folder):
-        yield from (image for _, _, image in load(path))
+def _pages(files: Iterable[Path]) -> tuple[Image, ...]:
+    return tuple(image for path in files for _, _, image in load(path))
 
 
 def _files(folder: Path | None) -> list[Path]:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from benchmarks import corpus
+from benchmarks.corpus.fonts import CHINESE, LATIN, Face, load_font
 from serving.config.model import RecognitionModel, load_model
 from serving.config.pipeline import MODULE_NAMES
 from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine
 from serving.imaging.crop import crop
-from serving.imaging.draw import CHINESE, LATIN, Face, load_font
 from serving.models.store import Store
 from serving.ocr.ctc import character_steps, letter_steps, restore_spaces, text_at
 from serving.ocr.recognise import Recogniser

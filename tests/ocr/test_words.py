@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from benchmarks.corpus.fonts import LATIN, load_font
 from serving.config import load_config
 from serving.config.options import Options
-from serving.imaging.draw import LATIN, load_font
 from serving.ocr.pipeline import Pipeline
 from serving.ocr.words import Span, word_on_page, word_spans
 from serving.output.paddlex import paddlex_result

@@ -30,5 +30,9 @@ def test_the_wheel_holds_the_package_and_no_benchmarks(repo: Path, tmp_path: Pat
         "serving",
         "paddleocr_hpi_serving",
     }
-    assert "serving/http/page/index.html" in names
+    assert {
+        "serving/http/page/index.html",
+        "serving/data/models.yaml",
+        "serving/data/calibration/truth.json",
+    } <= set(names)
     assert "Provides-Extra: benchmark" in text

@@ -26,7 +26,7 @@ from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Progress
 from serving.optimize.fuse import VARIANT
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
-from serving.plan.candidates import candidates, lines_asked, version
+from serving.plan.candidates import candidates, requested_batch, version
 from serving.plan.end_to_end import measure_combinations, whole_pages
 from serving.plan.graphs import Contexts, GraphOf, Graphs, nncf_version, require_nncf
 from serving.plan.plan import (
@@ -89,7 +89,7 @@ class PlanInputs:
         return key(
             {
                 "models": {section: self.model(section) for section in self.parts},
-                "lines": lines_asked(self.config.hpi(self.parts[_LINES].module)),
+                "lines": requested_batch(self.config.hpi(self.parts[_LINES].module)),
                 "cores": self.cores,
                 "calibration": calibration,
             }
@@ -214,7 +214,7 @@ class Builder:
 
     def _measure(self, inputs: PlanInputs, versions: dict[str, str], eta: Eta) -> Plan:
         config, found = inputs.config, inputs.parts
-        asked = lines_asked(config.hpi(found[_LINES].module))
+        asked = requested_batch(config.hpi(found[_LINES].module))
         eta.begin("rendering the calibration set")
         calibration = calibration_set(self.own_images)
         graphs = self._graphs(inputs, calibration, versions, eta)

@@ -51,7 +51,7 @@ from serving.optimize.fuse import OPTIMIZED, VARIANT, fuse, optimize_detector
 from serving.optimize.parity import verify_parity
 from serving.plan.bench import BENCHES, spread
 from serving.plan.calibration import Calibration
-from serving.plan.candidates import MOST_LINES, gpu_words, version
+from serving.plan.candidates import MAX_BATCH, gpu_identity, version
 from serving.plan.plan import key
 from serving.plan.shapes import profile
 
@@ -240,7 +240,7 @@ class Contexts:
                 half = target.with_suffix(".part")
                 shutil.rmtree(half, ignore_errors=True)  # of a build that was killed
                 half.mkdir()
-                nodes = self._make(graph, spec, profile(part, MOST_LINES), half)
+                nodes = self._make(graph, spec, profile(part, MAX_BATCH), half)
                 about = {**words, "nodes": nodes}
                 write_atomically(half / ABOUT, json.dumps(about, indent=2) + "\n")
                 half.replace(target)
@@ -249,7 +249,7 @@ class Contexts:
     def _make(self, graph: Path, spec: EngineSpec, shapes: Profile, folder: Path) -> dict[str, int]:
         from serving.engines.onnxruntime import build_context
 
-        about = {"tensorrt": version("tensorrt"), **gpu_words(spec.device)}
+        about = {"tensorrt": version("tensorrt"), **gpu_identity(spec.device)}
         timing = folder.parent / f"timing-{key(about)}"
         timing.mkdir(exist_ok=True)
         return build_context(graph, spec, shapes, folder, timing)
@@ -265,8 +265,8 @@ def _words(part: PipelineModel, spec: EngineSpec) -> dict[str, Any]:
         "files": digest(part.folder),
         "graph": VARIANT,
         "version": version("tensorrt"),
-        "device": gpu_words(spec.device),
+        "device": gpu_identity(spec.device),
         "precision": spec.precision,
         "options": dict(spec.options),
-        "profile": profile(part, MOST_LINES).to_dict(),
+        "profile": profile(part, MAX_BATCH).to_dict(),
     }

@@ -28,7 +28,7 @@ from serving.machine import cpu_flags, cpu_name, share, usable_cores
 from serving.models.files import digest, write_atomically
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.optimize.fuse import VARIANT
-from serving.plan.candidates import gpu_words, version
+from serving.plan.candidates import gpu_identity, version
 
 OBJECTIVE = "pages a second with a caller a core, single-request latency within 1.2 of the best; 6"
 """Every plan requires it. Change it when the way of measuring or choosing changes."""
@@ -364,7 +364,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     """
     flags = sorted(flag for flag in cpu_flags() if any(part in flag for part in _SIMD))
     hardware = {"cpu": cpu_name(), "architecture": platform.machine(), "CPU flags": flags}
-    return hardware if kind(device) == "cpu" else {**hardware, **gpu_words(device)}
+    return hardware if kind(device) == "cpu" else {**hardware, **gpu_identity(device)}
 
 
 def installed_version(backend: str) -> str | None:

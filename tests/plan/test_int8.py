@@ -70,6 +70,8 @@ def test_int8_is_a_candidate_only_where_it_is_asked_for() -> None:
     assert all(spec.precision != "int8" for spec in candidates(HpiConfig(), cores=4))
     asked = HpiConfig(backend="openvino", backend_config={"precision": "int8"})
     assert {spec.precision for spec in candidates(asked, cores=4)} == {"int8"}
+    two_streams = HpiConfig(backend_config={"precision": "int8", "streams": 2})
+    assert candidates(two_streams, cores=4) == [EngineSpec("openvino", "int8", 2, 4)]
 
 
 def test_the_gate_rejects_the_int8_recogniser_with_its_figures(

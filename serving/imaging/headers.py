@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from PIL.ExifTags import Base
@@ -33,6 +34,8 @@ class Header:
     """EXIF, 1 to 8."""
     opencv: bool = False
     """OpenCV decodes it to the same pixels as Pillow, in half the time."""
+    jpeg_mode: Literal["", "BGR", "CMYK", "CMYK;I"] = ""
+    """How `jpeg.decode` reads it, if at all; CMYK;I is Pillow's raw mode for inverted CMYK."""
     sandboxed: bool = False
     """Decoding time is not bounded by the file's size: a decoder process must do it."""
 
@@ -88,12 +91,12 @@ def exif_orientation(block: Data) -> int:
     return 1
 
 
-_SEQUENTIAL = {0xC0, 0xC1}
+_PROGRESSIVE = {0xC2, 0xCA}
 _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 _START_OF_SCAN = 0xDA
-_APP1 = 0xE1
-_METADATA = set(range(0xE1, 0xF0)) - {0xEE}
+_APP1, _APP14 = 0xE1, 0xEE
+_METADATA = set(range(0xE1, 0xF0)) - {_APP14}
 """Application segments; JFIF (0xE0) and Adobe's (0xEE) say how the colours are stored."""
 
 # Encoders write about ten scans. Each may cover the whole image in a few bytes, so that a small
@@ -108,9 +111,10 @@ def _read_jpeg(data: Data) -> Header:
     Pillow warns on stderr about broken EXIF blocks, and joins thousands of them in quadratic time.
     """
     data = bytes(data)
-    width = height = components = precision = 0
+    width = height = precision = 0
+    components = b""
     profile: bytes | None = None
-    sequential = False
+    progressive = adobe = False
     parts: list[bytes] = []
     copied = 0
     position = 2
@@ -118,7 +122,7 @@ def _read_jpeg(data: Data) -> Header:
         position = data.find(b"\xff", position)
         while position >= 0 and data[position + 1 : position + 2] == b"\xff":
             position += 1
-        if position < 0 or position + 4 > len(data):
+        if position < 0 or position + 4 >= len(data):
             raise Undecodable("broken JPEG: it ends before its first scan")
         marker = data[position + 1]
         if marker in _WITHOUT_LENGTH or marker == 0x00:
@@ -128,12 +132,14 @@ def _read_jpeg(data: Data) -> Header:
         end = position + 2 + max(length, 2)
         segment = data[position + 4 : end]
         if marker in _START_OF_FRAME and len(segment) >= 6:
-            sequential = marker in _SEQUENTIAL
-            precision, components = segment[0], segment[5]
+            progressive = marker in _PROGRESSIVE
+            precision, components = segment[0], segment[6 : 6 + 3 * segment[5] : 3]
             height = int.from_bytes(segment[1:3], "big")
             width = int.from_bytes(segment[3:5], "big")
         elif marker == _APP1 and profile is None and segment.startswith(b"Exif\0\0"):
             profile = segment
+        elif marker == _APP14 and segment.startswith(b"Adobe"):
+            adobe = True
         elif marker == _START_OF_SCAN:
             break
         if marker in _METADATA:
@@ -144,21 +150,44 @@ def _read_jpeg(data: Data) -> Header:
         raise Undecodable(f"broken JPEG: more than {_MAX_SEGMENTS} segments before its first scan")
     if not width or not height:
         raise Undecodable("broken JPEG: no frame header with a width and a height")
-    # Inside a scan 0xFF is always stuffed, so both searches below find markers only. A sequential
-    # frame whose first scan has every component has no other scan: most files need no counting.
-    single_scan = sequential and data[position + 4 : position + 5] == bytes([components])
-    scans = 1 if single_scan else data.count(b"\xff\xda", position)
-    complete = data.rfind(b"\xff\xd9", position) >= 0
+    scans = 1  # if the first has every component: most files need no count
+    if progressive or data[position + 4] != len(components):
+        scans = _count_scans(data, position, components, progressive)
+    mode: Literal["", "BGR", "CMYK", "CMYK;I"] = ""
+    if precision == 8 and len(components) in (1, 3):
+        mode = "BGR"
+    elif precision == 8 and len(components) == 4:
+        mode = "CMYK;I" if adobe else "CMYK"
     return Header(
         width,
         height,
         b"".join([*parts, data[copied:]]) if parts else data,
         exif_orientation(profile or b""),
-        # Without the end marker OpenCV's older releases silently fill the missing rows with grey;
-        # Pillow distinguishes a truncated file from one that only lacks the marker.
-        opencv=complete and precision == 8 and components in (1, 3),
+        jpeg_mode=mode,
         sandboxed=scans > _MAX_SCANS,
     )
+
+
+def _count_scans(data: bytes, position: int, components: bytes, progressive: bool) -> int:
+    """From the first one's `position` on, at most one more than _MAX_SCANS.
+
+    Raises Undecodable if scans are missing: a progressive image needs every coefficient to its last
+    bit. (T.81 allows less, but then no decoder can tell a whole file from one that was cut.)
+    """
+    missing = {(component, k) for component in components for k in range(64)}
+    scans = 0
+    # Inside a scan 0xFF is always stuffed, so that only markers are found.
+    while position >= 0 and scans <= _MAX_SCANS:
+        scans += 1
+        end = position + 5 + 2 * data[position + 4]
+        first, last, bits = data[end : end + 3].ljust(3, b"\xff") if progressive else (0, 63, 0)
+        if bits & 15 == 0:
+            named = data[position + 5 : min(end, position + 13) : 2]
+            missing.difference_update(product(named, range(first, last + 1)))
+        position = data.find(b"\xff\xda", position + 2, len(data) - 4)
+    if missing and scans <= _MAX_SCANS:
+        raise Undecodable("broken JPEG: it ends before its last scan")
+    return scans
 
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -62,7 +62,7 @@ def open_image(kind: PillowKind, data: Data) -> ImageFile.ImageFile:
     return _PLUGINS[kind](io.BytesIO(data))
 
 
-def decode(image: ImageFile.ImageFile, orientation: int = 1) -> Image:
+def decode(image: PillowImage.Image, orientation: int = 1) -> Image:
     """Its pixels, (H, W) grey or (H, W, 3) RGB, upright. Raises what Pillow raises."""
     image.load()
     result: PillowImage.Image = image

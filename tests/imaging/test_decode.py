@@ -8,13 +8,14 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import imaging_files as files
 import numpy as np
 import pytest
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from serving.errors import BadRequest, InputError, TooLarge, Undecodable, UnsupportedMedia
 from serving.imaging.decode import Decoder
@@ -245,6 +246,85 @@ def test_truncated_images_are_rejected(decoder: Decoder, kind: str, tenth: int) 
     data = files.encoded(Image.fromarray(noise), kind)
     with pytest.raises((Undecodable, UnsupportedMedia)):
         list(decoder.pages(data[: len(data) * tenth // 10]))
+
+
+JPEGS: dict[str, tuple[str, dict[str, object]]] = {
+    "baseline": ("RGB", {}),
+    "4:4:4": ("RGB", {"subsampling": 0}),
+    "4:2:2": ("RGB", {"subsampling": 1}),
+    "grey": ("L", {}),
+    "CMYK": ("CMYK", {}),
+    "optimised": ("RGB", {"optimize": True, "quality": 10}),
+    "fine": ("RGB", {"quality": 100}),
+    "progressive": ("RGB", {"progressive": True}),
+    "progressive grey": ("L", {"progressive": True}),
+    "restarts": ("RGB", {"restart_marker_rows": 1}),
+    "frequent restarts": ("L", {"restart_marker_blocks": 2}),
+    "progressive restarts": ("RGB", {"progressive": True, "restart_marker_rows": 1}),
+}
+END = b"\xff\xd9"
+
+
+@pytest.fixture(params=JPEGS)
+def whole_jpeg(request: pytest.FixtureRequest) -> bytes:
+    """A rendered page of text: large parts of it are blank, as of a real page."""
+    mode, options = JPEGS[request.param]
+    page = files.picture(size=(300, 200))
+    draw = ImageDraw.Draw(page)
+    for row in range(10, 150, 14):
+        draw.text((10, row), "Whole data is read, cut data is not.", fill="black")
+    draw.rectangle((0, 150, 300, 200), fill="white")
+    return files.encoded(page.convert(mode), "JPEG", **options)
+
+
+def test_a_jpeg_without_its_end_marker_is_whole(
+    decoder: Decoder, whole_jpeg: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert whole_jpeg.endswith(END)
+    expected = decode_one(decoder, whole_jpeg)
+    np.testing.assert_array_equal(decode_one(decoder, whole_jpeg[:-2]), expected)
+    np.testing.assert_array_equal(decode_one(decoder, whole_jpeg[:-1]), expected)
+    np.testing.assert_array_equal(decode_one(decoder, whole_jpeg + b"\0junk"), expected)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cut_jpeg_is_rejected_whatever_its_end(
+    decoder: Decoder, whole_jpeg: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    size = len(whole_jpeg)
+    for length in [*range(size // 20, size - 2, size // 41), *range(size - 20, size - 2)]:
+        for end in (b"", END, END + b"\0" * 50):
+            with pytest.raises(Undecodable):
+                list(decoder.pages(whole_jpeg[:length] + end))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cut_jpeg_of_many_scans_is_rejected(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = files.picture()
+    data = files.encoded(picture, "JPEG", progressive=True)
+    expected = decode_one(decoder, data)
+    monkeypatch.setattr("serving.imaging.headers._MAX_SCANS", 2)
+    assert read_header("jpeg", data).sandboxed
+    np.testing.assert_array_equal(decode_one(decoder, data[:-2]), expected)
+    for length in (len(data) * 3 // 4, len(data) - 4):
+        with pytest.raises(Undecodable, match=r"data is missing|last scan"):
+            list(decoder.pages(data[:length] + END))
+
+
+def test_a_damaged_jpeg_prints_nothing(
+    decoder: Decoder, whole_jpeg: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libjpeg prints its warnings, as many as ten encodings give, unless it is told not to."""
+    chance = random.Random(3)
+    for _ in range(60):
+        data = bytearray(whole_jpeg)
+        for _ in range(chance.choice([1, 4])):
+            data[chance.randrange(len(data) // 20, len(data))] = chance.randrange(256)
+        with suppress(InputError):
+            list(decoder.pages(bytes(data)))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_png_without_a_complete_end_is_decoded(decoder: Decoder) -> None:

@@ -35,7 +35,7 @@ import pypdfium2.raw as pdfium
 from PIL import Image as PillowImage
 
 from serving.errors import Undecodable
-from serving.imaging import pillow
+from serving.imaging import jpeg, pillow
 from serving.imaging.formats import Kind, display_name
 from serving.imaging.headers import read_header
 from serving.imaging.sandbox import protocol
@@ -163,7 +163,7 @@ class _Pictures:
 
     def __init__(self, kind: pillow.PillowKind, data: bytes) -> None:
         self._paged = kind == "tiff"  # Pillow applies a TIFF's orientation itself
-        header = read_header(kind, data) if kind == "jpeg" else None
+        self._jpeg = header = read_header(kind, data) if kind == "jpeg" else None
         self._orientation = header.orientation if header else 1
         self._image = pillow.open_image(kind, header.body if header else data)
 
@@ -183,7 +183,9 @@ class _Pictures:
     def decode(self, page: int, out: Image) -> None:
         if self._paged:
             self._image.seek(page)
-        image = pillow.decode(self._image, self._orientation)
+        pixels = jpeg.decode(self._jpeg, "RGB") if self._jpeg and self._jpeg.jpeg_mode else None
+        source = self._image if pixels is None else PillowImage.fromarray(pixels)
+        image = pillow.decode(source, self._orientation)
         if image.shape[:2] != out.shape[:2]:
             raise ValueError(f"decoded to {image.shape[1]} x {image.shape[0]} pixels")
         for channel in range(3):

@@ -28,7 +28,7 @@ from serving.optimize.fuse import VARIANT
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import candidates, requested_batch, version
 from serving.plan.end_to_end import measure_combinations, whole_pages
-from serving.plan.graphs import Contexts, GraphOf, Graphs, nncf_version, require_nncf
+from serving.plan.graphs import GraphOf, Graphs, nncf_version, require_nncf
 from serving.plan.plan import (
     OBJECTIVE,
     ModelPlan,
@@ -257,7 +257,7 @@ class Builder:
             },
             combinations=combinations,
             cold_shape_ms={
-                section: cold_shape_ms(part, graphs[section], choice[section])
+                section: cold_shape_ms(part, graphs[section](choice[section]), choice[section])
                 for section, part in found.items()
             },
         )
@@ -273,7 +273,7 @@ class Builder:
         for section, part in inputs.parts.items():
             if any(spec.precision == "int8" for spec in inputs.specs[section]):
                 eta.begin(f"{part.model.name}: making an int8 graph")
-                graphs.quantised(part, int8, calibration)
+                graphs.build_int8(part, int8, calibration)
         return {section: partial(self._graph, part, int8) for section, part in inputs.parts.items()}
 
     def _graph(self, part: PipelineModel, int8: str, spec: EngineSpec) -> Path:
@@ -281,7 +281,7 @@ class Builder:
         graphs = Graphs(self.models)
         if spec.backend == "tensorrt":
             fused = graphs.find(part.folder, part.model)
-            return Contexts(self.models).build(part, spec, fused, self.progress)
+            return graphs.build_tensorrt(part, spec, fused, self.progress)
         return graphs.file(part, int8, spec)
 
     def _trials(

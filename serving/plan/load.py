@@ -17,7 +17,7 @@ from serving.errors import DeviceError
 from serving.machine import share, usable_cores
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.pipeline import Pipeline, assemble
-from serving.plan.graphs import Contexts, Graphs
+from serving.plan.graphs import Graphs
 from serving.plan.plan import Plan, check_requirements, read_deployment
 
 _LOG = logging.getLogger(__name__)
@@ -95,10 +95,7 @@ def open_planned(
         spec = plan.models[section].choice.shared(workers)
         if spec.kind == "gpu":  # the plan was measured on one of several equal cards
             spec = replace(spec, device=device)
-        if spec.backend == "tensorrt":
-            graph = Contexts(models).find(part, spec)
-        else:
-            graph = Graphs(models).file(part, plan.quantised, spec)
+        graph = Graphs(models).file(part, plan.int8_graph, spec)
         observer = partial(on_batch, section) if on_batch and section != "TextDetection" else None
         engines[section] = open_fused(graph, spec, part.model, observer)
     choices = " ".join(str(model.choice) for model in plan.models.values())

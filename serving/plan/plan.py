@@ -164,7 +164,7 @@ class Plan:
         return summary
 
     @property
-    def quantised(self) -> str:
+    def int8_graph(self) -> str:
         """Folder name of the int8 graphs that the plan was made with."""
         return int8_name(str(self.calibration["hash"]), self.versions.get("nncf", ""))
 

@@ -1,13 +1,11 @@
-"""The shapes to run once before serving, and what one that was not run costs.
-
-The shapes that a model's inputs can have: what a TensorRT engine is built for.
-"""
+"""The input shapes of a model: what TensorRT is built for, what serving warms, and a cold one."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 
@@ -23,100 +21,77 @@ from serving.ocr.detect import input_size, longest_side
 from serving.ocr.recognise import width_classes
 from serving.plan.calibration import Calibration
 
+Shapes = tuple[tuple[int, int], ...]
+"""(height, width) of a model's inputs."""
+
 _A4 = (1754, 1240)
+_PAPER = (_A4, (1240, 1754), (1650, 1275), (1275, 1650))
+"""(height, width) of A4 and Letter, portrait and landscape, at 150 dpi; only the ratio matters."""
 _LINE = 320
-"""Width of a line as most are."""
+"""Width of a typical line."""
+_GPU_WIDTH = 1280
+"""Recognition widths up to this are warmed on a GPU: 99 of 100 lines of forms and receipts."""
 
 
-def profile(part: PipelineModel, most_lines: int) -> Profile:
+def profile(part: PipelineModel, max_lines: int) -> Profile:
     """From the smallest to the largest input that the pipeline's own settings lead to.
 
-    most_lines: of one call. A request that asks for more gets its page fitted to the largest.
+    max_lines: of one call. A request for a larger size gets its page fitted to the largest.
     """
     model = part.model
     if isinstance(model, DetectionModel):
         assert isinstance(part.module, TextDetection)
-        return _pages(model, part.module)
+        return _page_profile(model, part.module)
     if isinstance(model, OrientationModel):
         widths = [model.width] * 3
     else:
         classes = width_classes("gpu")
         widths = [classes[0], _LINE, classes[-1]]
-    least, best, most = widths
+    low, typical, high = widths
     return Profile(
-        (1, model.height, least, 3),
-        (most_lines, model.height, best, 3),
-        (most_lines, model.height, most, 3),
+        (1, model.height, low, 3),
+        (max_lines, model.height, typical, 3),
+        (max_lines, model.height, high, 3),
     )
 
 
-def _pages(model: DetectionModel, settings: TextDetection) -> Profile:
-    best = size_class(*input_size(model, settings, *_A4, DEFAULT_OPTIONS))
+def _page_profile(model: DetectionModel, settings: TextDetection) -> Profile:
+    typical = size_class(*input_size(model, settings, *_A4, DEFAULT_OPTIONS))
     longest, _ = size_class(longest_side(model, settings), 1)
-    least, most = size_class(1, 1), (longest, longest)
+    low, high = size_class(1, 1), (longest, longest)
     if settings.input_shape is not None or (model.image_shape and not model.keep_ratio):
-        least = most = best
+        low = high = typical
     elif model.image_shape is not None:  # this height, and a width in proportion
-        least, most = (best[0], least[1]), (best[0], max(longest, best[1]))
-    return Profile((1, *least, 3), (1, *best, 3), (1, *most, 3))
-
-
-if TYPE_CHECKING:
-    from serving.plan.graphs import GraphOf
-
-
-Shapes = tuple[tuple[int, int], ...]
-
-_GPU_WIDTH = 1280
-"""Recognition widths up to this are warmed on a GPU: 99 of 100 lines of forms and receipts."""
-_PAPER = ((1754, 1240), (1240, 1754), (1650, 1275), (1275, 1650))
-"""(height, width) of A4 and Letter, upright and lying, at 150 dpi; only the ratio matters."""
+        low, high = (typical[0], low[1]), (typical[0], max(longest, typical[1]))
+    return Profile((1, *low, 3), (1, *typical, 3), (1, *high, 3))
 
 
 def hot_shapes(
-    found: Mapping[str, PipelineModel], calibration: Calibration, kind: str = "cpu"
+    parts: Mapping[str, PipelineModel], calibration: Calibration, kind: str = "cpu"
 ) -> dict[str, Shapes]:
-    """(height, width) of model inputs that most pages will have, by section.
+    """The inputs that most pages will have, by section of the YAML.
 
-    Of lines on a CPU every width: 1 in 100 is in the widest 7, and what these take (some 140 MB)
+    Of lines on a CPU every width: 1 in 100 has one of the widest 7, and their memory (some 140 MB)
     is taken at the start rather than after months. The largest first: an engine's buffers then
-    grow once, and in the end hold a quarter less.
+    grow once, and in the end take a quarter less.
     """
     shapes: dict[str, Shapes] = {}
-    for section, part in found.items():
+    for section, part in parts.items():
         model = part.model
         if isinstance(model, DetectionModel):
-            shapes[section] = _detection(part, calibration)
+            shapes[section] = _page_shapes(part, calibration)
         elif isinstance(model, OrientationModel):
             shapes[section] = ((model.height, model.width),)
         else:
-            widths = [
-                width for width in width_classes(kind)[::-1] if kind == "cpu" or width <= _GPU_WIDTH
-            ]
-            shapes[section] = tuple((model.height, width) for width in widths)
+            shapes[section] = tuple(
+                (model.height, width)
+                for width in reversed(width_classes(kind))
+                if kind == "cpu" or width <= _GPU_WIDTH
+            )
     return shapes
 
 
-def cold_shape_ms(part: PipelineModel, graph: GraphOf, spec: EngineSpec) -> float:
-    """What the first input of a shape costs over the second, in ms: the median of three shapes."""
-    extra = []
-    engine = open_fused(graph(spec), spec, part.model)
-    for step in range(3):
-        if isinstance(part.model, OrientationModel):
-            return 0.0  # one shape, always warmed
-        side = part.model.height if isinstance(part.model, RecognitionModel) else 640
-        image = np.full((1, side, 320 + 64 * step, 3), 255, np.uint8)
-        times = []
-        for _ in range(2):
-            start = time.perf_counter()
-            engine.run(image)
-            times.append(time.perf_counter() - start)
-        extra.append((times[0] - times[1]) * 1e3)
-    engine.close()
-    return round(sorted(extra)[1], 3)
-
-
-def _detection(part: PipelineModel, calibration: Calibration) -> Shapes:
+def _page_shapes(part: PipelineModel, calibration: Calibration) -> Shapes:
     assert isinstance(part.model, DetectionModel)
     assert isinstance(part.module, TextDetection)
     pages = (*_PAPER, *(page.shape[:2] for page in calibration.own_pages))
@@ -125,3 +100,23 @@ def _detection(part: PipelineModel, calibration: Calibration) -> Shapes:
         for height, width in pages
     }
     return tuple(sorted(sizes, key=lambda size: size[0] * size[1], reverse=True))
+
+
+def cold_shape_ms(part: PipelineModel, graph: Path, spec: EngineSpec) -> float:
+    """What the first input of a shape costs over the second, in ms: the median of three shapes.
+
+    0 for a model with one shape, which is always warmed. Raises EngineError.
+    """
+    if isinstance(part.model, OrientationModel):
+        return 0.0
+    height = part.model.height if isinstance(part.model, RecognitionModel) else 640
+    extra = []
+    with closing(open_fused(graph, spec, part.model)) as engine:
+        for width in (320, 384, 448):
+            image = np.full((1, height, width, 3), 255, np.uint8)
+            start = time.perf_counter()
+            engine.run(image)
+            middle = time.perf_counter()
+            engine.run(image)
+            extra.append((middle - start) - (time.perf_counter() - middle))
+    return round(sorted(extra)[1] * 1e3, 3)

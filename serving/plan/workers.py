@@ -272,9 +272,7 @@ def _open(told: dict[str, Any], plan: Plan) -> Pipeline:
     config = PipelineConfig.model_validate({**told["config"], "source": told["source"]})
     models = Path(told["models"])
     found = {part.section: part for part in pipeline_models(config, models)}
-    return open_planned(
-        config, found, plan, models, told["device"], told["workers"]
-    )
+    return open_planned(config, found, plan, models, told["device"], told["workers"])
 
 
 def _crowd(pipeline: Pipeline, pages: Sequence[Image], callers: int, seconds: float) -> float:

@@ -32,7 +32,7 @@ from serving.models.progress import Quiet
 from serving.plan.build import Builder, PlanInputs
 from serving.plan.calibration import Calibration, calibration_hash
 from serving.plan.candidates import candidates
-from serving.plan.graphs import Contexts
+from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
 from serving.plan.plan import find_plan, planned_workers, read_deployment, select_device
 
@@ -149,27 +149,29 @@ def test_a_tensorrt_engine_is_built_once_and_appears_whole(
         return {"tensorrt": 311}
 
     monkeypatch.setattr("serving.engines.onnxruntime.build_context", build)
-    contexts = Contexts(tmp_path)
+    graphs = Graphs(tmp_path)
     spec = EngineSpec("tensorrt", "float16", threads=2, device="gpu:0", batch=8)
     with pytest.raises(PlanError, match=r"scripts/build_engines.sh"):
-        contexts.find(recogniser, spec)
+        graphs.file(recogniser, "", spec)
     with pytest.raises(EngineError, match="whole"):
-        contexts.build(recogniser, spec, Path("fails.onnx"), Quiet())
+        graphs.build_tensorrt(recogniser, spec, Path("fails.onnx"), Quiet())
     with pytest.raises(PlanError):
-        contexts.find(recogniser, spec)
-    path = contexts.build(recogniser, spec, Path("x.onnx"), Quiet())
-    assert contexts.find(recogniser, spec) == path
+        graphs.file(recogniser, "", spec)
+    path = graphs.build_tensorrt(recogniser, spec, Path("x.onnx"), Quiet())
+    assert graphs.file(recogniser, "", spec) == path
     about = json.loads(path.with_name(ABOUT).read_text())
     assert about["device"]["gpu"] == "NVIDIA L4"
     assert Profile.from_dict(about["profile"]) == made[-1]
     # Another batch is the same engine; another precision or driver is not.
-    contexts.build(recogniser, dataclasses.replace(spec, batch=1), Path("x.onnx"), Quiet())
+    graphs.build_tensorrt(recogniser, dataclasses.replace(spec, batch=1), Path("x.onnx"), Quiet())
     assert len(made) == 2
-    contexts.build(recogniser, dataclasses.replace(spec, precision="tf32"), Path("x"), Quiet())
+    graphs.build_tensorrt(
+        recogniser, dataclasses.replace(spec, precision="tf32"), Path("x"), Quiet()
+    )
     assert len(made) == 3
     show_gpus(monkeypatch, L4, driver="580.200")
     with pytest.raises(PlanError):
-        contexts.find(recogniser, spec)
+        graphs.file(recogniser, "", spec)
 
 
 def test_build_takes_a_gpu_where_one_is_and_never_leaves_it_silently(

@@ -56,7 +56,7 @@ def recogniser(model_store: Store, repo: Path) -> PipelineModel:
 def graph(model_store: Store, recogniser: PipelineModel, few: Calibration) -> GraphOf:
     """The real recogniser's graphs, the int8 one made now or by an earlier run."""
     graphs, name = Graphs(model_store.root), int8_name(few.hash, metadata.version("nncf"))
-    graphs.quantised(recogniser, name, few)
+    graphs.build_int8(recogniser, name, few)
     return partial(graphs.file, recogniser, name)
 
 
@@ -109,11 +109,11 @@ def test_an_int8_engine_reads_without_nncf(
 def test_a_plan_names_the_int8_graph_that_it_was_made_with(built: Path, repo: Path) -> None:
     plan = find_plan(load_config(repo / YAML), built)
     made = dataclasses.replace(plan, versions={**plan.versions, "nncf": "3.4.0"})
-    assert made.quantised == int8_name(plan.calibration["hash"], "3.4.0")
+    assert made.int8_graph == int8_name(plan.calibration["hash"], "3.4.0")
 
 
 def test_a_missing_int8_graph_is_told(model_store: Store, recogniser: PipelineModel) -> None:
-    with pytest.raises(PlanError, match=r"graph.xml: missing; run: bash scripts/build_engines.sh"):
+    with pytest.raises(PlanError, match=r"has no int8 graph; run: bash scripts/build_engines.sh"):
         Graphs(model_store.root).file(recogniser, "int8-of-nobody", INT8)
 
 

@@ -145,7 +145,7 @@ def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
 def _optimized(request: ModelRequest, models: Path, graph: Path) -> Path:
     """A detector's graph, optimized where the result can be written."""
     try:
-        return Graphs(models).optimized(request.folder, graph)
+        return Graphs(models).build_optimized(request.folder, graph)
     except OSError as error:
         _LOG.warning("%s: opened without optimization, which is slower: %s", request.name, error)
         return graph

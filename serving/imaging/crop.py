@@ -50,9 +50,11 @@ def _axis_aligned(page: Image, quad: QuadArray) -> Image | None:
 
 
 def _rectified(page: Image, quad: QuadArray, height: int) -> tuple[Image, int]:
-    corners = sorted(cv2.boxPoints(cv2.minAreaRect(quad)).tolist())
-    left, low_left = (complex(*point) for point in sorted(corners[:2], key=_y))
-    right, low_right = (complex(*point) for point in sorted(corners[2:], key=_y))
+    corners = cv2.boxPoints(cv2.minAreaRect(quad)).tolist()
+    # They run clockwise from any corner: start where the quad does.
+    points, start = [complex(*corner) for corner in corners], complex(*quad[0].tolist())
+    first = min(range(4), key=lambda index: abs(points[index] - start))
+    left, right, low_right, low_left = points[first:] + points[:first]
     across = int(max(abs(right - left), abs(low_right - low_left)))
     down = int(max(abs(low_left - left), abs(low_right - right)))
     if across == 0 or down == 0:
@@ -99,7 +101,3 @@ def line_width(height: int, width: int, target_height: int) -> int:
 
 def _is_vertical(height: int, width: int) -> bool:
     return width > 0 and height / width >= _VERTICAL_RATIO
-
-
-def _y(point: list[float]) -> float:
-    return point[1]

@@ -6,6 +6,7 @@ PaddleX's DBPostProcess computes it for quads. Pure functions.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 from serving.types import QuadArray
 
+_LOG = logging.getLogger(__name__)
+
 Map = npt.NDArray[np.uint8]
 """(H, W), the probability of text in 255ths."""
 Rects = npt.NDArray[np.float32]
@@ -23,6 +26,13 @@ _MAX = 255
 """Map value of probability 1."""
 _MIN_SIDE = 3
 """In map pixels; components with a shorter side are dropped as noise."""
+_CANDIDATES = 5
+"""Boxes of a page, times the model's `max_candidates`. PaddleX stops at that many contours, specks
+included and from the bottom up, which loses the top rows of a dense page."""
+_SAME_ROW = 0.5
+"""Lines of one row differ in y by less than this share of the smaller height, or by 10 px."""
+_MIN_ROWS = 3
+"""Lines from which the skew of a page is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +60,18 @@ def quads_from_map(
     contours, _ = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     min_score = parameters.box_thresh * _MAX
     rects: list[tuple[float, float, float, float, float]] = []
-    for contour in contours[: parameters.max_candidates]:
+    scores: list[float] = []
+    for contour in contours:
         rect = (x, y), (w, h), angle = cv2.minAreaRect(contour)
         if min(w, h) < _MIN_SIDE:
             continue
         fast = parameters.score_mode == "fast"
         outline = cv2.boxPoints(rect) if fast else contour[:, 0]
-        if _mean(probabilities, outline, axis_aligned=fast and angle % 90 == 0) >= min_score:
+        score = _mean(probabilities, outline, axis_aligned=fast and angle % 90 == 0)
+        if score >= min_score:
             rects.append((x, y, w, h, angle))
+            scores.append(score)
+    rects = _likeliest(rects, scores, _CANDIDATES * parameters.max_candidates)
     if not rects:
         return np.empty((0, 4, 2), np.int32)
     scale = np.array([width / probabilities.shape[1], height / probabilities.shape[0]])
@@ -84,44 +98,68 @@ def unclip(rects: Rects, ratio: float) -> npt.NDArray[np.float32]:
 
 
 def order_corners(corners: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Sort the corners of (N, 4, 2) clockwise from the top left, as PaddleX does.
+    """Turn the corners of (N, 4, 2), clockwise rectangles, so that they start at the top left.
 
-    The two leftmost are the left side, the upper of them comes first; likewise on the right.
+    The top is the side that runs to the right within 45 degrees of the page's rows. PaddleX sorts
+    the corners by x instead, which has ties, and turns boxes of nearly vertical lines around.
     """
-    by_x = np.take_along_axis(
-        corners, np.argsort(corners[:, :, 0], axis=1, kind="stable")[:, :, None], axis=1
-    )
-    left, right = by_x[:, :2], by_x[:, 2:]
-    left_down = (left[:, 1, 1] > left[:, 0, 1])[:, None]
-    right_down = (right[:, 1, 1] > right[:, 0, 1])[:, None]
-    return np.stack(
-        [
-            np.where(left_down, left[:, 0], left[:, 1]),
-            np.where(right_down, right[:, 0], right[:, 1]),
-            np.where(right_down, right[:, 1], right[:, 0]),
-            np.where(left_down, left[:, 1], left[:, 0]),
-        ],
-        axis=1,
-    )
+    top = corners[:, 1] - corners[:, 0]
+    quarter_turns = np.rint(np.arctan2(top[:, 1], top[:, 0]) / (np.pi / 2)).astype(np.int64)
+    first = (np.arange(4) - quarter_turns[:, None]) % 4
+    return np.take_along_axis(corners, first[:, :, None], axis=1)
 
 
 def reading_order(quads: QuadArray) -> QuadArray:
-    """Sort (N, 4, 2) top to bottom; quads whose tops differ by less than 10 px left to right.
+    """Sort (N, 4, 2) by rows, top to bottom, each from left to right.
 
-    As PaddleX's SortQuadBoxes: by (y, x) of the first corner, then an insertion sort by x among
-    neighbours on one row.
+    As PaddleX's SortQuadBoxes: by (y, x), then an insertion sort by x among neighbours on one row.
+    There y is the top, and 10 px make a row; here y is the middle, and a row follows the lines'
+    height and the page's skew: a table at 300 dpi, skewed by half a degree, is read row by row.
     """
-    order = list(np.lexsort((quads[:, 0, 0], quads[:, 0, 1])))
-    tops, lefts = quads[:, 0, 1].tolist(), quads[:, 0, 0].tolist()
+    if not len(quads):
+        return quads
+    top, side = (quads[:, corner] - quads[:, 0] for corner in (1, 3))
+    heights = np.hypot(*side.T).tolist()
+    angle = _skew(top)
+    x, y = (quads[:, 0] + side / 2).T
+    across, down = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    order = list(np.lexsort((across, down)))
+    middles, lefts = down.tolist(), across.tolist()
     for i in range(1, len(order)):
         j = i
         while j > 0:
             quad, previous = order[j], order[j - 1]
-            if abs(tops[quad] - tops[previous]) >= 10 or lefts[quad] >= lefts[previous]:
+            row = max(10, _SAME_ROW * min(heights[quad], heights[previous]))
+            if abs(middles[quad] - middles[previous]) >= row or lefts[quad] >= lefts[previous]:
                 break
             order[j], order[j - 1] = previous, quad
             j -= 1
     return quads[order]
+
+
+def _skew(tops: QuadArray) -> float:
+    """The page's skew in radians: the median direction of its lines, weighted by length.
+
+    tops: (N, 2), from the first to the second corner. 0 where too few lines are long enough.
+    """
+    lengths, angles = np.hypot(*tops.T), np.arctan2(tops[:, 1], tops[:, 0])
+    long = lengths > 2 * np.median(lengths) / 3
+    if np.count_nonzero(long) < _MIN_ROWS:
+        return 0.0
+    by_angle = np.argsort(angles[long])
+    total = np.cumsum(lengths[long][by_angle])
+    return float(angles[long][by_angle][np.searchsorted(total, total[-1] / 2)])
+
+
+def _likeliest(
+    rects: list[tuple[float, float, float, float, float]], scores: list[float], limit: int
+) -> list[tuple[float, float, float, float, float]]:
+    """At most `limit` of the rectangles, those of the highest scores, in their order."""
+    if len(rects) <= limit:
+        return rects
+    _LOG.warning("a page has %d boxes of text; the %d likeliest are read", len(rects), limit)
+    kept = sorted(sorted(range(len(rects)), key=scores.__getitem__)[-limit:])
+    return [rects[index] for index in kept]
 
 
 def _mean(probabilities: Map, outline: npt.NDArray[Any], *, axis_aligned: bool) -> float:

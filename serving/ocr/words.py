@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from serving.types import Point, Quad, Word
 
-_Kind = Literal["chinese", "latin", "other"]
+_CJK = re.compile(
+    "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Han ideographs and kana, which are written without spaces."""
+
+_Kind = Literal["cjk", "word", "other"]
 
 
 class Span(NamedTuple):
@@ -22,15 +29,16 @@ def word_spans(text: str, steps: Sequence[int], length: float) -> list[Span]:
     """The words of a line in order, split and measured as PaddleX's `return_word_box` does.
 
     text: as decoded; steps: the CTC step of each of its letters; length: of the line, in steps.
-    A word is a run of Latin letters and digits, one Chinese character, or a run of anything else.
-    It extends from its first to its last step; a Chinese character is as wide as the mean distance
-    between Chinese characters in this line.
+    A word is a run of letters and digits (of any script, accents included), one Chinese or Japanese
+    character, or a run of anything else. PaddleX splits at everything that is not ASCII.
+    It extends from its first to its last step; a CJK character is as wide as the mean distance
+    between such characters in this line.
     """
     spans = []
     runs = _runs(text)
-    width = _chinese_width(runs, steps) or length / max(1, len(text))
+    width = _cjk_width(runs, steps) or length / max(1, len(text))
     for kind, first, last in runs:
-        if kind == "chinese":
+        if kind == "cjk":
             for index in range(first, last):
                 centre = steps[index] + 0.5
                 spans.append(_span(text[index], centre - width / 2, centre + width / 2, length))
@@ -59,10 +67,10 @@ def _runs(text: str) -> list[tuple[_Kind, int, int]]:
     for index, character in enumerate(text):
         previous = runs[-1][0] if runs else None
         kind = _kind(character)
-        if previous == "latin" and (
+        if previous == "word" and (
             character == "-" or (character == "." and text[index + 1 : index + 2].isdigit())
         ):
-            kind = "latin"
+            kind = "word"
         if kind == previous:
             runs[-1] = (kind, runs[-1][1], index + 1)
         else:
@@ -71,17 +79,19 @@ def _runs(text: str) -> list[tuple[_Kind, int, int]]:
 
 
 def _kind(character: str) -> _Kind:
-    if "\u4e00" <= character <= "\u9fff":
-        return "chinese"
-    return "latin" if character.isascii() and character.isalnum() else "other"
+    if _CJK.match(character):
+        return "cjk"
+    # A combining mark belongs to the letter before it.
+    is_word = character.isalnum() or unicodedata.combining(character)
+    return "word" if is_word else "other"
 
 
-def _chinese_width(runs: Sequence[tuple[_Kind, int, int]], steps: Sequence[int]) -> float:
-    """Mean distance in steps between adjacent Chinese characters; 0 without any."""
+def _cjk_width(runs: Sequence[tuple[_Kind, int, int]], steps: Sequence[int]) -> float:
+    """Mean distance in steps between adjacent CJK characters; 0 without any."""
     widths = [
         (steps[last - 1] - steps[first] + 1) / (last - first - 1)
         for kind, first, last in runs
-        if kind == "chinese" and last - first > 1
+        if kind == "cjk" and last - first > 1
     ]
     return sum(widths) / len(widths) if widths else 0.0
 

@@ -55,12 +55,12 @@ def test_a_slanting_rectangle_is_rectified(page: np.ndarray, slope: int) -> None
     assert np.abs(cut - expected).mean() < 6 < np.abs(cut[::-1] - expected).mean()
 
 
-def test_a_slanting_line_has_the_models_height(page: np.ndarray) -> None:
-    corners = quad((150, 50), (20, 50), (20, 30), (150, 30))  # straight, but its corners are not
+def test_a_rectified_line_starts_at_the_quads_first_corner(page: np.ndarray) -> None:
+    corners = quad((150, 50), (20, 50), (20, 30), (150, 30))  # a line that is upside down
     source = page[30:50, 20:150]
     for height in (20, 32, 48):
         cut, _ = crop(page, corners, height)
-        expected = cv2.resize(source, (-(-130 * height // 20), height)).astype(int)
+        expected = cv2.resize(source[::-1, ::-1], (-(-130 * height // 20), height)).astype(int)
         within = slice(2, -2), slice(2, -2)  # at its edges the page goes on
         np.testing.assert_allclose(cut[within], expected[within], atol=3)
 

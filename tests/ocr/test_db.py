@@ -60,7 +60,21 @@ def test_candidates_are_bounded() -> None:
     found = np.pad(np.kron(np.eye(4), np.pad(np.ones((10, 10)), 6)), 4).astype(np.float32)
     few = DbParameters(thresh=0.3, box_thresh=0.6, unclip_ratio=1.5, max_candidates=2)
     assert len(found_in(found, PARAMETERS, width=100, height=100)) == 4
-    assert len(found_in(found, few, width=100, height=100)) == 2
+    assert len(found_in(found, few, width=100, height=100)) == 4  # not a contour's number
+    one = DbParameters(thresh=0.3, box_thresh=0.6, unclip_ratio=1.5, max_candidates=1)
+    dense = np.kron(np.eye(10, dtype=np.float32), np.pad(np.ones((10, 10)), 3))
+    dense *= np.linspace(0.7, 1, len(dense))[None]  # from left to right ever likelier
+    quads = found_in(dense, one, width=160, height=160)
+    assert len(quads) == 5
+    assert quads[..., 0].min() > 70
+
+
+def test_specks_do_not_crowd_out_lines() -> None:
+    page = np.zeros((400, 400), np.float32)
+    page[4:14, 20:380] = 0.9  # the top row, which PaddleX reaches last
+    page[40::2, ::2] = 0.9
+    quads = found_in(page, PARAMETERS, width=400, height=400)
+    assert len(quads) == 1
 
 
 @given(st.floats(20, 200), st.floats(6, 60), st.floats(-89, 89), st.floats(0.5, 3))
@@ -77,8 +91,35 @@ def test_unclip_moves_every_side_out_by_area_times_ratio_over_perimeter(
 
 
 def test_corners_run_clockwise_from_the_top_left() -> None:
-    corners = np.array([[[10, 20], [10, 0], [0, 20], [0, 0]]], np.float32)
+    corners = np.array([[[10, 20], [0, 20], [0, 0], [10, 0]]], np.float32)
     assert order_corners(corners).tolist() == [[[0, 0], [10, 0], [10, 20], [0, 20]]]
+
+
+@pytest.mark.parametrize("size", [(200, 30), (30, 200), (40, 40)])
+def test_the_top_of_a_box_is_within_45_degrees_of_the_rows_at_every_angle(
+    size: tuple[int, int],
+) -> None:
+    rects = np.array([[300, 300, *size, angle] for angle in range(-90, 91)], np.float32)
+    corners = order_corners(unclip(rects, 1.5))
+    top, side = corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]
+    assert (np.abs(np.degrees(np.arctan2(top[:, 1], top[:, 0]))) <= 45.01).all()
+    assert (top[:, 0] * side[:, 1] - top[:, 1] * side[:, 0] > 0).all()  # clockwise
+
+
+@pytest.mark.parametrize("degrees", [-4.0, -0.6, 0.0, 0.6, 4.0])
+def test_reading_order_follows_the_skew_of_a_page(degrees: float) -> None:
+    """A table at 300 dpi: rows of 40 px every 60 px, whose cells are not equally high."""
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    cells = []
+    for row in range(10):
+        for column, (x, rise) in enumerate([(100, 0), (900, 12), (2000, -8)]):
+            y, width, height = 100 + 60 * row + rise, 300 - 60 * column, 40 - rise
+            corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
+            cells.append(np.array(corners) @ turn)
+    quads = np.rint(cells).astype(np.int32) + 300
+    shuffled = np.random.default_rng(0).permutation(len(quads))
+    assert reading_order(quads[shuffled]).tolist() == quads.tolist()
 
 
 def quad(x: int, y: int) -> list[list[int]]:

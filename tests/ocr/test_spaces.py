@@ -58,6 +58,14 @@ def restored(line: str, *, seen: float = FAINT) -> str:
         ("one_ two", "one two"),  # a space that was read is not doubled
         ("all_lamps", "all lamps"),  # a letter twice is still there twice
         ("May_4,_2009_at_10:_30", "May 4, 2009 at 10:30"),
+        ("Total_206_.63", "Total 206.63"),
+        ("73._00_1_,_234._50", "73.00 1,234.50"),
+        ("RM_2_.80_-_11._20", "RM 2.80 - 11.20"),
+        ("18_/03_/_18_15_:17", "18/03/18 15:17"),
+        ("2018_-_03-_26", "2018-03-26"),
+        ("Tel._03-_40212008", "Tel. 03-40212008"),
+        ("HD05_-_24", "HD05 - 24"),  # on both sides
+        ("1._Item_2_._B", "1. Item 2. B"),
         ("RM1,_234._56_Total:_7", "RM1,234.56 Total: 7"),
         ("to_a_@_b-c.com_or_2_@_6.50", "to a@b-c.com or 2 @ 6.50"),
         ("http:_//a._b/c", "http://a.b/c"),

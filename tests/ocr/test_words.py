@@ -34,9 +34,13 @@ def words(text: str) -> list[str]:
         ("-5 a- b", ["-", "5", " ", "a-", " ", "b"]),
         ("总计12元", ["总", "计", "12", "元"]),
         ("£ (net)", ["£ (", "net", ")"]),
+        ("café à Köln", ["café", " ", "à", " ", "Köln"]),
+        ("cafe\u0301 noir", ["cafe\u0301", " ", "noir"]),
+        ("Привет, мир", ["Привет", ", ", "мир"]),
+        ("東京タワー3F", ["東", "京", "タ", "ワ", "ー", "3F"]),
     ],
 )
-def test_a_line_is_parted_as_paddlex_does(text: str, parted: list[str]) -> None:
+def test_a_line_is_split_into_words(text: str, parted: list[str]) -> None:
     assert words(text) == parted
 
 

@@ -215,7 +215,7 @@ class Builder:
     def _measure(self, inputs: PlanInputs, versions: dict[str, str], eta: Eta) -> Plan:
         config, found = inputs.config, inputs.parts
         asked = requested_batch(config.hpi(found[_LINES].module))
-        eta.begin("rendering the calibration set")
+        eta.begin("reading the calibration set")
         calibration = calibration_set(self.own_images)
         graphs = self._graphs(inputs, calibration, versions, eta)
         trials = {
@@ -421,7 +421,7 @@ _REFERENCE, _TIMING = 1.5, 1.5
 """The reading of the reference, and the timing of those that race: so many trials' time."""
 
 CONVERT, FUSE, RENDER, QUANTISE = 20.0, 1.0, 2.0, 12.0
-COMPANY, PAGES, COLD = 4.0, 15.0, 2.0
+BATCHES, PAGES, COLD = 4.0, 15.0, 2.0
 WORKERS = 30.0
 """Start of a number of worker processes, and two rounds beside a smaller one."""
 
@@ -443,4 +443,4 @@ def expected_seconds(
         if section not in known:
             one = _TRIAL[section]
             steps += [_REFERENCE * one, *[one] * len(listed), _TIMING * one]
-    return [*steps, COMPANY, PAGES, COLD, *[WORKERS] * workers]
+    return [*steps, BATCHES, PAGES, COLD, *[WORKERS] * workers]

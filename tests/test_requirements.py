@@ -1,4 +1,4 @@
-"""The locked packages are those that setup.cfg asks for, and nothing is installed without a hash."""
+"""The locked packages are those that setup.cfg asks for, each with a hash."""
 
 from __future__ import annotations
 

@@ -83,19 +83,25 @@ class FusedAdapter(WrappedEngine):
         if isinstance(self._model, DetectionModel):
             # In 255ths; NaN becomes 0.
             return (np.asarray(np.rint(np.nan_to_num(probabilities) * 255), np.uint8),)
+        if probabilities.min() < 0:  # an export without its Softmax
+            exponentials = np.exp(probabilities - probabilities.max(axis=-1, keepdims=True))
+            probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
         if isinstance(self._model, RecognitionModel):
-            return _best_classes(probabilities)
+            return _best_classes(probabilities, len(self._model.characters))
         return (probabilities,)
 
     def warm(self, height: int, width: int) -> None:
         Engine.warm(self, height, width)  # through `run`: the plain engine takes planes
 
 
-def _best_classes(probabilities: Array) -> tuple[Array, Array, Array]:
-    """(N, T, C) to index int64, score, and probability of the last class, each (N, T).
+def _best_classes(probabilities: Array, characters: int) -> tuple[Array, Array, Array]:
+    """(N, T, C) to index int64, score, and probability of the space, each (N, T).
 
-    NaN gives the index C, one past the last class.
+    The space is the last of so many characters; a model of one class less has none. NaN gives an
+    index that is one past the last character.
     """
     score = probabilities.max(axis=2)
-    index = np.where(np.isnan(score), probabilities.shape[2], probabilities.argmax(axis=2))
-    return index.astype(np.int64), score, probabilities[..., -1].copy()
+    index = np.where(np.isnan(score), characters, probabilities.argmax(axis=2))
+    has_space = probabilities.shape[2] == characters
+    space = probabilities[..., -1].copy() if has_space else np.zeros_like(score)
+    return index.astype(np.int64), score, space

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.config.model import Model, load_model
-from serving.config.pipeline import MODULE_NAMES, Module, PipelineConfig
+from serving.config.model import DetectionModel, Model, load_model
+from serving.config.pipeline import MODULE_NAMES, Module, PipelineConfig, TextDetection
 from serving.models.store import Store
 
 
@@ -30,4 +30,7 @@ def pipeline_models(config: PipelineConfig, models: Path) -> Iterator[PipelineMo
     for section, module in config.sections():
         folder = module.model_dir or store.folder(module.model_name)
         model = load_model(folder, module.model_name, MODULE_NAMES[section])
+        if isinstance(module, TextDetection) and module.input_shape is not None:
+            assert isinstance(model, DetectionModel)
+            model = replace(model, image_shape=module.input_shape[1:], keep_ratio=False)
         yield PipelineModel(section, module, folder, model)

@@ -48,7 +48,7 @@ class Detector:
         height, width = page.shape[:2]
         size = input_size(self.model, self.settings, height, width, options)
         size = fit_within(*size, self.engine.max_input_size) if self.engine.max_input_size else size
-        return resize_padded(page, size, size_class(*size)), size
+        return resize_padded(page, size, padded_size(self.model, *size)), size
 
     def settings_in_force(self, options: Options) -> dict[str, int | float | str]:
         """The effective `text_det_params` of a request, under PaddleX's names."""
@@ -68,14 +68,18 @@ def input_size(
     model: DetectionModel, settings: TextDetection, height: int, width: int, options: Options
 ) -> tuple[int, int]:
     """(height, width) to which a page of this size is scaled for detection."""
-    if settings.input_shape is not None:
-        return settings.input_shape[1:]
     if model.image_shape is not None:
         fixed_height, fixed_width = model.image_shape
         if model.keep_ratio:
             fixed_width = -(-(width * fixed_height) // (height * 32)) * 32
         return fixed_height, fixed_width
     return detection_size(height, width, size_limit(model, settings, options))
+
+
+def padded_size(model: DetectionModel, height: int, width: int) -> tuple[int, int]:
+    """The (height, width) to which a scaled page is padded; a model of one size takes just that."""
+    fixed = model.image_shape is not None and not model.keep_ratio
+    return (height, width) if fixed else size_class(height, width)
 
 
 def longest_side(model: DetectionModel, settings: TextDetection) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-VARIANT = "fused-7"
+VARIANT = "fused-8"
 """Version of `fuse`, part of every engine's key. Change it whenever its result changes."""
 
 
@@ -62,9 +62,11 @@ def fuse(source: Path, model: Model, target: Path) -> None:
         _check_map(source, editor)
         upsample_last(editor)
         editor.add(*_quantise_map(graph))
+    else:
+        _end_in_softmax(source, editor)
     if isinstance(model, RecognitionModel):
-        _check_dictionary(source, graph, model)
-        editor.add(*_arg_max(graph, len(model.characters), opset=loaded.opset_import[0].version))
+        classes = _classes(source, graph, model)
+        editor.add(*_arg_max(graph, classes, model, opset=loaded.opset_import[0].version))
     _fuse_squeeze_excite(editor)
     fold_after(editor)
     if isinstance(model, RecognitionModel):  # for a detector it saves 0.2 % of a page
@@ -178,13 +180,66 @@ def _upper_bound(editor: GraphEditor, name: str) -> float:
     return prod(bounds) if node.op_type == "Mul" else sum(bounds)
 
 
-def _check_dictionary(source: Path, graph: onnx.GraphProto, model: RecognitionModel) -> None:
-    classes = graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    if classes and classes != len(model.characters):
+def check_input_size(source: Path, model: Model) -> None:
+    """Raise ModelInvalid where the graph takes images of one size only, and the model another."""
+    import onnx
+
+    graph = onnx.load(source, load_external_data=False).graph
+    weights = {item.name for item in graph.initializer}
+    inputs = [item.type.tensor_type.shape.dim for item in graph.input if item.name not in weights]
+    height, width = (dim.dim_value for dim in inputs[0][2:4])  # 0 where it varies
+    if isinstance(model, DetectionModel):
+        fixed = None if model.keep_ratio else model.image_shape
+        if (height or width) and fixed != (height, width):
+            raise ModelInvalid(
+                f"{source}: a detector of images of {height} x {width} pixels only; set "
+                f"SubModules.TextDetection.input_shape: [3, {height}, {width}] in the pipeline "
+                "YAML, or export it with a dynamic height and width"
+            )
+    if isinstance(model, RecognitionModel) and width:
+        raise ModelInvalid(
+            f"{source}: a recogniser of lines of {width} pixels only (SubModules.TextRecognition), "
+            "and lines are read at their own width here; export it with a dynamic width"
+        )
+
+
+def _end_in_softmax(source: Path, editor: GraphEditor) -> None:
+    """Add the Softmax to a classifier or recogniser whose export left it to the training loss.
+
+    Raises ModelInvalid for a graph that ends in neither a Softmax nor a linear layer.
+    """
+    import onnx
+
+    output = editor.graph.output[0]
+    last = editor.producer(output.name)
+    while last is not None and last.op_type in _MOVES:
+        last = editor.producer(last.input[0])
+    ends = "a weight" if last is None else last.op_type
+    if ends in _LINEAR:
+        editor.add(onnx.helper.make_node("Softmax", [output.name], ["softmax"], axis=-1))
+        output.name = "softmax"
+    elif ends != "Softmax":
+        raise ModelInvalid(f"{source}: ends in {ends}, not in the Softmax of a classifier")
+
+
+_MOVES = ("Cast", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""What may follow the last layer: it moves values and computes none."""
+_LINEAR = ("Add", "Gemm", "MatMul")
+
+
+def _classes(source: Path, graph: onnx.GraphProto, model: RecognitionModel) -> int:
+    """The recogniser's classes: its characters, or one less, without the space.
+
+    (PaddleX's CTCLabelDecode always adds the space to the dictionary; a model trained with
+    `use_space_char: False` never gives that class.) Raises ModelInvalid for another number.
+    """
+    classes = graph.output[0].type.tensor_type.shape.dim[-1].dim_value or len(model.characters)
+    if len(model.characters) - classes not in (0, 1):
         raise ModelInvalid(
             f"{source}: has {classes} classes, but its inference.yml {len(model.characters)} "
             "characters (the blank and the space counted): the dictionary of another model?"
         )
+    return int(classes)
 
 
 def _shape(model: Model) -> list[int | str]:
@@ -227,8 +282,10 @@ def _normalise(norm: Normalisation, name: str) -> list[onnx.NodeProto]:
     return nodes
 
 
-def _arg_max(graph: onnx.GraphProto, classes: int, *, opset: int) -> list[onnx.NodeProto]:
-    """Replace the output (N, T, C) by its arg-max, its maximum over C and its last class.
+def _arg_max(
+    graph: onnx.GraphProto, classes: int, model: RecognitionModel, *, opset: int
+) -> list[onnx.NodeProto]:
+    """Replace the output (N, T, C) by its arg-max, its maximum over C and the space's probability.
 
     The arg-max is computed as the lowest index that has the maximum: OpenVINO's ArgMax takes 7 % of
     the whole model's time in float32 and 14 % in bfloat16, these nodes almost none.
@@ -250,16 +307,25 @@ def _arg_max(graph: onnx.GraphProto, classes: int, *, opset: int) -> list[onnx.N
             return onnx.helper.make_node(kind, [source], [target], axes=[2], keepdims=keepdims)
         return onnx.helper.make_node(kind, [source, "class_axis"], [target], keepdims=keepdims)
 
+    if classes == len(model.characters):
+        space = [
+            constant("last_class", np.array(classes - 1, np.int64)),
+            onnx.helper.make_node("Gather", [probabilities, "last_class"], ["space"], axis=2),
+        ]
+    else:  # the model has no space
+        space = [
+            constant("zero", np.array(0, np.float32)),
+            onnx.helper.make_node("Mul", ["score", "zero"], ["space"]),
+        ]
     return [
         *([constant("class_axis", np.array([2], np.int64))] if opset >= 18 else []),
         constant("class_numbers", np.arange(classes, dtype=np.float32)),
-        constant("no_class", np.array(classes, np.float32)),
-        constant("last_class", np.array(classes - 1, np.int64)),
+        constant("no_class", np.array(len(model.characters), np.float32)),
         reduce("ReduceMax", probabilities, "score", 0),
         reduce("ReduceMax", probabilities, "best", 1),
         onnx.helper.make_node("Equal", [probabilities, "best"], ["is_best"]),
         onnx.helper.make_node("Where", ["is_best", "class_numbers", "no_class"], ["best_numbers"]),
         reduce("ReduceMin", "best_numbers", "best_number", 0),
         onnx.helper.make_node("Cast", ["best_number"], ["index"], to=onnx.TensorProto.INT64),
-        onnx.helper.make_node("Gather", [probabilities, "last_class"], ["space"], axis=2),
+        *space,
     ]

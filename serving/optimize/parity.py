@@ -26,7 +26,10 @@ _MAP_TOLERANCE = 1.5 / 255
 
 
 def verify_parity(fused: Path, plain: Path, model: Model) -> None:
-    """Run both on rendered text, in float32. Raises ModelInvalid if they differ; EngineError."""
+    """Run both on rendered text, in float32.
+
+    Raises ModelInvalid if they differ, or if what they compute are no probabilities; EngineError.
+    """
     image = draw_text(*_size(model))[None]
     with (
         closing(open_engine(fused, _PLAIN)) as fused_engine,
@@ -37,6 +40,12 @@ def verify_parity(fused: Path, plain: Path, model: Model) -> None:
     if isinstance(model, DetectionModel):
         result, expected = (result[0] / 255,), (expected[0] / 255,)
         tolerance = _MAP_TOLERANCE
+    for scores in expected[-2:]:
+        if not (scores.min() >= 0 and scores.max() <= 1 + _TOLERANCE):  # also for NaN
+            raise ModelInvalid(
+                f"{plain}: its scores are no probabilities ({scores.min():.3g} to "
+                f"{scores.max():.3g}); export it with the Softmax or Sigmoid at its end"
+            )
     difference = max(map(_difference, result[-2:], expected[-2:]))
     if not difference <= tolerance:  # also for NaN
         raise ModelInvalid(

@@ -3,7 +3,7 @@
 models/engines/
     graphs/<model>-<key>/
         about.json        what they were made from
-        fused-7.onnx      8-bit pixels in, arg-max out
+        fused-8.onnx      8-bit pixels in, arg-max out
         int8-.../         the same in int8, where a pipeline requests it
         optimized-2.onnx  a detector's with PaddleX's inputs and outputs
     tensorrt/
@@ -40,7 +40,7 @@ from serving.models.conversion import onnx_graph
 from serving.models.files import digest, paddle_graph, publish, write_atomically
 from serving.models.pipeline_models import PipelineModel
 from serving.models.progress import Progress
-from serving.optimize.fuse import OPTIMIZED, VARIANT, fuse, optimize_detector
+from serving.optimize.fuse import OPTIMIZED, VARIANT, check_input_size, fuse, optimize_detector
 from serving.optimize.parity import verify_parity
 from serving.plan.bench import BENCHES, spread
 from serving.plan.calibration import Calibration
@@ -105,9 +105,10 @@ class Graphs:
         Raises ConfigError, ConversionError, ModelInvalid, EngineError.
         """
         fused = self._fused(folder, model)
+        plain = onnx_graph(folder, self._engines, convert=convert, progress=progress)
+        check_input_size(plain, model)
         with _missing(fused) as staged:
             if staged:
-                plain = onnx_graph(folder, self._engines, convert=convert, progress=progress)
                 fuse(plain, model, staged)
                 verify_parity(staged, plain, model)
                 about = {"model": model.name, "folder": str(folder), "files": digest(folder)}

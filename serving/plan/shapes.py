@@ -17,7 +17,7 @@ from serving.engines.factory import open_fused
 from serving.engines.tensorrt import Profile
 from serving.imaging.resize import size_class
 from serving.models.pipeline_models import PipelineModel
-from serving.ocr.detect import input_size, longest_side
+from serving.ocr.detect import input_size, longest_side, padded_size
 from serving.ocr.recognise import width_classes
 from serving.plan.calibration import Calibration
 
@@ -56,10 +56,10 @@ def profile(part: PipelineModel, max_lines: int) -> Profile:
 
 
 def _page_profile(model: DetectionModel, settings: TextDetection) -> Profile:
-    typical = size_class(*input_size(model, settings, *_A4, DEFAULT_OPTIONS))
+    typical = padded_size(model, *input_size(model, settings, *_A4, DEFAULT_OPTIONS))
     longest, _ = size_class(longest_side(model, settings), 1)
     low, high = size_class(1, 1), (longest, longest)
-    if settings.input_shape is not None or (model.image_shape and not model.keep_ratio):
+    if model.image_shape is not None and not model.keep_ratio:
         low = high = typical
     elif model.image_shape is not None:  # this height, and a width in proportion
         low, high = (typical[0], low[1]), (typical[0], max(longest, typical[1]))
@@ -96,7 +96,9 @@ def _page_shapes(part: PipelineModel, calibration: Calibration) -> Shapes:
     assert isinstance(part.module, TextDetection)
     pages = (*_PAPER, *(page.shape[:2] for page in calibration.own_pages))
     sizes = {
-        size_class(*input_size(part.model, part.module, height, width, DEFAULT_OPTIONS))
+        padded_size(
+            part.model, *input_size(part.model, part.module, height, width, DEFAULT_OPTIONS)
+        )
         for height, width in pages
     }
     return tuple(sorted(sizes, key=lambda size: size[0] * size[1], reverse=True))
@@ -107,7 +109,7 @@ def cold_shape_ms(part: PipelineModel, graph: Path, spec: EngineSpec) -> float:
 
     0 for a model with one shape, which is always warmed. Raises EngineError.
     """
-    if isinstance(part.model, OrientationModel):
+    if isinstance(part.model, OrientationModel) or getattr(part.model, "image_shape", None):
         return 0.0
     height = part.model.height if isinstance(part.model, RecognitionModel) else 640
     extra = []

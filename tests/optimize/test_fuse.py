@@ -10,27 +10,38 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.config.model import DetectionModel, Model, Normalisation, RecognitionModel
+from serving.config.model import (
+    DetectionModel,
+    Model,
+    Normalisation,
+    OrientationModel,
+    RecognitionModel,
+)
 from serving.errors import ModelInvalid
-from serving.optimize.fuse import fuse
+from serving.optimize.fuse import check_input_size, fuse
+from serving.optimize.parity import verify_parity
 
 CLASSES = 7
 RGB = Normalisation(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "RGB")
 BGR = Normalisation(order="BGR")
 
 
-def recogniser(path: Path, opset: int) -> None:
-    """(N, 3, 8, W) -> (N, W, CLASSES): a softmax over a mix of each column."""
+def recogniser(
+    path: Path, opset: int = 17, ends: str | None = "Softmax", width: int | str = "W"
+) -> None:
+    """(N, 3, 8, W) -> (N, W, CLASSES): a softmax, or another end, over a mix of each column."""
     rng = np.random.default_rng(0)
     weights = numpy_helper.from_array(rng.normal(size=(24, CLASSES)).astype(np.float32), "weights")
     shape = numpy_helper.from_array(np.array([0, -1, 24], np.int64), "shape")
     nodes = [
         helper.make_node("Transpose", ["x"], ["columns"], perm=[0, 3, 1, 2]),
         helper.make_node("Reshape", ["columns", "shape"], ["rows"]),
-        helper.make_node("MatMul", ["rows", "weights"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["y"], axis=2),
+        helper.make_node("MatMul", ["rows", "weights"], ["logits" if ends else "y"]),
     ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    if ends is not None:
+        axis = {"axis": 2} if ends == "Softmax" else {}
+        nodes.append(helper.make_node(ends, ["logits"], ["y"], **axis))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", width])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "T", CLASSES])
     graph = helper.make_graph(nodes, "tiny", [x], [y], [weights, shape])
     opsets = [helper.make_opsetid("", opset)]
@@ -64,6 +75,74 @@ def test_a_fused_recogniser_gives_the_best_class_its_probability_and_the_spaces(
     np.testing.assert_array_equal(index, wanted.argmax(axis=2))
     np.testing.assert_allclose(score, wanted.max(axis=2), atol=1e-5)
     np.testing.assert_allclose(space, wanted[..., -1], atol=1e-5)
+
+
+def test_a_recogniser_without_its_softmax_gets_one(tmp_path: Path) -> None:
+    model = RecognitionModel("tiny", BGR, 8, 32, tuple("abcdefg"))
+    plain, fused, bare = (tmp_path / f"{name}.onnx" for name in ("plain", "fused", "bare"))
+    recogniser(plain)
+    recogniser(bare, ends=None)
+    fuse(bare, model, fused)
+    image = np.random.default_rng(1).integers(0, 256, (2, 8, 20, 3), np.uint8)
+    (expected,) = run(plain, plain_input(image, BGR))
+    _, score, space = run(fused, image)
+    np.testing.assert_allclose(score, expected.max(axis=2), atol=1e-5)
+    np.testing.assert_allclose(space, expected[..., -1], atol=1e-5)
+    verify_parity(fused, bare, model)
+
+
+def test_a_recogniser_that_ends_in_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    model = RecognitionModel("tiny", BGR, 8, 32, tuple("abcdefg"))
+    recogniser(tmp_path / "plain.onnx", ends="Relu")
+    with pytest.raises(ModelInvalid, match=r"plain\.onnx: ends in Relu, not in the Softmax"):
+        fuse(tmp_path / "plain.onnx", model, tmp_path / "fused.onnx")
+
+
+def test_a_dictionary_without_a_space_has_one_class_less(tmp_path: Path) -> None:
+    """As `use_space_char: False` trains it; PaddleX adds the space to the dictionary anyway."""
+    model = RecognitionModel("tiny", BGR, 8, 32, ("", *"abcdef", " "))
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    recogniser(plain)
+    fuse(plain, model, fused)
+    image = np.random.default_rng(1).integers(0, 256, (2, 8, 20, 3), np.uint8)
+    (expected,) = run(plain, plain_input(image, BGR))
+    index, _, space = run(fused, image)
+    np.testing.assert_array_equal(index, expected.argmax(axis=2))
+    assert not space.any()
+    verify_parity(fused, plain, model)
+
+
+def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
+    """Whatever the form of a graph, what it computes is looked at."""
+    model = OrientationModel("tiny", BGR, 8, 32, keep_ratio=False, class_180=1)
+    two = numpy_helper.from_array(np.array([[2, 3]], np.float32), "two")
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])
+    nodes = [helper.make_node("Identity", ["two"], ["y"])]
+    paths = []
+    for name, kind in (("plain", TensorProto.FLOAT), ("fused", TensorProto.UINT8)):
+        x = helper.make_tensor_value_info("x", kind, ["N", "A", "B", "C"])
+        graph = helper.make_graph(nodes, "tiny", [x], [y], [two])
+        paths.append(tmp_path / f"{name}.onnx")
+        opsets = [helper.make_opsetid("", 17)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), paths[-1])
+    plain, fused = paths
+    with pytest.raises(ModelInvalid, match=r"no probabilities \(2 to 3\)"):
+        verify_parity(fused, plain, model)
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "fix"),
+    [
+        (DetectionModel("tiny", BGR), 64, r"TextDetection\.input_shape: \[3, 0, 64\]"),
+        (RecognitionModel("tiny", BGR, 8, 32, tuple("abcdefg")), 320, "dynamic width"),
+    ],
+)
+def test_a_graph_of_one_size_is_refused_with_the_key(
+    tmp_path: Path, model: Model, width: int, fix: str
+) -> None:
+    recogniser(tmp_path / "plain.onnx", width=width)
+    with pytest.raises(ModelInvalid, match=fix):
+        check_input_size(tmp_path / "plain.onnx", model)
 
 
 def test_a_fused_detector_gives_its_map_in_255ths(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ trap 'rm -rf "$work"' EXIT
 cjk="$work/usr/share/fonts/opentype/noto"
 latin="$work/usr/share/fonts/truetype/noto"
 
-# The hanzi: GB2312 (simplified) and Big5 level 1 (traditional) as Python's codecs know them.
+# The characters of GB2312 (simplified Chinese), Big5 level 1 (traditional Chinese), JIS X 0208 (Japanese) and
+# KS X 1001 without its hanja (Korean), as Python's codecs know them.
 "$python" - "$work" <<'PYTHON'
 import sys
 from pathlib import Path
@@ -31,8 +32,11 @@ def characters(codec, first, last, seconds):
 gb2312 = set(characters("gb2312", 0xA1, 0xF7, range(0xA1, 0xFF)))
 level1 = set(characters("gb2312", 0xB0, 0xD7, range(0xA1, 0xFF)))
 big5 = set(characters("big5", 0xA4, 0xC6, [*range(0x40, 0x7F), *range(0xA1, 0xFF)]))
+japanese = set(characters("euc_jp", 0xA1, 0xF4, range(0xA1, 0xFF)))
+korean = set(characters("euc_kr", 0xA1, 0xC8, range(0xA1, 0xFF)))
+everything = gb2312 | big5 | japanese | korean
 work = Path(sys.argv[1])
-(work / "all.txt").write_text("".join(sorted(gb2312 | big5)), encoding="utf-8")
+(work / "all.txt").write_text("".join(sorted(everything)), encoding="utf-8")
 (work / "level1.txt").write_text("".join(sorted(level1)), encoding="utf-8")
 PYTHON
 
@@ -47,6 +51,15 @@ subset() {
 # Font 2 of the collections is SC, the simplified Chinese forms.
 subset "$cjk/NotoSansCJK-Regular.ttc" serving/data/NotoSansCJKsc-Regular.otf \
     --font-number=2 --text-file="$work/all.txt" --unicodes="$chinese"
+# PDFium takes a font for traditional Chinese only if it claims code page 950 (Big5).
+"$python" - serving/data/NotoSansCJKsc-Regular.otf <<'PYTHON'
+import sys
+from fontTools.ttLib import TTFont
+
+font = TTFont(sys.argv[1])
+font["OS/2"].setCodePageRanges(font["OS/2"].getCodePageRanges() | {20})
+font.save(sys.argv[1])
+PYTHON
 subset "$cjk/NotoSerifCJK-Regular.ttc" benchmarks/corpus/data/NotoSerifCJKsc-Regular.otf \
     --font-number=2 --text-file="$work/level1.txt" --unicodes="$chinese"
 for face in NotoSans-Bold NotoSerif-Regular NotoSansMono-Regular; do

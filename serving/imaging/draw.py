@@ -1,6 +1,6 @@
 """Draws results: the page with its boxes and, beside it, each text at its position.
 
-The font is a subset of Noto, Latin and Chinese, shipped with the package (data/OFL.txt).
+The font is a subset of Noto, shipped with the package (data/OFL.txt).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 FACE = "NotoSansCJKsc-Regular.otf"
-"""In data/: GB2312 and Big5 hanzi beside Latin-1."""
+"""In data/: Latin-1, GB2312, Big5 level 1, JIS X 0208 and hangul, for PDFium too."""
 
 _COLORS = ((36, 28, 214), (180, 105, 20), (32, 138, 34), (160, 32, 150), (0, 128, 214))
 _MIN_FONT_SIZE = 6

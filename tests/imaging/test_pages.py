@@ -56,6 +56,30 @@ def test_pdf_colours_are_bgr(decoder: Decoder) -> None:
     assert page[5, 5].tolist() == [0, 0, 255]
 
 
+@pytest.mark.parametrize(
+    ("font", "ordering", "cmap", "codec", "text"),
+    [
+        ("STSong-Light", "GB1", "UniGB-UCS2-H", "utf-16-be", "发票号码测试文本"),
+        ("SimSun", "GB1", "GBK-EUC-H", "gbk", "增值税专用发票"),
+        ("MSung-Light", "CNS1", "UniCNS-UCS2-H", "utf-16-be", "電子發票證明聯"),
+        ("MingLiU", "CNS1", "ETen-B5-H", "big5", "臺灣銀行繳費單"),
+        ("HeiseiMin-W3", "Japan1", "UniJIS-UCS2-H", "utf-16-be", "領収書のサンプル円"),
+        ("MS-Gothic", "Japan1", "90ms-RKSJ-H", "cp932", "御請求書を働込峠駅"),
+        ("HYSMyeongJo-Medium", "Korea1", "UniKS-UCS2-H", "utf-16-be", "대한민국영수증"),
+        ("Batang", "Korea1", "KSCms-UHC-H", "cp949", "세금계산서발행"),
+    ],
+)
+def test_pdf_text_whose_font_is_not_embedded_is_drawn(
+    decoder: Decoder, font: str, ordering: str, cmap: str, codec: str, text: str
+) -> None:
+    data = files.unembedded_text_pdf(font, ordering, cmap, text.encode(codec))
+    (page,) = pages(decoder, data)
+    cells = [page[:, 40 + 80 * k : 120 + 80 * k] < 128 for k in range(len(text) + 1)]
+    assert all(cell.mean() > 0.02 for cell in cells[:-1]) and not cells[-1].any()
+    shapes = {cell.tobytes() for cell in cells[:-1]}
+    assert len(shapes) == len(set(text)), "equal shapes: boxes for missing glyphs"
+
+
 def test_encrypted_pdf(decoder: Decoder) -> None:
     lock = b"/Encrypt<</Filter/Standard/V 1/R 2/O(%s)/U(%s)/P -4>>/ID[(%s)(%s)]" % (
         b"o" * 32,

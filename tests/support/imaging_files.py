@@ -81,6 +81,29 @@ def paper(*boxes: str, content: bytes = b"", more: bytes = b"", trailer: bytes =
     )
 
 
+def unembedded_text_pdf(font: str, ordering: str, cmap: str, text: bytes) -> bytes:
+    """A page of 500 x 60 points with text of 40 points from (20, 12), whose font is not embedded.
+
+    `ordering` is the character collection of Adobe (GB1, CNS1, Japan1, Korea1), `cmap` the
+    encoding of `text`.
+    """
+    name = font.encode()
+    return pdf(
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 500 60]/Contents 4 0 R"
+        b"/Resources<</Font<</F 5 0 R>>>>>>",
+        stream(b"BT /F 40 Tf 20 12 Td <%s> Tj ET" % text.hex().encode()),
+        b"<</Type/Font/Subtype/Type0/BaseFont/%s/Encoding/%s/DescendantFonts[6 0 R]>>"
+        % (name, cmap.encode()),
+        b"<</Type/Font/Subtype/CIDFontType2/BaseFont/%s/DW 1000/FontDescriptor 7 0 R"
+        b"/CIDSystemInfo<</Registry(Adobe)/Ordering(%s)/Supplement 0>>>>"
+        % (name, ordering.encode()),
+        b"<</Type/FontDescriptor/FontName/%s/Flags 4/FontBBox[0 -200 1000 900]/ItalicAngle 0"
+        b"/Ascent 800/Descent -200/CapHeight 700/StemV 80>>" % name,
+    )
+
+
 def endless_pdf() -> bytes:
     """Opens at once; rendering takes hours: nested forms, each drawn ten times."""
     forms = [

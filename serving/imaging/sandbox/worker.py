@@ -46,6 +46,7 @@ def main() -> None:
     """Answer requests until the server closes its end of the channel."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     memory_bytes = int(sys.argv[2])
+    _add_fonts()
     _confine(memory_bytes)
     protocol.send(channel, {"ready": True})
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # discard what decoders print
@@ -60,6 +61,26 @@ def main() -> None:
         exiting = bool(answer.get("exiting"))
         protocol.send(channel, answer)
     os._exit(0)
+
+
+_FONT_FOLDERS = (ctypes.c_char_p * 6)(
+    b"/usr/share/fonts",
+    b"/usr/share/X11/fonts/Type1",
+    b"/usr/share/X11/fonts/TTF",
+    b"/usr/local/share/fonts",
+    os.fsencode(Path(__file__).parents[2] / "data"),
+)
+"""PDFium's own, and ours: text whose font is neither embedded nor found would be missing.
+Ends with a null pointer. PDFium keeps the address."""
+
+
+def _add_fonts() -> None:
+    strings = ctypes.POINTER(ctypes.POINTER(ctypes.c_char))
+    config = pdfium.FPDF_LIBRARY_CONFIG(
+        version=2, m_pUserFontPaths=ctypes.cast(_FONT_FOLDERS, strings)
+    )
+    pdfium.FPDF_DestroyLibrary()  # pypdfium2 initialises it on import, without our fonts
+    pdfium.FPDF_InitLibraryWithConfig(config)
 
 
 def _confine(memory_bytes: int) -> None:

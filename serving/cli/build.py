@@ -15,7 +15,7 @@ from serving.cli.options import DEFAULT_PIPELINES, Device, models_option, named_
 )
 @click.option(
     "--calibration",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder of your own images, to measure on in addition to the rendered ones.",
 )
 @click.option(
@@ -59,9 +59,10 @@ def command(
     from serving.plan.plan import select_device
 
     cores, progress = threads or usable_cores(), progress_on()
-    for path in pipelines or DEFAULT_PIPELINES:
-        config = load_config(path)
+    configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
+    for config in configs.values():  # all before minutes of work on the first
         check_supported(config)
+    for path, config in configs.items():
         target = device or select_device(models, config, cores)
         plan, made = Builder(models, cores, progress, calibration, target).build(config)
         click.echo(f"{path} on {target}: {'built' if made else 'already built'}")

@@ -38,7 +38,10 @@ def model_files(folder: Path) -> ModelFiles:
     Raises ModelInvalid naming what is missing. A file of no bytes counts as missing.
     """
     if not folder.is_dir():
-        raise ModelInvalid(f"{folder}: no such model folder")
+        looked = f" ({folder.absolute()}: it is relative to the working directory)"
+        raise ModelInvalid(
+            f"{folder}: no such model folder{'' if folder.is_absolute() else looked}"
+        )
     missing = missing_files(folder)
     if missing:
         raise ModelInvalid(f"{folder}: lacks {missing}; a model folder is what PaddleX exports")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serving.config.model import DetectionModel, Model, load_model
 from serving.config.pipeline import MODULE_NAMES, Module, PipelineConfig, TextDetection
+from serving.errors import ModelInvalid
 from serving.models.store import Store
 
 
@@ -28,7 +29,13 @@ def pipeline_models(config: PipelineConfig, models: Path) -> Iterator[PipelineMo
     """The models in use, read from their folders. Raises ModelMissing, ModelInvalid."""
     store = Store(models)
     for section, module in config.sections():
-        folder = module.model_dir or store.folder(module.model_name)
+        try:
+            folder = store.folder(module.model_name, module.model_dir)
+        except ModelInvalid as error:
+            if module.model_dir is None:
+                raise
+            key = f"{config.source}: SubModules.{section}.model_dir"
+            raise ModelInvalid(f"{key}: {error}") from error
         model = load_model(folder, module.model_name, MODULE_NAMES[section])
         if isinstance(module, TextDetection) and module.input_shape is not None:
             assert isinstance(model, DetectionModel)

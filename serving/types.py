@@ -61,3 +61,5 @@ class Page:
     lines: tuple[Line, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds per stage."""
+    hint: str = ""
+    """Why text may be missing, and what to do; empty if nothing suggests that."""

@@ -6,7 +6,6 @@ PaddleX's DBPostProcess computes it for quads. Pure functions.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.types import QuadArray
-
-_LOG = logging.getLogger(__name__)
 
 Map = npt.NDArray[np.uint8]
 """(H, W), the probability of text in 255ths."""
@@ -49,10 +46,11 @@ class DbParameters:
 
 def quads_from_map(
     probabilities: Map, parameters: DbParameters, *, width: int, height: int
-) -> QuadArray:
+) -> tuple[QuadArray, int]:
     """Quads of text lines, (N, 4, 2) int32 in pixels of a page of `width` x `height`.
 
-    Corners run clockwise from the top left.
+    Corners run clockwise from the top left. The number is of quads that were dropped, the least
+    likely, because the page has too many.
     """
     text = (probabilities > int(parameters.thresh * _MAX)).view(np.uint8)
     if parameters.use_dilation:
@@ -71,12 +69,15 @@ def quads_from_map(
         if score >= min_score:
             rects.append((x, y, w, h, angle))
             scores.append(score)
-    rects = _likeliest(rects, scores, _CANDIDATES * parameters.max_candidates)
+    dropped = max(0, len(rects) - _CANDIDATES * parameters.max_candidates)
+    if dropped:
+        likely = sorted(range(len(rects)), key=scores.__getitem__)[dropped:]
+        rects = [rects[index] for index in sorted(likely)]
     if not rects:
-        return np.empty((0, 4, 2), np.int32)
+        return np.empty((0, 4, 2), np.int32), 0
     scale = np.array([width / probabilities.shape[1], height / probabilities.shape[0]])
     corners = unclip(np.array(rects, np.float32), parameters.unclip_ratio)
-    return _to_page(order_corners(corners), scale, width, height)
+    return _to_page(order_corners(corners), scale, width, height), dropped
 
 
 def unclip(rects: Rects, ratio: float) -> npt.NDArray[np.float32]:
@@ -149,17 +150,6 @@ def _skew(tops: QuadArray) -> float:
     by_angle = np.argsort(angles[long])
     total = np.cumsum(lengths[long][by_angle])
     return float(angles[long][by_angle][np.searchsorted(total, total[-1] / 2)])
-
-
-def _likeliest(
-    rects: list[tuple[float, float, float, float, float]], scores: list[float], limit: int
-) -> list[tuple[float, float, float, float, float]]:
-    """At most `limit` of the rectangles, those of the highest scores, in their order."""
-    if len(rects) <= limit:
-        return rects
-    _LOG.warning("a page has %d boxes of text; the %d likeliest are read", len(rects), limit)
-    kept = sorted(sorted(range(len(rects)), key=scores.__getitem__)[-limit:])
-    return [rects[index] for index in kept]
 
 
 def _mean(probabilities: Map, outline: npt.NDArray[Any], *, axis_aligned: bool) -> float:

@@ -21,6 +21,9 @@ from serving.imaging.resize import (
 from serving.ocr.db import DbParameters, quads_from_map, reading_order
 from serving.types import Image, Quad, QuadArray
 
+_SMALL_SCALE = 1 / 3
+"""At a smaller scale ordinary print is too small to be found."""
+
 
 @dataclass(frozen=True, slots=True)
 class Detector:
@@ -30,18 +33,22 @@ class Detector:
     model: DetectionModel
     settings: TextDetection
 
-    def detect(self, page: Image, options: Options) -> QuadArray:
-        """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order."""
+    def detect(self, page: Image, options: Options) -> tuple[QuadArray, str]:
+        """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order.
+
+        And a hint where text may be missing, else an empty one.
+        """
         padded = pad_tiny(page)
         fitted, size = self.fit(padded, options)
         probabilities = self.engine.run(fitted[None])[0][0, 0]
-        quads = quads_from_map(
+        quads, dropped = quads_from_map(
             probabilities[: size[0], : size[1]],
             db_parameters(self.model, self.settings, options),
             width=padded.shape[1],
             height=padded.shape[0],
         )
-        return reading_order(np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32))
+        quads = np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32)
+        return reading_order(quads), _hint(len(quads), dropped, size[0] / padded.shape[0])
 
     def fit(self, page: Image, options: Options) -> tuple[Image, tuple[int, int]]:
         """The model's input for a page, and the (height, width) of the page within it."""
@@ -111,6 +118,17 @@ def db_parameters(model: DetectionModel, settings: TextDetection, options: Optio
         use_dilation=model.use_dilation,
         score_mode=model.score_mode,
     )
+
+
+def _hint(quads: int, dropped: int, scale: float) -> str:
+    if dropped:
+        return f"the page has more than {quads} lines; {dropped} less likely ones were dropped"
+    if not quads and scale < _SMALL_SCALE:
+        return (
+            f"no text was found with the page scaled to {scale:.0%}; send it in parts, or raise "
+            "text_det_limit_side_len"
+        )
+    return ""
 
 
 def as_quad(quad: QuadArray) -> Quad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from serving.ocr.recognise import Reading, Recogniser
 from serving.ocr.scheduler import Scheduler
 from serving.ocr.words import word_on_page
 from serving.types import Image, Line, Page, QuadArray
+
+_LOG = logging.getLogger(__name__)
 
 _UPRIGHT_SCORE = 0.85
 """A line with at least this score is upright. (6 of 100 upside-down lines score as much.)"""
@@ -61,7 +64,9 @@ class Pipeline:
         """Read one upright page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""
         self._check(options)
         start = time.perf_counter()
-        quads = self.detector.detect(image, options)
+        quads, hint = self.detector.detect(image, options)
+        if hint:
+            _LOG.warning("%s", hint)
         detected = time.perf_counter()
         lines = tuple(self._lines(image, quads, options))
         end = time.perf_counter()
@@ -70,6 +75,7 @@ class Pipeline:
             height=image.shape[0],
             lines=lines,
             timing={"detect": (detected - start) * 1e3, "recognise": (end - detected) * 1e3},
+            hint=hint,
         )
 
     def warm(self, shapes: Mapping[str, Sequence[tuple[int, int]]]) -> None:

@@ -1,4 +1,4 @@
-"""A model's stage on a candidate engine: its workload and its answers on the calibration set."""
+"""One model's stage on a candidate engine: the workload to time and the answers to judge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serving.ocr.recognise import Recogniser
 from serving.ocr.scheduler import Scheduler
 from serving.plan.calibration import Calibration
 from serving.plan.gate import Verdict, judge_detection, judge_orientation, judge_recognition
-from serving.types import Image
+from serving.types import Image, Quad
 
 _PAGES = 4
 """Pages of the detection workload."""
@@ -31,137 +31,108 @@ _LINES = 24
 class Bench(ABC):
     """How one kind of model is timed and judged."""
 
-    def __init__(self, engine: Engine, calibration: Calibration) -> None:
+    def __init__(self, engine: Engine, workload: Sequence[Image], images: Sequence[Image]) -> None:
+        """workload: what is timed. images: what is judged. All (H, W, 3), uint8."""
         self.engine = engine
-        self.calibration = calibration
-        self.pool = Scheduler(callers(engine.spec), name="bench")
+        self._workload, self._images = workload, images
+        self._pool = Scheduler(callers(engine.spec), name="bench")
 
-    @abstractmethod
     def warm(self) -> None:
         """Run every shape of the workload once on every stream."""
+        shapes = {self.fit(image).shape: image for image in self._workload}
+        self._pool.run_on_every_thread(lambda: [self.read(image) for image in shapes.values()])
 
-    @abstractmethod
     def work(self) -> None:
-        """The timed workload, with as many callers as the engine has streams."""
+        """The timed workload, with as many callers as keep the engine busy."""
+        self._pool.map(self.read, self._workload)
 
-    @abstractmethod
     def answers(self) -> list[Any]:
-        """What the engine makes of the whole calibration set."""
+        """The answers on the whole calibration set."""
+        return self._pool.map(self.read, self._images)
 
-    @abstractmethod
     def inputs(self) -> list[Image]:
-        """What the model is fed on the whole calibration set: uint8 (H, W, 3) each."""
-
-    @staticmethod
-    @abstractmethod
-    def judge(
-        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
-    ) -> Verdict:
-        """Hold answers against the reference's."""
+        """The model's inputs for the whole calibration set."""
+        return [self.fit(image) for image in self._images]
 
     def close(self) -> None:
         """Free the engine and the threads."""
-        self.pool.close()
+        self._pool.close()
         self.engine.close()
+
+    @abstractmethod
+    def fit(self, image: Image) -> Image:
+        """The model's input for an image."""
+
+    @abstractmethod
+    def read(self, image: Image) -> Any:
+        """The stage's answer on an image."""
+
+    @abstractmethod
+    def judge(self, gate: Gate, reference: list[Any], answers: list[Any]) -> Verdict:
+        """Compare answers with the reference's."""
 
 
 class DetectionBench(Bench):
     """Pages; answers are boxes."""
 
     def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
-        super().__init__(engine, calibration)
+        own, pages = calibration.own_pages, calibration.pages
+        super().__init__(engine, spread((*own, *pages), _PAGES), (*pages, *own))
         assert isinstance(part.model, DetectionModel)
         assert isinstance(part.module, TextDetection)
         self._stage = Detector(engine, part.model, part.module)
 
-        self._pages = spread((*calibration.own_pages, *calibration.pages), _PAGES)
-        self._all_pages = (*calibration.pages, *calibration.own_pages)
+    def fit(self, image: Image) -> Image:
+        return self._stage.fit(pad_tiny(image), DEFAULT_OPTIONS)[0]
 
-    def warm(self) -> None:
-        shapes = {page.shape: page for page in self._pages}
-        self.pool.run_on_every_thread(lambda: [self._find(page) for page in shapes.values()])
+    def read(self, image: Image) -> list[Quad]:
+        return [as_quad(quad) for quad in self._stage.detect(image, DEFAULT_OPTIONS)[0]]
 
-    def work(self) -> None:
-        self.pool.map(self._find, self._pages)
-
-    def answers(self) -> list[Any]:
-        return self.pool.map(self._find, self._all_pages)
-
-    def inputs(self) -> list[Image]:
-        fit = self._stage.fit
-        return [fit(pad_tiny(page), DEFAULT_OPTIONS)[0] for page in self._all_pages]
-
-    def _find(self, page: Image) -> list[Any]:
-        return [as_quad(quad) for quad in self._stage.detect(page, DEFAULT_OPTIONS)]
-
-    @staticmethod
-    def judge(
-        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
-    ) -> Verdict:
-        return judge_detection(gate, reference, found)
+    def judge(self, gate: Gate, reference: list[Any], answers: list[Any]) -> Verdict:
+        return judge_detection(gate, reference, answers)
 
 
 class RecognitionBench(Bench):
     """Line crops; answers are texts."""
 
     def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
-        super().__init__(engine, calibration)
+        by_width = sorted(calibration.crops, key=lambda crop: crop.shape[1] / crop.shape[0])
+        super().__init__(engine, spread(by_width, _LINES), calibration.crops)
         assert isinstance(part.model, RecognitionModel)
         assert isinstance(part.module, TextRecognition)
         self._stage = Recogniser(engine, part.model, part.module.restore_spaces)
+        self._texts = calibration.texts
 
-        by_width = sorted(calibration.crops, key=lambda crop: crop.shape[1] / crop.shape[0])
-        self._lines = spread(by_width, _LINES)
+    def fit(self, image: Image) -> Image:
+        return self._stage.fit(image)
 
-    def warm(self) -> None:
-        shapes = {self._stage.fit(line).shape: line for line in self._lines}
-        self.pool.run_on_every_thread(lambda: [self._stage.read(line) for line in shapes.values()])
+    def read(self, image: Image) -> str:
+        return self._stage.read(image).text
 
-    def work(self) -> None:
-        self.pool.map(self._stage.read, self._lines)
-
-    def answers(self) -> list[Any]:
-        return [read.text for read in self.pool.map(self._stage.read, self.calibration.crops)]
-
-    def inputs(self) -> list[Image]:
-        return [self._stage.fit(crop) for crop in self.calibration.crops]
-
-    @staticmethod
-    def judge(
-        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
-    ) -> Verdict:
-        return judge_recognition(gate, calibration.texts, reference, found)
+    def judge(self, gate: Gate, reference: list[Any], answers: list[Any]) -> Verdict:
+        return judge_recognition(gate, self._texts, reference, answers)
 
 
 class OrientationBench(Bench):
-    """Line crops, every second one upside down; answers are whether each is turned."""
+    """Line crops, every second one upside down; answers are whether each is upside down."""
 
     def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
-        super().__init__(engine, calibration)
+        crops = [
+            crop[::-1, ::-1].copy() if index % 2 else crop
+            for index, crop in enumerate(calibration.crops)
+        ]
+        super().__init__(engine, spread(crops, _LINES), crops)
         assert isinstance(part.model, OrientationModel)
         self._stage = Orienter(engine, part.model)
-        self._crops = [
-            crop[::-1, ::-1].copy() if place % 2 else crop
-            for place, crop in enumerate(calibration.crops)
-        ]
 
-    def warm(self) -> None:
-        self.pool.run_on_every_thread(lambda: self._stage.upside_down(self._crops[0]))
+    def fit(self, image: Image) -> Image:
+        return self._stage.fit(image)
 
-    def work(self) -> None:
-        self.pool.map(self._stage.upside_down, spread(self._crops, _LINES))
+    def read(self, image: Image) -> bool:
+        return self._stage.upside_down(image) >= 0.5
 
-    def answers(self) -> list[Any]:
-        return [turned >= 0.5 for turned in self.pool.map(self._stage.upside_down, self._crops)]
-
-    def inputs(self) -> list[Image]:
-        return [self._stage.fit(crop) for crop in self._crops]
-
-    @staticmethod
-    def judge(
-        gate: Gate, calibration: Calibration, reference: list[Any], found: list[Any]
-    ) -> Verdict:
-        return judge_orientation(gate, reference, found)
+    def judge(self, gate: Gate, reference: list[Any], answers: list[Any]) -> Verdict:
+        return judge_orientation(gate, reference, answers)
 
 
 BENCHES: dict[str, type[DetectionBench | OrientationBench | RecognitionBench]] = {
@@ -175,4 +146,4 @@ def spread(items: Sequence[Image], count: int) -> list[Image]:
     """`count` items, evenly spaced over the sequence."""
     if len(items) <= count:
         return list(items)
-    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
+    return [items[(2 * index + 1) * len(items) // (2 * count)] for index in range(count)]

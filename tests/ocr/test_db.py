@@ -24,7 +24,7 @@ def found_in(
     probability: np.ndarray, parameters: DbParameters, *, width: int, height: int
 ) -> QuadArray:
     found = np.rint(255 * probability).astype(np.uint8)
-    return quads_from_map(found, parameters, width=width, height=height)
+    return quads_from_map(found, parameters, width=width, height=height)[0]
 
 
 def blob(value: float = 0.9) -> np.ndarray:
@@ -64,8 +64,9 @@ def test_candidates_are_bounded() -> None:
     one = DbParameters(thresh=0.3, box_thresh=0.6, unclip_ratio=1.5, max_candidates=1)
     dense = np.kron(np.eye(10, dtype=np.float32), np.pad(np.ones((10, 10)), 3))
     dense *= np.linspace(0.7, 1, len(dense))[None]  # from left to right ever likelier
-    quads = found_in(dense, one, width=160, height=160)
-    assert len(quads) == 5
+    probabilities = np.rint(255 * dense).astype(np.uint8)
+    quads, dropped = quads_from_map(probabilities, one, width=160, height=160)
+    assert (len(quads), dropped) == (5, 5)
     assert quads[..., 0].min() > 70
 
 

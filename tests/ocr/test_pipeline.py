@@ -190,3 +190,12 @@ def test_widths_come_in_a_bounded_set_of_classes_close_above() -> None:
 def test_describe_is_plain(pipeline: Pipeline) -> None:
     described = json.loads(json.dumps(pipeline.to_dict()))
     assert described["TextRecognition"]["model"] == "PP-OCRv4_mobile_rec"
+
+
+def test_an_empty_answer_at_a_small_scale_says_so(pipeline: Pipeline) -> None:
+    """A long screenshot that is scaled to nothing, and an ordinary page without text."""
+    long = np.full((7000, 500, 3), 255, np.uint8)
+    page = pipeline.read(long)
+    assert page.lines == ()
+    assert "scaled to 14%" in page.hint
+    assert pipeline.read(np.full((900, 700, 3), 255, np.uint8)).hint == ""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from serving.config.yaml_file import read_yaml
+from serving.errors import ConfigError, ModelInvalid
 
-from serving.errors import ModelInvalid
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a dictionary of 18,000 characters
+MAX_BYTES = 4 * 1024 * 1024
+"""Of an inference.yml, with a dictionary of 18,000 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,14 @@ def load_model(folder: Path, name: str, kind: str) -> Model:
     """
     path = folder / "inference.yml"
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        data = read_yaml(path, max_bytes=MAX_BYTES)
         ops = _operations(data["PreProcess"]["transform_ops"])
         return _READERS[kind](name, ops, data.get("PostProcess") or {})
     except FileNotFoundError:
         raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except ConfigError as error:
+        raise ModelInvalid(str(error)) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ModelInvalid(f"{path}: cannot be used as a {kind} model: {reason}") from error
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from serving.config.model import DetectionModel, Model, RecognitionModel, load_model
-from serving.errors import ModelInvalid
+from serving.config.model import MAX_BYTES, DetectionModel, Model, RecognitionModel, load_model
+from serving.config.yaml_file import read_yaml
+from serving.errors import ConfigError, ModelInvalid
 
 _WORDS = (
     "Invoice No. 2041",
@@ -37,8 +37,6 @@ def draw_text(height: int, width: int) -> np.ndarray[Any, Any]:
 Round = Mapping[str, np.ndarray[Any, Any]]
 """An array by input name; "" stands for the only input of a text model."""
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def text_rounds(folder: Path, kind: str) -> list[Round]:
     """Inputs of a text model (float32, N x 3 x H x W, normalised by inference.yml) of two shapes.
@@ -63,9 +61,11 @@ def model_kind(folder: Path) -> str | None:
     """
     path = folder / "inference.yml"
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelInvalid(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        data = read_yaml(path, max_bytes=MAX_BYTES)
+    except FileNotFoundError:
+        raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
+    except ConfigError as error:
+        raise ModelInvalid(str(error)) from error
     post = data.get("PostProcess") if isinstance(data, dict) else None
     if not isinstance(post, dict):
         return None
@@ -132,7 +132,7 @@ def _array(item: Input, count: int, side: tuple[int, int]) -> np.ndarray[Any, An
 
 def _side(folder: Path) -> tuple[int, int]:
     """(height, width) of images as inference.yml has them."""
-    data = yaml.safe_load((folder / "inference.yml").read_text(encoding="utf-8"))
+    data = read_yaml(folder / "inference.yml", max_bytes=MAX_BYTES)
     for key, value in _pairs(data):
         sides = [value] * 2 if isinstance(value, int) else value
         if key in _SIZES and isinstance(sides, list) and all(isinstance(v, int) for v in sides):

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import systems
 from benchmarks.servers import OurServer, PaddleXServer, Server
 from serving.errors import EngineError
-from serving.plan.child import Child
+from serving.plan.child import ChildProcess
 
 DIRECT = "load_pipeline"
 """This project without HTTP; its clients are threads."""
@@ -143,10 +143,10 @@ Loops = dict[tuple[str, int], Callable[[], ClosedLoop]]
 
 
 def _closed_loops(
-    server: Server, generator: Child, clients: Sequence[int], seconds: float
+    server: Server, generator: ChildProcess, clients: Sequence[int], seconds: float
 ) -> Loops:
     def run(count: int) -> ClosedLoop:
-        answer = generator.ask(clients=count, seconds=seconds)
+        answer = generator.request(clients=count, seconds=seconds)
         return closed_loop(server.name, count, seconds, answer)
 
     return {(server.name, count): partial(run, count) for count in clients}
@@ -171,11 +171,11 @@ def _interleaved(
     return found
 
 
-def _open_loop(server: Server, generator: Child, rate: float, seconds: float) -> OpenLoop:
+def _open_loop(server: Server, generator: ChildProcess, rate: float, seconds: float) -> OpenLoop:
     memory = [server.memory()]
     halfway = threading.Timer(seconds / 2, lambda: memory.append(server.memory()))
     halfway.start()
-    answer = generator.ask(rate=rate, seconds=seconds)
+    answer = generator.request(rate=rate, seconds=seconds)
     halfway.join()
     memory.append(server.memory())
     return open_loop(server.name, rate, seconds, answer, memory)
@@ -195,15 +195,15 @@ def _http_efficiency(rounds: Mapping[tuple[str, int], Sequence[ClosedLoop]], our
     return sorted(ratios)[len(ratios) // 2] if ratios else 0.0
 
 
-def _generator(server: Server, images: Sequence[Path], folder: Path) -> Child:
+def _generator(server: Server, images: Sequence[Path], folder: Path) -> ChildProcess:
     """A load generator for the server, which has then read every page once."""
     folder.mkdir()
     for number, image in enumerate(images):
         (folder / f"{number:06}").write_bytes(server.request(image.read_bytes()))
     host, port = server.address
     script = Path(__file__).resolve().with_name("load_generator.py")
-    child = Child("the load generator", [sys.executable, script, host, str(port), folder])
-    child.ask(clients=2, seconds=math.inf, max_calls=min(_WARM_UP, len(images)))
+    child = ChildProcess("the load generator", [sys.executable, script, host, str(port), folder])
+    child.request(clients=2, seconds=math.inf, max_calls=min(_WARM_UP, len(images)))
     return child
 
 

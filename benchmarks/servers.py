@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.errors import EngineError
-from serving.plan.child import environment
+from serving.plan.child import child_environment
 
 _HOST = "127.0.0.1"
 _BOUNDARY = "-" * 24 + "d74496d66958873e"
@@ -105,7 +105,9 @@ class OurServer(Server):
 
     def __init__(self, pipeline: Path, models: Path) -> None:
         options = ["--pipeline", f"accurate={pipeline}", "--models", str(models)]
-        super().__init__([sys.executable, "-m", "serving.cli", "serve", *options], environment())
+        super().__init__(
+            [sys.executable, "-m", "serving.cli", "serve", *options], child_environment()
+        )
 
     @staticmethod
     def request(image: bytes) -> bytes:

@@ -20,7 +20,7 @@ from serving.models.conversion import needs_conversion, onnx_graph
 from serving.models.files import model_files
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.detect import db_parameters, size_limit
-from serving.plan.child import Child, environment
+from serving.plan.child import ChildProcess, child_environment
 
 Kind = Literal["ours", "paddlex", "rapidocr"]
 Setup = Literal["same", "default"]
@@ -73,9 +73,9 @@ class System:
         # -P: this folder must not shadow modules of the peer's.
         command: list[str | Path] = [spec.python, "-P", script, spec.kind]
         command.append(json.dumps(dict(spec.settings)))
-        env = environment() if spec.kind == "ours" else os.environ
-        self._child = Child(self.name, command, env)
-        started = self._child.hear()
+        env = child_environment() if spec.kind == "ours" else os.environ
+        self._child = ChildProcess(self.name, command, env)
+        started = self._child.receive()
         self.version = str(started["version"])
         self.start_ms = float(started["start_ms"])
         """Loading, and the first page: some systems load their models only then."""
@@ -83,7 +83,7 @@ class System:
 
     def read(self, image: Path) -> Reading:
         """Read one image file."""
-        answer = self._child.ask(image=str(image.resolve()))
+        answer = self._child.request(image=str(image.resolve()))
         if not self._has_read:
             self._has_read = True
             self.start_ms += float(answer["ms"])
@@ -91,7 +91,7 @@ class System:
 
     def read_concurrently(self, images: Sequence[Path], callers: int) -> ConcurrentReading:
         """Read image files, once each, on `callers` threads."""
-        answer = self._child.ask(images=_paths(images), callers=callers)
+        answer = self._child.request(images=_paths(images), callers=callers)
         if "error" in answer:
             return ConcurrentReading((), 0.0, str(answer["error"]))
         texts = tuple(tuple(texts) for texts in answer["texts"])
@@ -102,7 +102,7 @@ class System:
 
         Returns when each page was done, in seconds since the start.
         """
-        answer = self._child.ask(images=_paths(images), callers=callers, seconds=seconds)
+        answer = self._child.request(images=_paths(images), callers=callers, seconds=seconds)
         return list(answer["done"])
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from serving.types import Quad
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What truth and reading have in common, counted. Add them up over pages, then ask."""
+    """Counts of what the truth and the reading have in common. Summed over pages, then divided."""
 
     common: int = 0
     truth: int = 0
@@ -46,7 +46,7 @@ class Overlap:
 
 
 def token_overlap(truth: Iterable[str], read: Iterable[str]) -> Overlap:
-    """One page's lines as bags of tokens: what white space parts."""
+    """One page's lines as bags of tokens, split at white space."""
     return _overlap(truth, read, str.split)
 
 
@@ -58,29 +58,29 @@ def character_overlap(truth: Iterable[str], read: Iterable[str]) -> Overlap:
 def _overlap(
     truth: Iterable[str], read: Iterable[str], units: Callable[[str], Iterable[str]]
 ) -> Overlap:
-    wanted = Counter(unit for line in truth for unit in units(line))
-    found = Counter(unit for line in read for unit in units(line))
-    return Overlap((wanted & found).total(), wanted.total(), found.total())
+    expected = Counter(unit for line in truth for unit in units(line))
+    actual = Counter(unit for line in read for unit in units(line))
+    return Overlap((expected & actual).total(), expected.total(), actual.total())
 
 
 def edit_distance(a: str, b: str) -> int:
     """Insertions, deletions and substitutions between two texts (Levenshtein).
 
-    Bit-parallel, one step a character of `b`: H. Hyyrö, "A bit-vector algorithm for computing
+    Bit-parallel, one step per character of `b`: H. Hyyrö, "A bit-vector algorithm for computing
     Levenshtein and Damerau edit distances", Nordic Journal of Computing 10 (2003).
     """
     if a == b:
         return 0
     if not a or not b:
         return len(a) + len(b)
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for index, character in enumerate(a):
-        places[character] = places.get(character, 0) | 1 << index
+        positions[character] = positions.get(character, 0) | 1 << index
     full, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
     # Where the distance grows or shrinks from one row to the next, down the column of `b`.
     plus, minus, distance = full, 0, len(a)
     for character in b:
-        match = places.get(character, 0)
+        match = positions.get(character, 0)
         zero = (((match & plus) + plus) ^ plus) | match | minus
         up, down = minus | (full & ~(zero | plus)), plus & zero
         distance += bool(up & last) - bool(down & last)
@@ -110,7 +110,7 @@ def error_rate(truths: Iterable[str], reads: Iterable[str], *, spaces: bool = Tr
 
 
 def accuracy(truths: Iterable[str], reads: Iterable[str], *, spaces: bool = True) -> float:
-    """Share of characters read rightly: 1 less the error rate, not below 0."""
+    """Share of correct characters: 1 less the error rate, not below 0."""
     return max(0.0, 1.0 - error_rate(truths, reads, spaces=spaces))
 
 
@@ -142,9 +142,9 @@ def box_overlap(truth: Sequence[Quad], read: Sequence[Quad], threshold: float = 
     """
     pairs = [
         (value, i, j)
-        for i, wanted in enumerate(truth)
-        for j, found in enumerate(read)
-        if (value := iou(wanted, found)) >= threshold
+        for i, expected in enumerate(truth)
+        for j, actual in enumerate(read)
+        if (value := iou(expected, actual)) >= threshold
     ]
     taken_truth: set[int] = set()
     taken_read: set[int] = set()
@@ -166,7 +166,7 @@ def bootstrap_bound(
 ) -> float:
     """One-sided percentile bootstrap bound of sum(parts) / sum(wholes).
 
-    One entry a sampled unit, a line or a page: errors over lengths for an error rate; the
+    One entry per sampled unit, a line or a page: errors over lengths for an error rate; the
     difference of two engines' errors over lengths for a loss; twice the pairs over the number of
     boxes on both sides for H-mean. Units are drawn with replacement, `rounds` times. Efron and
     Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.

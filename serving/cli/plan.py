@@ -97,10 +97,9 @@ def _batches(model: ModelPlan, batch_trial: BatchTrial) -> str:
         return f"lines are read one by one: {batch_trial.reason}"
     batch = model.choice.batch
     verdict = f"read in batches of up to {batch}" if batch > 1 else "read one by one"
-    same = "the same" if batch_trial.same else "not the same"
-    return (
-        f"short lines in batches take {batch_trial.times:.2f} of their time, read {same}: {verdict}"
-    )
+    same = "the same" if batch_trial.parity else "not the same"
+    ratio = batch_trial.time_ratio
+    return f"short lines in batches take {ratio:.2f} of their time, read {same}: {verdict}"
 
 
 def _nodes(trial: Trial) -> str:

@@ -54,7 +54,7 @@ class WorkersAnswer(TypedDict):
     workers: int
     pages_per_second: float | None
     latency_ms: float | None
-    """Of a lone page."""
+    """Of a single request."""
     memory_mb: dict[str, int]
     """MiB of one process at most: `memory` and, with a GPU, `GPU memory`."""
     chosen: bool
@@ -71,7 +71,7 @@ class PlanAnswer(TypedDict):
     cores: int
     pages_per_second: NotRequired[float]
     latency_ms: NotRequired[float]
-    """Of a lone page."""
+    """Of a single request."""
     models: dict[str, MeasuredAnswer]
     workers: int
     """Worker processes that `serve` starts unless it is told a number; for each of several GPUs."""

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from serving.config.pipeline import PipelineConfig
 from serving.devices import check_alike, kind, parse_devices
 from serving.engines.base import EngineSpec
-from serving.errors import PlanError
+from serving.errors import ConfigError, PlanError
 from serving.machine import share
 from serving.models.conversion import needs_conversion
 from serving.models.files import digest, model_files, write_atomically
@@ -132,17 +132,19 @@ def plan_inputs(
     Raises ConfigError, ModelMissing, ModelInvalid, and DeviceError where the GPU is missing.
     """
     found = {part.section: part for part in pipeline_models(config, models)}
-    specs = {
-        section: candidates(
-            config.hpi(part.module),
-            cores=cores,
-            device=device,
-            # A few lines a page go to the classifier: on a processor one by one.
-            lines=section == _LINES or (section == "TextLineOrientation" and device != "cpu"),
-            paddle_graph=model_files(part.folder).paddle is not None,
-        )
-        for section, part in found.items()
-    }
+    specs = {}
+    for section, part in found.items():
+        try:
+            specs[section] = candidates(
+                config.hpi(part.module),
+                cores=cores,
+                device=device,
+                # A few lines a page go to the classifier: on a processor one by one.
+                lines=section == _LINES or (section == "TextLineOrientation" and device != "cpu"),
+                paddle_graph=model_files(part.folder).paddle is not None,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{config.source}, for {section}: {error}") from error
     return PlanInputs(config, found, specs, cores, device)
 
 
@@ -214,7 +216,7 @@ class Builder:
 
     def _measure(self, inputs: PlanInputs, versions: dict[str, str], eta: Eta) -> Plan:
         config, found = inputs.config, inputs.parts
-        asked = requested_batch(config.hpi(found[_LINES].module))
+        batch = requested_batch(config.hpi(found[_LINES].module))
         eta.begin("reading the calibration set")
         calibration = calibration_set(self.own_images)
         graphs = self._graphs(inputs, calibration, versions, eta)
@@ -225,7 +227,7 @@ class Builder:
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
         eta.begin(f"{found[_LINES].model.name}: reading short lines together")
         lines = run_batch_trials(
-            found[_LINES], shortlist[_LINES], asked, graphs[_LINES], calibration
+            found[_LINES], shortlist[_LINES], batch, graphs[_LINES], calibration
         )
         shortlist[_LINES] = [spec for spec, _ in lines]
         shapes = hot_shapes(found, calibration, kind(inputs.device))
@@ -298,7 +300,7 @@ class Builder:
             calibration=calibration,
             graph=graph,
             cores=inputs.cores,
-            say=eta.begin,
+            message=eta.begin,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(_TRIALS.dump_python(trials), indent=1) + "\n")
@@ -420,7 +422,7 @@ _TRIAL = {"TextDetection": 3.0, "TextLineOrientation": 0.4, "TextRecognition": 5
 _REFERENCE, _TIMING = 1.5, 1.5
 """The reading of the reference, and the timing of those that race: so many trials' time."""
 
-CONVERT, FUSE, RENDER, QUANTISE = 20.0, 1.0, 2.0, 12.0
+CONVERT, FUSE, READ, QUANTISE = 20.0, 1.0, 0.2, 12.0
 BATCHES, PAGES, COLD = 4.0, 15.0, 2.0
 WORKERS = 30.0
 """Start of a number of worker processes, and two rounds beside a smaller one."""
@@ -435,7 +437,7 @@ def expected_seconds(
     specs: candidates by section. known: sections whose trials are on disk. workers: numbers of
     worker processes to measure.
     """
-    steps = [CONVERT if converted else FUSE for converted in graphs] + [RENDER]
+    steps = [CONVERT if converted else FUSE for converted in graphs] + [READ]
     for listed in specs.values():
         if any(spec.precision == "int8" for spec in listed):
             steps.append(QUANTISE)

@@ -1,4 +1,4 @@
-"""A child process that answers JSON lines: the parent's side of it and the child's."""
+"""Child processes that answer requests: JSON lines over pipes, both ends."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from serving.errors import EngineError
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
-def environment() -> dict[str, str]:
-    """This process's, in which a child finds this very package."""
+def child_environment() -> dict[str, str]:
+    """This process's environment, in which a child imports this very package."""
     return {**os.environ, "PYTHONPATH": _ROOT}
 
 
-class Child:
-    """Asks a running child.
+class ChildProcess:
+    """The parent's end.
 
-    Raises EngineError when it cannot be started, when it ends early, with what it said on stderr,
-    and when it is killed as overdue.
+    Raises EngineError when the process cannot be started, when it ends early (with its stderr) and
+    when it was killed at the timeout.
     """
 
     def __init__(
@@ -37,14 +37,13 @@ class Child:
         command: Sequence[str | Path],
         env: Mapping[str, str] | None = None,
         *,
-        patience: float | None = None,
+        timeout: float | None = None,
     ) -> None:
-        """env: its environment; default: one in which it finds this package.
-
-        patience: seconds to wait for an answer; default: as long as it takes.
+        """env: default: `child_environment()`. timeout: seconds to wait for a response; default:
+        no limit.
         """
         self.name = name
-        self._patience = patience
+        self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         try:
             self._process = subprocess.Popen(
@@ -52,56 +51,45 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env=environment() if env is None else env,
+                env=child_environment() if env is None else env,
                 encoding="utf-8",
             )
         except OSError as error:
             self._log.close()
             raise EngineError(f"{name} cannot be started: {error}") from error
 
-    def ask(self, **question: Any) -> dict[str, Any]:
-        """Its answer."""
-        self.tell(**question)
-        return self.hear()
+    def request(self, **content: Any) -> dict[str, Any]:
+        """Send and wait for the response."""
+        self.send(**content)
+        return self.receive()
 
-    def tell(self, **question: Any) -> None:
-        """Ask, and hear the answer later."""
+    def send(self, **content: Any) -> None:
+        """Send a request; `receive` returns its response."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # what it died of is told by hear()
-            self._process.stdin.write(json.dumps(question) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # receive() reports why the child ended
+            self._process.stdin.write(json.dumps(content) + "\n")
             self._process.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
-        """What it says next, asked or not."""
+    def receive(self) -> dict[str, Any]:
+        """The next response, or what the child sends unasked at its start."""
         start = time.monotonic()
-        line = self._line()
+        line = self._read_line()
         if line.endswith("\n"):
-            answer: dict[str, Any] = json.loads(line)
-            return answer
+            response: dict[str, Any] = json.loads(line)
+            return response
         code = self._process.wait()
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip()
+        stderr = self._log.read().decode(errors="replace").strip()
         self.close()
-        if self._patience is not None and time.monotonic() - start >= self._patience:
-            raise EngineError(f"{self.name} did not answer within {self._patience:g} s")
-        last = said.splitlines()[-1] if said else "nothing on stderr"
+        if self._timeout is not None and time.monotonic() - start >= self._timeout:
+            raise EngineError(f"{self.name} did not answer within {self._timeout:g} s")
+        last = stderr.splitlines()[-1] if stderr else "nothing on stderr"
         error = EngineError(f"{self.name} ended with code {code}: {last}")
-        error.add_note(said)
+        error.add_note(stderr)
         raise error
 
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        if self._patience is None:
-            return self._process.stdout.readline()
-        overdue = threading.Timer(self._patience, self._process.kill)
-        overdue.start()
-        try:
-            return self._process.stdout.readline()
-        finally:
-            overdue.cancel()
-
     def close(self) -> None:
-        """End it."""
+        """End the process; kill it if it takes longer than 10 s."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -113,30 +101,41 @@ class Child:
         self._process.stdout.close()
         self._log.close()
 
+    def _read_line(self) -> str:
+        assert self._process.stdout is not None
+        if self._timeout is None:
+            return self._process.stdout.readline()
+        timer = threading.Timer(self._timeout, self._process.kill)
+        timer.start()
+        try:
+            return self._process.stdout.readline()
+        finally:
+            timer.cancel()
 
-class Parent:
-    """In a child: who asks. The process ends with the parent, even while it works."""
+
+class ParentConnection:
+    """The child's end. The process ends with its parent, even in the middle of work."""
 
     def __init__(self) -> None:
-        # Libraries print where they like: what they print goes to stderr, the answers to the pipe.
-        self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        # Libraries print to stdout: send that to stderr, and keep the pipe for the responses.
+        self._responses = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-        self._asked: SimpleQueue[str] = SimpleQueue()
+        self._requests: SimpleQueue[str] = SimpleQueue()
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
-    def questions(self) -> Iterator[dict[str, Any]]:
-        """What is asked, as it comes."""
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """The parent's requests, without end."""
         while True:
-            yield json.loads(self._asked.get())
+            yield json.loads(self._requests.get())
 
-    def answer(self, **answer: Any) -> None:
-        """Say one line."""
-        self._answers.write(json.dumps(answer) + "\n")
-        self._answers.flush()
+    def respond(self, **content: Any) -> None:
+        """Send one response."""
+        self._responses.write(json.dumps(content) + "\n")
+        self._responses.flush()
 
     def _listen(self) -> None:
-        # Not sys.stdin: an interpreter that ends would wait for the lock that this thread holds.
+        # Not sys.stdin: at exit the interpreter would wait for the lock that this thread holds.
         with os.fdopen(os.dup(0), encoding="utf-8") as lines:
             for line in lines:
-                self._asked.put(line)
-        os._exit(0)  # nobody is left to answer
+                self._requests.put(line)
+        os._exit(0)  # the parent has gone

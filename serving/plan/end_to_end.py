@@ -1,7 +1,7 @@
 """The pipeline end to end on each combination of shortlisted engines.
 
-Objective: most pages a second with as many callers as cores, among the combinations whose
-latency for a lone page is at most 1.2 times the best.
+Objective: the highest throughput with as many callers as cores, among the combinations whose
+single-request latency is at most 1.2 times the best.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from serving.plan.shapes import Shapes
 from serving.plan.timing import Work, fastest, interleaved
 from serving.types import Image
 
-LATENCY = 1.2
-"""Most that a lone page may take, against the best combination."""
+MAX_LATENCY_RATIO = 1.2
+"""Single-request latency over that of the best combination."""
 _PAGES = 2
 
 
 def measure_combinations(
     config: PipelineConfig,
-    found: Mapping[str, PipelineModel],
+    parts: Mapping[str, PipelineModel],
     graphs: Mapping[str, GraphOf],
     shortlist: Mapping[str, list[EngineSpec]],
     shapes: Mapping[str, Shapes],
@@ -47,10 +47,10 @@ def measure_combinations(
         pipelines = []
         for choice in choices:
             engines = {
-                section: open_fused(graphs[section](spec), spec, found[section].model)
+                section: open_fused(graphs[section](spec), spec, parts[section].model)
                 for section, spec in choice.items()
             }
-            pipeline = assemble(config, found, engines, cores)
+            pipeline = assemble(config, parts, engines, cores)
             stack.callback(pipeline.close)
             pipeline.warm(shapes)
             for page in pages:
@@ -58,33 +58,33 @@ def measure_combinations(
             pipelines.append(pipeline)
         callers = Scheduler(cores, name="caller")
         stack.callback(callers.close)
-        lone = interleaved([_lone(pipeline, pages) for pipeline in pipelines], repeats=1)
-        crowd = interleaved(
-            [_crowd(pipeline, pages * cores, callers) for pipeline in pipelines], repeats=1
+        single = interleaved([_single(pipeline, pages) for pipeline in pipelines], repeats=1)
+        concurrent = interleaved(
+            [_concurrent(pipeline, pages * cores, callers) for pipeline in pipelines], repeats=1
         )
-    quickest = min(map(min, lone))
-    bearable = [place for place, rounds in enumerate(lone) if min(rounds) <= LATENCY * quickest]
-    best = bearable[fastest([crowd[place] for place in bearable])]
+    limit = MAX_LATENCY_RATIO * min(map(min, single))
+    eligible = [index for index, rounds in enumerate(single) if min(rounds) <= limit]
+    best = eligible[fastest([concurrent[index] for index in eligible])]
     combinations = tuple(
         Combination(
             engines={section: str(spec) for section, spec in choice.items()},
-            pages_per_second=round(len(pages) * cores * 1e3 / min(crowd[place]), 3),
-            latency_ms=round(min(lone[place]) / len(pages), 3),
-            chosen=place == best,
+            pages_per_second=round(len(pages) * cores * 1e3 / min(concurrent[index]), 3),
+            latency_ms=round(min(single[index]) / len(pages), 3),
+            chosen=index == best,
         )
-        for place, choice in enumerate(choices)
+        for index, choice in enumerate(choices)
     )
     return combinations, choices[best]
 
 
 def whole_pages(calibration: Calibration) -> list[Image]:
-    """The pages that are read end to end, the user's before the rendered ones."""
+    """The pages that are read end to end, the user's first."""
     return spread((*calibration.own_pages, *calibration.pages), _PAGES)
 
 
-def _lone(pipeline: Pipeline, pages: list[Image]) -> Work:
+def _single(pipeline: Pipeline, pages: list[Image]) -> Work:
     return lambda: [pipeline.read(page) for page in pages]
 
 
-def _crowd(pipeline: Pipeline, pages: list[Image], callers: Scheduler) -> Work:
+def _concurrent(pipeline: Pipeline, pages: list[Image], callers: Scheduler) -> Work:
     return lambda: callers.map(pipeline.read, pages)

@@ -1,4 +1,4 @@
-"""The accuracy gate: does a candidate still find and read the same text? Pure functions."""
+"""The accuracy gate: does a candidate still find and read the same text?"""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from serving.types import Quad
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`figures`: what was measured, with the bound that decided; `reason`: why it is rejected."""
+    """Whether a candidate passes."""
 
     accepted: bool
     reason: str = ""
+    """Why it is rejected."""
     figures: dict[str, float] = field(default_factory=dict)
+    """What was measured, and the bound of each that decides."""
 
 
 def verdict(gate: Gate, figures: dict[str, float]) -> Verdict:
-    """Hold figures, measured now or read from a plan, against the gate's bounds for them."""
-    for name, least in (("h_mean", gate.h_mean), ("agreement", gate.h_mean)):
-        if figures.get(f"{name}_bound", 1.0) < least:
-            return Verdict(False, f"{_words(figures, name)} is under {least:.3f}", figures)
-    for name, most in (("error_rate", gate.error_rate), ("accuracy_loss", gate.accuracy_loss)):
-        if figures.get(f"{name}_bound", 0.0) > most:
-            return Verdict(False, f"{_words(figures, name)} is over {most:.2%}", figures)
+    """Compare figures, measured now or read from a plan, with the gate's bounds."""
+    for name, lower in (("h_mean", gate.h_mean), ("agreement", gate.h_mean)):
+        if figures.get(f"{name}_bound", 1.0) < lower:
+            return Verdict(False, f"{_text(figures, name)} is under {lower:.3f}", figures)
+    for name, upper in (("error_rate", gate.error_rate), ("accuracy_loss", gate.accuracy_loss)):
+        if figures.get(f"{name}_bound", 0.0) > upper:
+            return Verdict(False, f"{_text(figures, name)} is over {upper:.2%}", figures)
     equal = figures.get("equal_lines", 1.0)
     if equal < gate.equal_lines:
         return Verdict(False, f"{equal:.1%} of lines equal, under {gate.equal_lines:.1%}", figures)
@@ -34,10 +36,10 @@ def verdict(gate: Gate, figures: dict[str, float]) -> Verdict:
 
 
 def judge_detection(
-    gate: Gate, reference: Sequence[Sequence[Quad]], found: Sequence[Sequence[Quad]]
+    gate: Gate, reference: Sequence[Sequence[Quad]], read: Sequence[Sequence[Quad]]
 ) -> Verdict:
     """Boxes by page against the reference's: H-mean at IoU 0.7, by its lower 95 % bound."""
-    overlaps = [box_overlap(wanted, read) for wanted, read in zip(reference, found, strict=True)]
+    overlaps = [box_overlap(*page) for page in zip(reference, read, strict=True)]
     hits = [2.0 * overlap.common for overlap in overlaps]
     boxes = [float(overlap.truth + overlap.read) for overlap in overlaps]
     if not sum(boxes):
@@ -48,12 +50,10 @@ def judge_detection(
 def judge_recognition(
     gate: Gate, truth: Sequence[str], reference: Sequence[str], read: Sequence[str]
 ) -> Verdict:
-    """Lines against the reference's text and against the known text, by upper 95 % bounds."""
-    changed = [character_errors(wanted, text) for wanted, text in zip(reference, read, strict=True)]
-    before = [
-        character_errors(text, wanted)[0] for text, wanted in zip(truth, reference, strict=True)
-    ]
-    after = [character_errors(text, got)[0] for text, got in zip(truth, read, strict=True)]
+    """Lines against the reference's and the known text, by upper 95 % bounds."""
+    changed = [character_errors(*line) for line in zip(reference, read, strict=True)]
+    before = [character_errors(*line)[0] for line in zip(truth, reference, strict=True)]
+    after = [character_errors(*line)[0] for line in zip(truth, read, strict=True)]
     lengths = [float(len(text)) for text in truth]
     errors = [float(count) for count, _ in changed]
     reference_lengths = [float(length) for _, length in changed]
@@ -72,10 +72,10 @@ def judge_recognition(
     return verdict(gate, figures)
 
 
-def judge_orientation(gate: Gate, reference: Sequence[bool], found: Sequence[bool]) -> Verdict:
-    """Share of lines turned alike, by its lower 95 % bound, against the detector's H-mean bound."""
-    alike = [float(a == b) for a, b in zip(reference, found, strict=True)]
-    return verdict(gate, _shares("agreement", alike, [1.0] * len(alike)))
+def judge_orientation(gate: Gate, reference: Sequence[bool], read: Sequence[bool]) -> Verdict:
+    """Share of equal answers, by its lower 95 % bound, against the detector's H-mean bound."""
+    equal = [float(a == b) for a, b in zip(reference, read, strict=True)]
+    return verdict(gate, _shares("agreement", equal, [1.0] * len(equal)))
 
 
 def _shares(name: str, parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float]:
@@ -86,6 +86,6 @@ def _shares(name: str, parts: Sequence[float], wholes: Sequence[float]) -> dict[
     }
 
 
-def _words(figures: dict[str, float], name: str) -> str:
-    said = "H-mean" if name == "h_mean" else name.replace("_", " ")
-    return f"{said} {figures[name]:.4f} (bound {figures[f'{name}_bound']:.4f})"
+def _text(figures: dict[str, float], name: str) -> str:
+    label = "H-mean" if name == "h_mean" else name.replace("_", " ")
+    return f"{label} {figures[name]:.4f} (bound {figures[f'{name}_bound']:.4f})"

@@ -29,6 +29,7 @@ from serving.models.files import digest, write_atomically
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.optimize.fuse import VARIANT
 from serving.plan.candidates import gpu_identity, version
+from serving.plan.timing import GAIN
 
 OBJECTIVE = "pages a second with a caller a core, single-request latency within 1.2 of the best; 6"
 """Every plan requires it. Change it when the way of measuring or choosing changes."""
@@ -61,12 +62,17 @@ class Trial:
 class BatchTrial:
     """Short lines in calls of several, compared with the same lines one by one, on one engine."""
 
-    times: float | None = None
+    time_ratio: float | None = None
     """Time of batches over time one by one, in the worse of two rounds."""
-    same: bool = False
+    parity: bool = False
     """Whether each line's result is bit for bit that of the line alone."""
     reason: str = ""
     """Why the engine takes only one line a call."""
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether lines are to be read in batches."""
+        return self.parity and self.time_ratio is not None and self.time_ratio <= GAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,44 +11,41 @@ Work = Callable[[], object]
 GAIN = 0.95
 """A candidate displaces a simpler one only when it takes at most this share of its time ..."""
 ROUNDS = 2
-"""... in each of so many interleaved rounds."""
-
-
+"""... in each of the interleaved rounds."""
 SLOWER = 1.2
-"""A candidate that takes so many times a simpler one's time when first measured is out."""
-HOPELESS = 1.5
-"""A work that takes so many times the quickest one's time when first measured is not repeated."""
+"""A candidate whose first time is this multiple of a simpler one's is not judged."""
+_HOPELESS = 1.5
+"""A work whose first time is this multiple of the quickest one's is not repeated."""
 
 
 def interleaved(works: Sequence[Work], *, repeats: int = 3) -> list[list[float]]:
-    """Milliseconds of each work: a median a round, the works in turn within every repeat.
+    """Milliseconds of each work by round, the median of its repeats; works alternate.
 
-    The works are warm. Each runs once to drop the hopeless, whose one figure stands for every
-    round.
+    The works are warm. Each runs once first: a hopeless one keeps that time for every round.
     """
     first = [milliseconds(work) for work in works]
-    limit = HOPELESS * min(first)
-    racing = [place for place, spent in enumerate(first) if spent <= limit]
-    rounds: list[list[float]] = [[spent] * ROUNDS for spent in first]
-    for turn in range(ROUNDS):
-        times: dict[int, list[float]] = {place: [] for place in racing}
+    limit = _HOPELESS * min(first)
+    remaining = [index for index, ms in enumerate(first) if ms <= limit]
+    rounds = [[ms] * ROUNDS for ms in first]
+    for number in range(ROUNDS):
+        times: dict[int, list[float]] = {index: [] for index in remaining}
         for _ in range(repeats):
-            for place in racing:
-                times[place].append(milliseconds(works[place]))
-        for place, found in times.items():
-            rounds[place][turn] = statistics.median(found)
+            for index in remaining:
+                times[index].append(milliseconds(works[index]))
+        for index, measured in times.items():
+            rounds[index][number] = statistics.median(measured)
     return rounds
 
 
 def milliseconds(work: Work) -> float:
-    """One run of a work."""
+    """Of one run."""
     start = time.perf_counter()
     work()
     return (time.perf_counter() - start) * 1e3
 
 
 def fastest(rounds: Sequence[Sequence[float]]) -> int:
-    """Index of the winner; `rounds` are milliseconds by round, the simplest candidate first."""
+    """Index of the winner. rounds: milliseconds by candidate, the simplest first, and round."""
     best = 0
     for challenger in range(1, len(rounds)):
         pairs = zip(rounds[challenger], rounds[best], strict=True)

@@ -1,7 +1,4 @@
-"""Short lines in calls of several: is that faster here, and does each still read the same?
-
-The trials of one model: every candidate opened, judged by the gate and timed.
-"""
+"""The trials of one model: every candidate judged and timed; then short lines in batches."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,80 +23,104 @@ from serving.plan.calibration import Calibration
 from serving.plan.gate import Verdict
 from serving.plan.graphs import GraphOf
 from serving.plan.plan import BatchTrial, Trial
-from serving.plan.timing import GAIN, SLOWER, fastest, interleaved, milliseconds
+from serving.plan.timing import SLOWER, fastest, interleaved, milliseconds
 from serving.types import Image
 
 REFERENCE = "onnxruntime"
 """Backend of the reference, in float32."""
-
-Say = Callable[[str], None]
+_BATCH = 4
+"""Lines of one call on a CPU, where worthwhile: 8 of 96 pixels gain 6 % over 4, and every size has
+to be warmed."""
 
 
 def run_trials(
     part: PipelineModel,
-    specs: list[EngineSpec],
+    specs: Sequence[EngineSpec],
     *,
     gate: Gate,
     calibration: Calibration,
     graph: GraphOf,
     cores: int,
-    say: Say,
+    message: Callable[[str], None],
 ) -> list[Trial]:
-    """Judge and time candidates, given the simplest first; the fastest accepted is `chosen`.
+    """Judge and time candidates, the simplest first; the fastest accepted one is `chosen`.
 
     A candidate that does not open or run has failed. One that is clearly slower than a simpler
     accepted one cannot win and is not judged. One that reads other text is rejected.
+    message: shows progress. Raises EngineError where none is accepted.
     """
-    bench_of = BENCHES[part.section]
+    name = part.model.name
+
+    def open_bench(spec: EngineSpec) -> Bench:
+        return BENCHES[part.section](part, open_fused(graph(spec), spec, part.model), calibration)
+
     reference_spec = EngineSpec(REFERENCE, "float32", streams=cores, threads=cores)
-    say(f"{part.model.name}: what float32 ONNX Runtime reads")
-    with closing(bench_of(part, _open(graph, reference_spec, part), calibration)) as oracle:
-        reference = oracle.answers()
-    judge = _Judge(gate, calibration, reference, graph)
-    judge.know(reference_spec, bench_of.judge(gate, calibration, reference, reference))
+    message(f"{name}: reading with the reference, float32 ONNX Runtime")
+    with closing(open_bench(reference_spec)) as bench:
+        judge = _Judge(gate, bench, graph)
     trials: list[Trial] = []
-    racing: dict[int, Bench] = {}  # by place in `trials`
+    accepted: dict[int, Bench] = {}  # by index in `trials`
     quickest: Trial | None = None
     try:
         for spec in specs:
-            say(f"{part.model.name}: trying {spec}")
+            message(f"{name}: trying {spec}")
             try:
-                bench = bench_of(part, _open(graph, spec, part), calibration)
+                bench = open_bench(spec)
             except EngineError as error:
                 trials.append(Trial(spec, "failed", reason=str(error)))
                 continue
-            trial = _tried(bench, judge, quickest)
+            trial = _run_trial(bench, judge, quickest)
             if trial.verdict == "accepted":
-                racing[len(trials)] = bench
+                accepted[len(trials)] = bench
                 quickest = min((quickest or trial, trial), key=_ms)
             else:
                 bench.close()
             trials.append(trial)
-        return _timed(trials, racing, part, say)
+        if not accepted:
+            raise EngineError(_no_candidate(name, trials))
+        message(f"{name}: timing {len(accepted)} candidates")
+        return _timed(trials, accepted)
     finally:
-        for raced in racing.values():
-            raced.close()
+        for bench in accepted.values():
+            bench.close()
 
 
-def _open(graph: GraphOf, spec: EngineSpec, part: PipelineModel) -> Engine:
-    return open_fused(graph(spec), spec, part.model)
-
-
-def _tried(bench: Bench, judge: _Judge, quickest: Trial | None) -> Trial:
+def _run_trial(bench: Bench, judge: _Judge, quickest: Trial | None) -> Trial:
     """One candidate: timed once against the quickest simpler one, then judged."""
     spec = bench.engine.spec
     try:
         bench.warm()
-        spent = round(milliseconds(bench.work), 3)
-        if quickest is not None and spent > SLOWER * _ms(quickest):
-            reason = f"not judged: slower than {quickest.spec}"
-            return Trial(spec, "slower", spent, reason=reason)
+        ms = round(milliseconds(bench.work), 3)
+        if quickest is not None and ms > SLOWER * _ms(quickest):
+            return Trial(spec, "slower", ms, reason=f"not judged: slower than {quickest.spec}")
         verdict = judge(bench)
     except EngineError as error:
         return Trial(spec, "failed", reason=str(error))
+    nodes = {f"nodes_{provider}": count for provider, count in bench.engine.nodes.items()}
     word = "accepted" if verdict.accepted else "rejected"
-    figures = {**verdict.figures, **{f"nodes_{by}": n for by, n in bench.engine.nodes.items()}}
-    return Trial(spec, word, spent, figures, verdict.reason)
+    return Trial(spec, word, ms, {**verdict.figures, **nodes}, verdict.reason)
+
+
+def _timed(trials: list[Trial], accepted: Mapping[int, Bench]) -> list[Trial]:
+    """The trials with the times of the accepted ones, and the winner marked."""
+    rounds = interleaved([bench.work for bench in accepted.values()])
+    winner = list(accepted)[fastest(rounds)]
+    for index, times in zip(accepted, rounds, strict=True):
+        verdict = "chosen" if index == winner else "accepted"
+        trials[index] = replace(trials[index], ms=round(min(times), 3), verdict=verdict)
+    return trials
+
+
+def _no_candidate(name: str, trials: Sequence[Trial]) -> str:
+    reasons = "; ".join(f"{trial.spec}: {trial.reason}" for trial in trials)
+    text = f"{name}: no candidate passes: {reasons}"
+    if not any(trial.verdict == "rejected" for trial in trials):
+        return text
+    return (
+        f"{text}. Let hpi_config allow other engines, or, to accept such results nevertheless, "
+        "widen the gate in the pipeline's YAML, for example: gate: {h_mean: 0.9, error_rate: 0.1, "
+        "accuracy_loss: 0.1}"
+    )
 
 
 def _ms(trial: Trial) -> float:
@@ -109,18 +129,13 @@ def _ms(trial: Trial) -> float:
 
 
 class _Judge:
-    """The gate's verdict on a bench's engine; streams share the arithmetic and so the verdict."""
+    """The gate's verdict on a bench's engine: one for all numbers of streams and threads."""
 
-    def __init__(
-        self, gate: Gate, calibration: Calibration, reference: list[Any], graph: GraphOf
-    ) -> None:
-        self._gate, self._calibration, self._reference = gate, calibration, reference
-        self._graph = graph
-        self._verdicts: dict[str, Verdict] = {}
-
-    def know(self, spec: EngineSpec, verdict: Verdict) -> None:
-        """Take a verdict as given: the reference reads what the reference reads."""
-        self._verdicts[self._arithmetic(spec)] = verdict
+    def __init__(self, gate: Gate, reference: Bench, graph: GraphOf) -> None:
+        self._gate, self._graph = gate, graph
+        self._reference = answers = reference.answers()
+        verdict = reference.judge(gate, answers, answers)
+        self._verdicts = {self._arithmetic(reference.engine.spec): verdict}
 
     def __call__(self, bench: Bench) -> Verdict:
         arithmetic = self._arithmetic(bench.engine.spec)
@@ -134,125 +149,90 @@ class _Judge:
     def _judge(self, bench: Bench) -> Verdict:
         if self._gate.float32_only and bench.engine.spec.precision != "float32":
             return Verdict(False, "the gate allows float32 arithmetic only")
-        return bench.judge(self._gate, self._calibration, self._reference, bench.answers())
-
-
-def _way_out(trials: list[Trial]) -> str:
-    """What to do when the gate is all that is in the way."""
-    if not any(trial.verdict == "rejected" for trial in trials):
-        return ""
-    return (
-        ". Let hpi_config allow other engines, or, to take such readings all the same, widen the "
-        "gate in the pipeline's YAML, for example: gate: {h_mean: 0.9, error_rate: 0.1, "
-        "accuracy_loss: 0.1}"
-    )
-
-
-def _timed(
-    trials: list[Trial], racing: Mapping[int, Bench], part: PipelineModel, say: Say
-) -> list[Trial]:
-    """The trials with the times of those that race, and the winner marked."""
-    if not racing:
-        raise EngineError(
-            f"{part.model.name}: no candidate passes: "
-            + "; ".join(f"{trial.spec}: {trial.reason}" for trial in trials)
-            + _way_out(trials)
-        )
-    say(f"{part.model.name}: timing {len(racing)} candidates")
-    rounds = interleaved([bench.work for bench in racing.values()])
-    winner = list(racing)[fastest(rounds)]
-    for place, found in zip(racing, rounds, strict=True):
-        verdict = "chosen" if place == winner else "accepted"
-        trials[place] = replace(trials[place], ms=round(min(found), 3), verdict=verdict)
-    return trials
-
-
-MOST = 4
-"""Lines of one call, where it pays: 8 of 96 pixels gain 6 % over 4, and each number is a shape."""
-
-
-def pays(batch_trial: BatchTrial) -> bool:
-    """Whether lines shall be read together."""
-    return batch_trial.same and batch_trial.times is not None and batch_trial.times <= GAIN
+        return bench.judge(self._gate, self._reference, bench.answers())
 
 
 def run_batch_trials(
     part: PipelineModel,
     specs: Sequence[EngineSpec],
-    asked: int | None,
+    requested: int | None,
     graph: GraphOf,
     calibration: Calibration,
 ) -> list[tuple[EngineSpec, BatchTrial | None]]:
-    """A recogniser's engines, each given as many short lines a call as pay, and how it reads them.
+    """A recogniser's engines, each with as many short lines a call as are worthwhile.
 
-    asked: lines of one call that the YAML says; None: what pays.
-    Raises EngineError where so many are asked for, and a line would read otherwise than alone.
+    On a GPU `run_trials` has tried batches already.
+    requested: lines of one call in the YAML; None: what is worthwhile.
+    Raises EngineError where a line in a requested batch reads otherwise than alone.
     """
-    found: list[tuple[EngineSpec, BatchTrial | None]] = []
+    results: list[tuple[EngineSpec, BatchTrial | None]] = []
     for spec in specs:
-        if asked == 1 or spec.kind == "gpu":  # there the trials have it
-            found.append((spec, None))
+        if requested == 1 or spec.kind == "gpu":
+            results.append((spec, None))
             continue
-        batch_trial = _on(part, spec, graph(spec), calibration, asked or MOST)
-        if asked and batch_trial is not None and not batch_trial.same:
+        trial = _batch_trial(part, spec, graph(spec), calibration, requested or _BATCH)
+        if requested and trial is not None and not trial.parity:
             raise EngineError(
-                f"{part.model.name}: {spec} does not read {asked} lines together as it reads "
-                f"them alone; leave batch out of hpi_config.backend_config {batch_trial.reason}"
+                f"{part.model.name}: {spec} does not read {requested} lines together as it reads "
+                f"them alone; leave batch out of hpi_config.backend_config {trial.reason}"
             )
-        gains = not asked and batch_trial is not None and pays(batch_trial)
-        found.append((replace(spec, batch=MOST) if gains else spec, batch_trial))
-    return found
+        if not requested and trial is not None and trial.worthwhile:
+            spec = replace(spec, batch=_BATCH)
+        results.append((spec, trial))
+    return results
 
 
-def _on(
-    part: PipelineModel, spec: EngineSpec, graph: Path, calibration: Calibration, most: int
+def _batch_trial(
+    part: PipelineModel, spec: EngineSpec, graph: Path, calibration: Calibration, batch: int
 ) -> BatchTrial | None:
     assert isinstance(part.model, RecognitionModel)
     with closing(open_fused(graph, spec, part.model)) as engine:
         reader = Recogniser(engine, part.model, restore_spaces=False)
         try:
-            return measure_batches(engine, [reader.fit(crop) for crop in calibration.crops], most)
+            return measure_batches(engine, [reader.fit(crop) for crop in calibration.crops], batch)
         except EngineError as error:
             return BatchTrial(reason=str(error))
 
 
-def measure_batches(engine: Engine, lines: Sequence[Image], most: int = MOST) -> BatchTrial | None:
-    """How the engine reads short lines, at most so many a call; None where too few are short.
+def measure_batches(
+    engine: Engine, lines: Sequence[Image], batch: int = _BATCH
+) -> BatchTrial | None:
+    """Short lines in calls of up to `batch` against one by one; None where too few are short.
 
-    lines: (H, W, 3) uint8 as the recogniser fits them. Raises EngineError where it takes but one.
+    lines: (H, W, 3) uint8 as the recogniser fits them. Raises EngineError where the engine takes
+    only one line a call.
     """
-    groups = _groups(lines, replace(engine.spec, batch=most))
+    groups = _batches(lines, replace(engine.spec, batch=batch))
     if not groups:
         return None
     one_by_one = [line[None] for group in groups for line in group]
-    together = [np.stack(group) for group in groups]
-    with closing(Scheduler(engine.spec.streams, name="batch_trial")) as pool:
-        pool.run_on_every_thread(lambda: [engine.run(call) for call in (*one_by_one, *together)])
-        alone, grouped = interleaved(
-            [lambda: pool.map(engine.run, one_by_one), lambda: pool.map(engine.run, together)]
+    batches = [np.stack(group) for group in groups]
+    with closing(Scheduler(engine.spec.streams, name="batch-trial")) as pool:
+        pool.run_on_every_thread(lambda: [engine.run(call) for call in (*one_by_one, *batches)])
+        alone, batched = interleaved(
+            [lambda: pool.map(engine.run, one_by_one), lambda: pool.map(engine.run, batches)]
         )
-    times = max(new / old for new, old in zip(grouped, alone, strict=True))
-    return BatchTrial(round(times, 3), all(_reads_the_same(engine, group) for group in groups))
+    ratio = max(new / old for new, old in zip(batched, alone, strict=True))
+    return BatchTrial(round(ratio, 3), all(_has_parity(engine, group) for group in groups))
 
 
-def _groups(lines: Sequence[Image], spec: EngineSpec) -> list[list[Image]]:
-    """One call of lines for every width of which several go together."""
+def _batches(lines: Sequence[Image], spec: EngineSpec) -> list[list[Image]]:
+    """One call's lines for every width of which several fit into a call."""
     by_width: defaultdict[int, list[Image]] = defaultdict(list)
     for line in lines:
         by_width[line.shape[1]].append(line)
     groups = []
-    for width, alike in sorted(by_width.items()):
-        there = replace(spec, batch=min(spec.batch, len(alike)))
-        groups.append(alike[: there.max_batch(width)])
+    for width, group in sorted(by_width.items()):
+        available = replace(spec, batch=min(spec.batch, len(group)))
+        groups.append(group[: available.max_batch(width)])
     return [group for group in groups if len(group) > 1]
 
 
-def _reads_the_same(engine: Engine, group: Sequence[Image]) -> bool:
-    """In every number of them that a call may have."""
+def _has_parity(engine: Engine, group: Sequence[Image]) -> bool:
+    """Whether batches of every size give each line's own result, bit for bit."""
     alone = [engine.run(line[None]) for line in group]
     for size in batch_sizes(len(group))[1:]:
-        ones = map(np.concatenate, zip(*alone[:size], strict=True))
-        together = engine.run(np.stack(group[:size]))
-        if not all(map(np.array_equal, ones, together)):
+        expected = map(np.concatenate, zip(*alone[:size], strict=True))
+        if not all(map(np.array_equal, expected, engine.run(np.stack(group[:size])))):
             return False
     return True

@@ -28,7 +28,7 @@ from benchmarks.serve import (
     pages_per_second,
 )
 from benchmarks.servers import OurServer, PaddleXServer
-from serving.plan.child import Child
+from serving.plan.child import ChildProcess
 
 
 def requests_in(folder: Path, count: int = 3) -> Path:
@@ -44,12 +44,12 @@ def requests_in(folder: Path, count: int = 3) -> Path:
 def generator(server: Server, tmp_path: Path) -> Any:
     """A load generator in its own process, for the fake server."""
     command = [sys.executable, load_generator.__file__, "127.0.0.1", str(server.port)]
-    with closing(Child("generator", [*command, str(requests_in(tmp_path / "r"))])) as child:
+    with closing(ChildProcess("generator", [*command, str(requests_in(tmp_path / "r"))])) as child:
         yield child
 
 
-def test_closed_loop_calls_are_answered_and_timed(generator: Child) -> None:
-    answer = generator.ask(clients=4, seconds=math.inf, max_calls=30)
+def test_closed_loop_calls_are_answered_and_timed(generator: ChildProcess) -> None:
+    answer = generator.request(clients=4, seconds=math.inf, max_calls=30)
     assert len(answer["calls"]) == 30
     for due, sent, done, status in answer["calls"]:
         assert 0 <= due <= sent <= done <= answer["wall"]
@@ -62,8 +62,8 @@ def test_closed_loop_calls_are_answered_and_timed(generator: Child) -> None:
     assert found.p50 <= found.p99
 
 
-def test_open_loop_calls_are_sent_when_due(generator: Child) -> None:
-    answer = generator.ask(rate=100.0, seconds=0.5)
+def test_open_loop_calls_are_sent_when_due(generator: ChildProcess) -> None:
+    answer = generator.request(rate=100.0, seconds=0.5)
     assert sorted(call[0] for call in answer["calls"]) == pytest.approx(
         [n / 100 for n in range(50)]
     )
@@ -74,12 +74,12 @@ def test_refused_and_unanswered_calls_are_counted_apart(start: Any, tmp_path: Pa
     server = start(threads=1, queue=0).wait_ready()
     folder = requests_in(tmp_path / "r")
     command = [sys.executable, load_generator.__file__, "127.0.0.1", str(server.port), str(folder)]
-    with closing(Child("generator", command)) as generator, server.hold_in_work():
-        answer = generator.ask(rate=50.0, seconds=0.2)
+    with closing(ChildProcess("generator", command)) as generator, server.hold_in_work():
+        answer = generator.request(rate=50.0, seconds=0.2)
         assert {status for *_, status in answer["calls"]} == {429}
         server.gate.touch()
         assert server.end() == 0
-        gone = generator.ask(clients=1, seconds=math.inf, max_calls=2)
+        gone = generator.request(clients=1, seconds=math.inf, max_calls=2)
     assert [status for *_, status in gone["calls"]] == [0, 0]
     found = open_loop("ours", 50.0, 0.2, answer, [1, 2, 3])
     assert (found.accepted, found.refused, found.failed) == (0, 10, 0)

@@ -1,4 +1,4 @@
-"""Short lines on a processor: several go into one call, where that pays and changes nothing."""
+"""Short lines on a CPU: several go into one call, where that is faster and changes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
 from serving.plan.plan import BatchTrial, Deployment, Plan, find_plan
-from serving.plan.trials import measure_batches, pays
+from serving.plan.trials import measure_batches
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 SECTION = "TextRecognition"
@@ -40,25 +40,24 @@ def part(repo: Path, built: Path) -> PipelineModel:
     )
 
 
-def test_so_many_go_together_as_one_call_has_room_for() -> None:
+def test_the_width_of_lines_bounds_their_number_in_a_call() -> None:
     spec = EngineSpec("openvino", batch=4)
     widths = (96, 128, 144, 256, 272, 3200)
     assert [spec.max_batch(width) for width in widths] == [4, 4, 2, 2, 1, 1]
     assert EngineSpec("openvino", batch=3).max_batch(96) == 2
     assert EngineSpec("openvino").max_batch(96) == 1
-    assert (
-        EngineSpec("tensorrt", device="gpu:0", batch=8).max_batch(96) == 1
-    )  # it dynamic_batching itself
+    # Batches on a GPU are formed by the engine itself.
+    assert EngineSpec("tensorrt", device="gpu:0", batch=8).max_batch(96) == 1
 
 
-def test_warming_runs_every_number_of_lines() -> None:
+def test_warming_runs_every_batch_size() -> None:
     calls: list[tuple[int, ...]] = []
 
-    def note(images: Array) -> tuple[Array, ...]:
+    def record(images: Array) -> tuple[Array, ...]:
         calls.append(images.shape)
         return width_as_text(images)
 
-    engine = FakeEngine(note)
+    engine = FakeEngine(record)
     engine.spec = EngineSpec("fake", batch=4)
     engine.warm(48, 96)
     engine.warm(48, 320)
@@ -66,46 +65,47 @@ def test_warming_runs_every_number_of_lines() -> None:
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_real_engines_read_a_line_the_same_among_others(
+def test_real_engines_read_a_line_the_same_in_a_batch(
     part: PipelineModel, built: Path, backend: str
 ) -> None:
     spec = EngineSpec(backend, streams=2, threads=2)
     graph = Graphs(built).find(part.folder, part.model)
     with closing(open_fused(graph, spec, part.model)) as engine:
         reader = Recogniser(engine, part.model, restore_spaces=False)  # type: ignore[arg-type]
-        found = measure_batches(engine, [reader.fit(c) for c in calibration_set().crops[::4]])
-    assert found is not None
-    assert found.same
-    assert 0.2 < found.times < 2
+        result = measure_batches(engine, [reader.fit(c) for c in calibration_set().crops[::4]])
+    assert result is not None
+    assert result.parity
+    assert 0.2 < result.time_ratio < 2
 
 
 def lines(*widths: int) -> list[Array]:
-    return [np.full((48, width, 3), place, np.uint8) for place, width in enumerate(widths)]
+    return [np.full((48, width, 3), index, np.uint8) for index, width in enumerate(widths)]
 
 
-def test_an_engine_that_mixes_lines_does_not_read_them_together() -> None:
+def test_an_engine_that_mixes_lines_has_no_parity() -> None:
     def mixed(images: Array) -> tuple[Array, ...]:
         index, score, space = width_as_text(images)
         return index, score + np.float32(1e-7) * (len(images) == 2), space
 
     engine = FakeEngine(mixed)
-    found = measure_batches(engine, lines(96, 96, 96, 96, 96, 160))
-    assert found is not None
-    assert not found.same
-    assert not pays(found)
+    result = measure_batches(engine, lines(96, 96, 96, 96, 96, 160))
+    assert result is not None
+    assert not result.parity
+    assert not result.worthwhile
     assert measure_batches(engine, lines(96, 112, 512, 512)) is None
 
 
-def test_it_has_to_pay() -> None:
-    assert pays(BatchTrial(0.9, same=True))
-    assert not pays(BatchTrial(0.97, same=True))
-    assert not pays(BatchTrial(0.5, same=False))
+def test_batches_must_save_5_percent_and_keep_parity() -> None:
+    assert BatchTrial(0.9, parity=True).worthwhile
+    assert not BatchTrial(0.97, parity=True).worthwhile
+    assert not BatchTrial(0.5, parity=False).worthwhile
+    assert not BatchTrial(reason="takes one").worthwhile
 
 
 def with_batch(
     built: Path, repo: Path, batch: int, monkeypatch: pytest.MonkeyPatch, on_batch: OnBatch
 ) -> Pipeline:
-    """Opens the default pipeline with so many lines a call, whatever was chosen."""
+    """Opens the default pipeline with that many lines a call, whatever was chosen."""
     original = Deployment.plan
 
     def changed(self: Deployment, device: str, requested: str | None = None) -> Plan:
@@ -119,7 +119,7 @@ def with_batch(
     return open_pipeline(load_config(repo / YAML), models=built, on_batch=on_batch)
 
 
-def test_a_page_reads_the_same_with_its_short_lines_together(
+def test_a_page_reads_the_same_with_its_short_lines_in_batches(
     repo: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = [page.image for page in corpus.pages(seed=7, count=4)]
@@ -139,16 +139,16 @@ def test_a_page_reads_the_same_with_its_short_lines_together(
     assert sum(calls[4]) == sum(calls[1])
 
 
-def test_the_plan_says_whether_it_pays(repo: Path, built: Path) -> None:
+def test_the_plan_records_whether_batches_are_worthwhile(repo: Path, built: Path) -> None:
     model = find_plan(load_config(repo / YAML), built).models[SECTION]
     assert model.batch_trial is not None
-    assert model.batch_trial.same
-    assert model.choice.batch == (4 if pays(model.batch_trial) else 1)
+    assert model.batch_trial.parity
+    assert model.choice.batch == (4 if model.batch_trial.worthwhile else 1)
     assert model.trial is not None
     assert model.trial.verdict == "chosen"
 
 
-def test_the_yaml_may_say_how_many() -> None:
+def test_the_yaml_may_set_the_batch() -> None:
     two = HpiConfig(backend="openvino", backend_config={"batch": 2})
     assert {spec.batch for spec in candidates(two, cores=2, lines=True)} == {2}
     assert {spec.batch for spec in candidates(two, cores=2)} == {1}
@@ -171,7 +171,7 @@ def calibrate_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
 
 
-def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
+def test_a_requested_batch_is_built_and_checked_for_parity(
     repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrate_with_few(monkeypatch)
@@ -183,17 +183,17 @@ def test_what_the_yaml_says_is_built_and_held_to_be_the_same(
     assert model.batch_trial is not None
     assert model.choice.batch == 2
     only = "{backend: onnxruntime, backend_config: {precision: float32%s}}"
-    paid = BatchTrial(0.5, same=True)
+    paid = BatchTrial(0.5, parity=True)
     monkeypatch.setattr("serving.plan.trials.measure_batches", lambda *_: paid)
     assert built_with(repo, store, only % "").models[SECTION].choice.batch == 4
     assert built_with(repo, store, only % ", batch: 1").models[SECTION].choice.batch == 1
-    mixed = BatchTrial(0.5, same=False)
+    mixed = BatchTrial(0.5, parity=False)
     monkeypatch.setattr("serving.plan.trials.measure_batches", lambda *_: mixed)
     with pytest.raises(EngineError, match="leave batch out"):
         built_with(repo, store, fixed % 4)
 
 
-def test_a_model_that_takes_one_line_is_built_all_the_same(
+def test_a_model_that_takes_only_one_line_is_built(
     repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

@@ -62,14 +62,14 @@ def graph(model_store: Store, recogniser: PipelineModel, few: Calibration) -> Gr
 
 def trials(part: PipelineModel, specs: list[EngineSpec], few: Calibration, graph: GraphOf) -> list:
     return run_trials(
-        part, specs, gate=Gate(), calibration=few, graph=graph, cores=2, say=lambda _: None
+        part, specs, gate=Gate(), calibration=few, graph=graph, cores=2, message=lambda _: None
     )
 
 
 def test_int8_is_a_candidate_only_where_it_is_asked_for() -> None:
     assert all(spec.precision != "int8" for spec in candidates(HpiConfig(), cores=4))
-    asked = HpiConfig(backend="openvino", backend_config={"precision": "int8"})
-    assert {spec.precision for spec in candidates(asked, cores=4)} == {"int8"}
+    int8 = HpiConfig(backend="openvino", backend_config={"precision": "int8"})
+    assert {spec.precision for spec in candidates(int8, cores=4)} == {"int8"}
     two_streams = HpiConfig(backend_config={"precision": "int8", "streams": 2})
     assert candidates(two_streams, cores=4) == [EngineSpec("openvino", "int8", 2, 4)]
 
@@ -122,9 +122,9 @@ def test_a_missing_nncf_is_told_with_the_line_that_installs_it(
 ) -> None:
     monkeypatch.setattr("serving.plan.graphs.nncf_version", lambda: None)
     yaml = tmp_path / "int8.yaml"
-    asked = "\nhpi_config: {backend: openvino, backend_config: {precision: int8}}\n"
+    hpi = "\nhpi_config: {backend: openvino, backend_config: {precision: int8}}\n"
     text = (repo / YAML).read_text()
-    yaml.write_text(text + asked)
+    yaml.write_text(text + hpi)
     with pytest.raises(PlanError, match=r"NNCF, which is not installed; run: .* pip install 'nncf"):
         Builder(model_store.root, usable_cores(), Quiet()).build(load_config(yaml))
 

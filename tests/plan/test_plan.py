@@ -199,7 +199,7 @@ def trial(part: PipelineModel, graph: Path, calibration: Calibration, ruined: Pa
         calibration=calibration,
         graph=lambda spec: ruined if spec == spoilt else graph,
         cores=2,
-        say=lambda _: None,
+        message=lambda _: None,
     )
     return [item.verdict for item in trials]
 

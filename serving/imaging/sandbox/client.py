@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedRandom
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,8 @@ class Sandbox:
 
     A request may take `page_seconds` of processor time (then Undecodable: the file's fault), 2 s
     more than twice that by the clock (then TimedOut: the machine is overloaded), and `memory_bytes`
-    more than an idle process. It belongs to the process that made it: create it after the fork.
+    more than an idle process. A process that is stopped or hangs is replaced within seconds. A
+    sandbox belongs to the process that made it: create it after the fork.
     """
 
     def __init__(
@@ -105,21 +108,10 @@ class Sandbox:
     ) -> dict[str, Any]:
         what = display_name(document.kind, request["page"])
         try:
-            with self._pool.process(document.number) as process, _shared_memory() as data:
-                request |= {
-                    "document": document.number,
-                    "kind": document.kind,
-                    "dpi": document.dpi,
-                    "has_data": process.document != document.number,
-                    "seconds": self._page_seconds,
-                }
-                if request["has_data"]:
-                    data.write(document.data)
-                    data.flush()
-                    descriptors = data.fileno(), *descriptors
-                answer = process.request(
-                    request, descriptors, time.monotonic() + self._clock_seconds
-                )
+            try:
+                answer = self._attempt(document, request, descriptors)
+            except _ProcessStalled:
+                answer = self._attempt(document, request, descriptors)
         except _ProcessDied as error:
             raise Undecodable(f"{what}: {error}") from None
         except TimeoutError:
@@ -130,6 +122,23 @@ class Sandbox:
         if "error" in answer:
             raise Undecodable(answer["error"])
         return answer
+
+    def _attempt(
+        self, document: Document, request: dict[str, Any], descriptors: Sequence[int]
+    ) -> dict[str, Any]:
+        with self._pool.process(document.number) as process, _shared_memory() as data:
+            request |= {
+                "document": document.number,
+                "kind": document.kind,
+                "dpi": document.dpi,
+                "has_data": process.document != document.number,
+                "seconds": self._page_seconds,
+            }
+            if request["has_data"]:
+                data.write(document.data)
+                data.flush()
+                descriptors = data.fileno(), *descriptors
+            return process.request(request, descriptors, time.monotonic() + self._clock_seconds)
 
 
 def _shared_memory() -> BufferedRandom:
@@ -203,7 +212,7 @@ class _ProcessPool:
             while self._idle:
                 process = min(self._idle, key=rank)  # among equals the one idle for longest
                 self._idle.remove(process)
-                if process.is_alive():
+                if process.is_ready():
                     return process
                 self._end(process)
         return None
@@ -248,6 +257,10 @@ class _ProcessDied(Exception):
     """The process ended instead of answering. The message says why."""
 
 
+class _ProcessStalled(TimeoutError):
+    """The process is stopped, or it sleeps instead of working."""
+
+
 # The caller's search path, so that the process finds the same `serving` however it was installed;
 # the interpreter's start-up has run by then, import hooks of editable installs too.
 _BOOTSTRAP = (
@@ -255,6 +268,9 @@ _BOOTSTRAP = (
     "from serving.imaging.sandbox.worker import main; main()"
 )
 _START_SECONDS = 60.0
+_CHECK_SECONDS = 0.5
+_MAX_IDLE_CHECKS = 8
+"""A process that owes an answer, sleeps, and used no processor time over so many checks hangs."""
 _MAX_DOCUMENTS = 200
 """After so many a process is replaced, with whatever memory its decoders leaked."""
 
@@ -279,7 +295,11 @@ class _DecoderProcess:
             self._channel.close()
             raise EngineError(f"a decoder process cannot be started: {error}") from error
         try:
+            self._await_answer(time.monotonic() + _START_SECONDS)
             protocol.receive(self._channel, deadline=time.monotonic() + _START_SECONDS)
+        except _ProcessStalled:
+            self.end()
+            raise
         except (OSError, EOFError):
             self.end()
             raise EngineError(
@@ -290,13 +310,14 @@ class _DecoderProcess:
     def request(
         self, message: dict[str, Any], descriptors: Sequence[int], deadline: float
     ) -> dict[str, Any]:
-        """Its answer. Raises _ProcessDied, and TimeoutError after `deadline` (monotonic)."""
+        """Its answer. Raises _ProcessDied, _ProcessStalled, TimeoutError after `deadline`."""
         if message["has_data"]:
             self.document = message["document"]
             self._documents += 1
         try:
             self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
             protocol.send(self._channel, message, descriptors)
+            self._await_answer(deadline)
             answer, _ = protocol.receive(self._channel, deadline=deadline)
         except TimeoutError:
             raise
@@ -307,8 +328,26 @@ class _DecoderProcess:
         self.retired = self._documents >= _MAX_DOCUMENTS or bool(answer.get("exiting"))
         return answer
 
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+    def is_ready(self) -> bool:
+        return self._process.poll() is None and self._progress()[0] != "T"
+
+    def _await_answer(self, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        idle, last = 0, -1
+        while not poll.poll(_CHECK_SECONDS * 1000):
+            state, used = self._progress()
+            idle = idle + 1 if state in "St" and used == last else 0
+            last = used
+            if state == "T" or idle >= _MAX_IDLE_CHECKS:
+                raise _ProcessStalled
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
+    def _progress(self) -> tuple[str, int]:
+        """State (T: stopped, t: traced, S: sleeping) and processor time used, as in proc(5)."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], int(fields[11]) + int(fields[12])
 
     def kill(self) -> None:
         """From any thread; the thread that uses it must still `end` it."""

@@ -1,60 +1,186 @@
-"""Admission permits of requests in work and in the queue, counted for the whole server."""
+"""Admission: a permit for each request, and slots for the pages in progress."""
 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
-from serving.errors import Busy
+from serving.errors import Busy, NotReady, TimedOut
+
+_EVICTION_TIME = 0.5
+"""Seconds to wait until an evicted request has given its permit back."""
+_MAX_EVICTORS = 4
+_POLL = 0.25
+"""Seconds between two looks at whether the caller is still there."""
+
+
+class Sender(Protocol):
+    """A request, as far as admission needs to know it."""
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which its body is late; 0 where it is not, or is complete."""
+
+    def evict(self) -> None:
+        """End the request from another thread."""
 
 
 class Admission:
-    """A bounded number of places, shared by all worker processes.
+    """The one gate. A request takes a permit before its body is read, until its answer has gone.
 
-    A place is one byte of an unnamed file, taken by a record lock. The kernel counts across
-    processes, and gives back what a worker held that died. Make it before the fork.
+    The permits are shared by all worker processes: one is a byte of an unnamed file, taken by a
+    record lock. The kernel counts across processes, and takes back what a dead worker held. Make
+    it before the fork.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._file = os.memfd_create("places")
+        self._file = os.memfd_create("permits")
         # Record locks belong to the process, not to the thread, so threads are told apart here.
-        self._own: set[int] = set()
-        self._lock = threading.Lock()
+        self._held: dict[int, Sender] = {}
+        self._changed = threading.Condition()
+        self._evictors = threading.BoundedSemaphore(_MAX_EVICTORS)
 
-    def take(self) -> Callable[[], None]:
-        """Take a place and return what gives it back. Raises Busy."""
-        with self._lock:
-            for place in range(self.limit):
-                if place not in self._own and self._try(place):
-                    self._own.add(place)
-                    return lambda: self._give(place)
-        raise Busy(f"all {self.limit} places in work and in the queue are taken; try again later")
+    def admit(self, sender: Sender) -> Callable[[], None]:
+        """Take a permit; returns what gives it back. Raises Busy, at once.
 
-    def check(self) -> None:
-        """Raise Busy if there is no free place just now."""
-        self.take()()
-
-    def _try(self, place: int) -> bool:
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-        except OSError:
-            return False
-        return True
-
-    def _give(self, place: int) -> None:
-        with self._lock:
-            if place in self._own:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
-                self._own.remove(place)
-
-    @property
-    def taken(self) -> int:
-        """Permits that this process holds."""
-        return len(self._own)
+        Where none is free, the request of this process whose body is latest is evicted for it.
+        """
+        with self._changed:
+            permit = self._take(sender)
+        if permit is None:
+            permit = self._evict_for(sender)
+        if permit is None:
+            raise Busy(f"all {self.limit} permits for requests are taken; try again later")
+        return lambda: self._give_back(permit)
 
     def close(self) -> None:
         """Give back everything that this process holds."""
         os.close(self._file)
+
+    @property
+    def held(self) -> int:
+        """Permits that this process holds."""
+        return len(self._held)
+
+    def _take(self, sender: Sender) -> int | None:
+        for permit in range(self.limit):
+            if permit not in self._held and self._lock(permit):
+                self._held[permit] = sender
+                return permit
+        return None
+
+    def _evict_for(self, sender: Sender) -> int | None:
+        if not self._evictors.acquire(blocking=False):  # they wait, and hold threads
+            return None
+        try:
+            with self._changed:
+                slowest = max(self._held.values(), key=lambda held: held.lag, default=None)
+            if slowest is None or slowest.lag <= 0:
+                return None
+            slowest.evict()
+            with self._changed:
+                self._changed.wait_for(lambda: slowest not in self._held.values(), _EVICTION_TIME)
+                return self._take(sender)
+        finally:
+            self._evictors.release()
+
+    def _lock(self, permit: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, permit)
+        except OSError:
+            return False
+        return True
+
+    def _give_back(self, permit: int) -> None:
+        with self._changed:
+            if self._held.pop(permit, None) is not None:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, permit)
+                self._changed.notify_all()
+
+
+class PageSlots:
+    """At most so many pages are processed at a time in a worker, first come, first served.
+
+    A request asks for a slot for one page at a time, so that requests with many pages take turns
+    with all others (round robin), and a document of 200 pages does not hold up single images. A
+    caller that is slow to take its answer holds no slot meanwhile.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = count
+        self._waiting: deque[threading.Event] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._page_seconds = 0.2
+        """Moving average."""
+
+    @contextmanager
+    def slot(self, deadline: float, check_caller: Callable[[], None]) -> Iterator[None]:
+        """Hold a slot for the `with` block. Raises TimedOut, NotReady and what `check_caller` does.
+
+        deadline: of waiting, by time.monotonic(). check_caller: called now and then meanwhile;
+        raises if the caller has gone.
+        """
+        self._acquire(deadline, check_caller)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._page_seconds += 0.1 * (time.monotonic() - start - self._page_seconds)
+                self._release()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._waiting)
+
+    def retry_after(self) -> int:
+        """Whole seconds after which a permit is likely to be free."""
+        seconds = (len(self._waiting) + 1) / self.count * self._page_seconds
+        return max(1, min(60, math.ceil(seconds)))
+
+    def close(self) -> None:
+        """Refuse all who wait, and wait for the pages in progress."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._free == self.count)
+
+    def _acquire(self, deadline: float, check_caller: Callable[[], None]) -> None:
+        turn = threading.Event()
+        with self._changed:
+            if self._free and not self._waiting and not self._closed:
+                self._free -= 1
+                return
+            self._waiting.append(turn)
+        try:
+            while not turn.wait(max(0.0, min(_POLL, deadline - time.monotonic()))):
+                check_caller()
+                if self._closed:
+                    raise NotReady("the server is stopping")
+                if time.monotonic() >= deadline:
+                    raise TimedOut("no page slot was free in time")
+        except BaseException:
+            with self._changed:
+                if turn.is_set():  # meanwhile
+                    self._release()
+                else:
+                    self._waiting.remove(turn)
+            raise
+
+    def _release(self) -> None:
+        """Pass the slot on to who waits longest."""
+        if self._waiting and not self._closed:
+            self._waiting.popleft().set()
+        else:
+            self._free += 1
+            self._changed.notify_all()

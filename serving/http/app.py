@@ -35,16 +35,16 @@ class App(OpenAPI):
 def create_app(
     settings: Settings,
     pipelines: Registry,
-    places: Admission | None = None,
+    admission: Admission | None = None,
     state: Callable[[], Mapping[str, Any]] = dict,
     keys: Keys | None = None,
 ) -> App:
     """Build the app of one worker process.
 
     pipelines: may still be empty; until they are loaded, requests get 503.
-    places: shared by all workers, made before the fork; without it, this worker's own.
-    state: what GET /ocr/v1 tells beside the pipelines: the generation, the last reload.
-    keys: who is let in; without it, everybody.
+    admission: shared by all workers, made before the fork; without it, this worker's own.
+    state: what GET /ocr/v1 shows beside the pipelines: the generation, the last reload.
+    keys: of which every request needs one; without it, none.
     Close `app.service` at the end.
     """
     app = App(
@@ -57,7 +57,7 @@ def create_app(
         static_folder=None,
     )
     app.url_map.strict_slashes = False
-    app.service = Service(settings, pipelines, places or Admission(settings.places))
+    app.service = Service(settings, pipelines, admission or Admission(settings.permits))
     app.extensions["ocr"] = app.service
     app.extensions["ocr.state"] = state
     context.register(app)

@@ -1,7 +1,4 @@
-"""Limits on bodies in memory; who sends slowly makes room for others.
-
-A request's body: never more than allowed, never for longer than allowed.
-"""
+"""A request's body: never more than allowed, never for longer than allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wsgi import ClosingIterator
 
-from serving.errors import BadRequest, Busy, TooLarge
+from serving.errors import BadRequest, TooLarge
 from serving.http.gunicorn.sockets import TimedSocket
 from serving.http.settings import Settings
 
@@ -28,11 +25,11 @@ _PIECE = 1024 * 1024
 """Bytes read at once. Gunicorn takes as many from a socket, and copies at each read what it keeps
 back."""
 _RATE = 64 * 1024
-"""Bytes a second that nobody is too slow with."""
+"""Bytes a second from which on a sender is not slow."""
 _GRACE = 1.0
-_DRAINS = 8
-_DRAINED = 4
-"""Times the limit of a body that is read of a refused one: it is refused for being longer."""
+_MAX_DRAINS = 8
+_DRAIN_FACTOR = 4
+"""A refused body, which may be refused for its size, is read up to so many times the limit."""
 
 
 class Readable(Protocol):
@@ -59,9 +56,9 @@ class Body:
         self._socket = connection
         self._start = time.monotonic()
         self._received = 0
-        self._held = memoryview(b"")
-        """Received, and not read yet."""
-        self._sent_away = False
+        self._rest = memoryview(b"")
+        """Received, but not read yet."""
+        self._evicted = False
         self._at_end: list[Callable[[], None]] = []
         self.over = length == 0
         if connection is not None:
@@ -75,18 +72,18 @@ class Body:
 
     @property
     def lag(self) -> float:
-        """Seconds by which the body is behind 64 KiB a second; none in the first second."""
-        late = time.monotonic() - self._start - self._came / _RATE
+        """Seconds by which the body is behind 64 KiB a second; 0 in its first second."""
+        late = time.monotonic() - self._start - self._arrived / _RATE
         return 0.0 if self.over or late < _GRACE else late
 
     @property
-    def _came(self) -> int:
-        """Bytes so far, those of a piece that is not whole yet too."""
+    def _arrived(self) -> int:
+        """Bytes so far, with those of an incomplete piece."""
         return self._received if self._socket is None else self._socket.received
 
     def evict(self) -> None:
-        """From another thread: the body ends here, for others wait."""
-        self._sent_away = True
+        """From another thread: end the body here, because its permit is needed."""
+        self._evicted = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.end_reading()
@@ -101,7 +98,7 @@ class Body:
             self._at_end.pop()()
 
     def check(self) -> None:
-        """Refuse a body that says it is too long, before a byte is read. Raises TooLarge."""
+        """Refuse a body whose Content-Length is too large, before reading. Raises TooLarge."""
         if self._length is not None and self._length > self._settings.max_body:
             raise self._too_large()
 
@@ -109,12 +106,12 @@ class Body:
         """Up to `size` bytes, or all. Raises TooLarge, BadRequest, ClientDisconnected."""
         self.check()
         if size < 0:
-            held, self._held = self._held, memoryview(b"")
-            return b"".join([held, *iter(self._piece, b"")])
-        if not self._held:
-            self._held = memoryview(self._piece())
-        given, self._held = self._held[:size], self._held[size:]
-        return bytes(given)
+            rest, self._rest = self._rest, memoryview(b"")
+            return b"".join([rest, *iter(self._piece, b"")])
+        if not self._rest:
+            self._rest = memoryview(self._piece())
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
 
     def _piece(self) -> bytes:
         if self.over:
@@ -124,7 +121,7 @@ class Body:
         if self._received > self._settings.max_body:
             raise self._too_large()
         self.over = not data or self._received == self._length
-        if self._sent_away and not (self.over and data):
+        if self._evicted and not (self.over and data):
             raise self._too_slow()
         if not data and self._length is not None and self._received < self._length:
             raise BadRequest(f"the body ended after {self._received} of {self._length} bytes")
@@ -145,12 +142,12 @@ class Body:
 
     def _too_slow(self) -> BadRequest:
         seconds = time.monotonic() - self._start
-        return BadRequest(f"the body arrives too slowly: {self._came} bytes in {seconds:.0f} s")
+        return BadRequest(f"the body arrives too slowly: {self._arrived} bytes in {seconds:.0f} s")
 
     def _too_large(self) -> TooLarge:
-        size = "more" if self._length is None else f"{self._length} bytes"
-        most = self._settings.max_body
-        return TooLarge(f"a body may have {most} bytes (--max-body-mb), this one has {size}")
+        size = "more than allowed" if self._length is None else f"{self._length} bytes"
+        limit = self._settings.max_body
+        return TooLarge(f"the body has {size}; the limit is {limit} bytes (--max-body-mb)")
 
     def drain(self) -> None:
         """Read what is left, within limits, so that the caller gets to read the answer.
@@ -158,7 +155,7 @@ class Body:
         Closing a socket with unread input sends a reset, which discards the answer on its way.
         """
         end = time.monotonic() + self._settings.drain_time
-        left = self._settings.max_body * _DRAINED
+        left = self._settings.max_body * _DRAIN_FACTOR
         try:
             while not self.over and left > 0 and (seconds := end - time.monotonic()) > 0:
                 if self._socket is not None:
@@ -182,8 +179,8 @@ class BodyGuard:
     def __init__(self, app: WSGIApplication, settings: Settings) -> None:
         self._app = app
         self._settings = settings
-        # Who drains holds a thread; there are always some left for others.
-        self._drains = threading.BoundedSemaphore(_DRAINS)
+        # Draining holds a thread: bounded, so that some are left for others.
+        self._drains = threading.BoundedSemaphore(_MAX_DRAINS)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         connection = environ.get("gunicorn.socket")
@@ -222,53 +219,3 @@ def _length(environ: dict[str, Any]) -> int | None:
         return int(environ.get("CONTENT_LENGTH") or 0)
     except ValueError:
         return 0
-
-
-_MAKERS = 4
-_LEAVING = 0.5
-"""Seconds that are waited for a slow sender to be gone."""
-
-
-class BodyLimits:
-    """Bounds how many bodies are in memory, and how many threads slow callers can hold."""
-
-    def __init__(self, size: int) -> None:
-        self._free = threading.BoundedSemaphore(size)
-        self._makers = threading.BoundedSemaphore(_MAKERS)
-        self._lock = threading.Lock()
-        self._bodies: set[Body] = set()
-
-    def enter(self, body: Body) -> None:
-        """Take room for a request, to the end of its answer. Raises Busy.
-
-        Where there is none, the slowest of those that send too slowly is sent away.
-        """
-        if not self._free.acquire(blocking=False) and not self._made():
-            raise Busy("too many requests are being received; try again later")
-        with self._lock:
-            self._bodies.add(body)
-        body.at_end(lambda: self._leave(body))
-
-    def _made(self) -> bool:
-        """Send the slowest away and take its room, unless none is slow or many wait already."""
-        if not self._makers.acquire(blocking=False):
-            return False
-        try:
-            slow = self._slowest()
-            if slow is None:
-                return False
-            slow.evict()
-            return self._free.acquire(timeout=_LEAVING)
-        finally:
-            self._makers.release()
-
-    def _slowest(self) -> Body | None:
-        with self._lock:
-            rates = {body: body.lag for body in self._bodies}
-        slow = max(rates, key=rates.__getitem__, default=None)
-        return slow if slow is not None and rates[slow] > 0 else None
-
-    def _leave(self, body: Body) -> None:
-        with self._lock:
-            self._bodies.discard(body)
-        self._free.release()

@@ -9,13 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, current_app, g, request
-from pydantic import ConfigDict, with_config
 
 _SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-
-
-described = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
-"""For the dicts that answers are made of: /openapi.json tells all that is in them."""
 
 
 def register(app: Flask) -> None:

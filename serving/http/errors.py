@@ -22,8 +22,9 @@ from serving.errors import (
     Unfetchable,
     UnsupportedMedia,
 )
-from serving.http.context import described, json_response
+from serving.http.context import json_response
 from serving.http.logs import add_log_fields
+from serving.output.pages import described
 
 _LOG = logging.getLogger("serving.http")
 
@@ -38,7 +39,7 @@ TABLE: dict[type[OcrError], tuple[int, str]] = {
     NotReady: (503, "not_ready"),
     TimedOut: (504, "timeout"),
 }
-"""Errors on purpose. Any other OcrError, and any other exception, is a 500 and a bug."""
+"""Expected errors. Any other OcrError, and any other exception, is a 500 and a bug."""
 
 _CODES = dict(TABLE.values()) | {
     404: "not_found",
@@ -63,7 +64,7 @@ class ErrorDetail(TypedDict):
 
 @described
 class ErrorAnswer(TypedDict):
-    """The one form in which errors are told."""
+    """The form of every error."""
 
     error: ErrorDetail
 
@@ -80,27 +81,27 @@ def code_of(status: int) -> str:
 
 
 def error_body(code: str, message: str, request_id: str, **more: Any) -> dict[str, Any]:
-    """The one form in which errors are told."""
+    """The form of every error."""
     return {"error": {"code": code, "message": message, "request_id": request_id, **more}}
 
 
-def told(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
-    """Status and body for an error that the app raised. One that is a bug goes into the log."""
-    found = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), None)
-    if found is None:
+def error_answer(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Status and body for an error of the app. One that is a bug is logged."""
+    row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), None)
+    if row is None:
         _LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": request_id}})
         message = "internal error; the server's log says more under this request_id"
         return 500, error_body("internal", message, request_id)
-    status, code = found
+    status, code = row
     index = error.index if isinstance(error, InputError) else None
     more = {} if index is None else {"index": index}
     return status, error_body(code, str(error), request_id, **more)
 
 
 def _raised(error: Exception) -> Response:
-    response = _answer(*told(error, g.request_id))
+    response = _answer(*error_answer(error, g.request_id))
     if isinstance(error, Busy):
-        response.headers["Retry-After"] = str(current_app.extensions["ocr"].turns.retry_after())
+        response.headers["Retry-After"] = str(current_app.extensions["ocr"].slots.retry_after())
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="ocr-hpi"'
     return response
@@ -113,11 +114,11 @@ def _of_http(error: HTTPException) -> Response:
     status = error.code or 500
     message = error.description or error.name
     if status == 404 and request.routing_exception is not None:
-        message = f"nothing is at {request.path}; GET /ocr/v1 names the pipelines"
+        message = f"no such route: {request.path}; GET /ocr/v1 lists the pipelines"
     elif status == 405:
         methods = set(getattr(error, "valid_methods", None) or ()) - {"HEAD", "OPTIONS"}
         allowed = ", ".join(sorted(methods))
-        message = f"{request.method} is not for {request.path}; use {allowed}"
+        message = f"{request.method} is not allowed for {request.path}; use {allowed}"
     response = _answer(status, error_body(code_of(status), message, g.request_id))
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):

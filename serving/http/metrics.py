@@ -177,7 +177,7 @@ class RuntimeCollector:
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client."""
         engines = GaugeMetricFamily("ocr_engine_info", "Engines in use; always 1.", labels=_ENGINE)
-        for pipeline in self._registry.to_dict():
+        for pipeline in self._registry.to_list():
             for module, model in pipeline.get("models", {}).items():
                 engine = model["engine"]
                 settings = [str(engine.get(name, "")) for name in _ENGINE[3:]]

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Flask, request
 from flask_openapi3 import APIBlueprint, Tag
 from flask_openapi3.models import Schema
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.json_schema import JsonSchemaMode
+from werkzeug.datastructures import MultiDict
 
+from serving.errors import BadRequest
 from serving.http.errors import ErrorAnswer, code_of
 from serving.http.keys import is_open
-from serving.http.query import parse_query
 
+_SHOWN = 40
+Query = TypeVar("Query", bound=BaseModel)
 _REFERENCE = "#/components/schemas/{model}"
 
 _HEADERS = {
@@ -151,3 +154,22 @@ def _ask_for_keys(told: dict[str, Any]) -> None:
         if not is_open(path):
             for operation in operations.values():
                 operation["security"] = [{"bearer": []}, {"header": []}]
+
+
+def parse_query(args: MultiDict[str, str], model: type[Query]) -> Query:
+    """Check a query string. Raises BadRequest, naming the parameter and what is allowed."""
+    for name, values in args.lists():
+        if len(values) > 1:
+            raise BadRequest(f"{name} is given {len(values)} times; give it once")
+    try:
+        return model.model_validate(args.to_dict())
+    except ValidationError as error:
+        raise BadRequest("; ".join(_finding(item, model) for item in error.errors())) from None
+
+
+def _finding(item: Any, model: type[BaseModel]) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(model.model_fields)
+        return f"unknown query parameter {name[:_SHOWN]!r}; known are: {known}"
+    return f"{name}: {item['msg']}, not {str(item['input'])[:_SHOWN]!r}"

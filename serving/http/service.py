@@ -1,133 +1,141 @@
-"""The work behind the routes: documents in, pages out, within places, turns and time."""
+"""The work behind the routes: documents in, pages out, within permits, page slots and time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.exceptions import ClientDisconnected
 
 from serving.config.options import Options
-from serving.download import UrlFetcher
-from serving.errors import BadRequest, InputError, TooLarge
-from serving.http.admission import Admission
-from serving.http.body import Body, BodyLimits
-from serving.http.metrics import Metrics, QueuedRequest
-from serving.http.registry import Reader, Registry
+from serving.download import Url, UrlFetcher
+from serving.errors import BadRequest, InputError, TimedOut, TooLarge
+from serving.http.admission import Admission, PageSlots
+from serving.http.body import Body
+from serving.http.context import add_timing
+from serving.http.gunicorn.sockets import hung_up
+from serving.http.logs import add_log_fields
+from serving.http.metrics import Metrics
+from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
-from serving.http.turns import PageScheduler
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import Limits
-from serving.types import Image, Line, Page
+from serving.output.pages import ReadPage
+from serving.types import Image, Line
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 Draw = Callable[[Image, Sequence[Line]], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What one request asks for."""
+class ReadRequest:
+    """What one request wants to have read."""
 
-    pipeline: str
-    """Its name."""
-    reader: Reader
+    name: str
+    """Of the pipeline."""
+    pipeline: ServedPipeline
     documents: Sequence[bytes]
     options: Options
+    environ: WSGIEnvironment
     pdf_dpi: int = 144
     draw: Draw | None = None
-    """Makes what `Reading.picture` holds of each page, where pictures are wanted."""
+    """Makes `ReadPage.picture` from each page, where pictures are wanted."""
     one_page: bool = False
-    """More are refused: the answer has room for one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One page, read."""
-
-    image: int
-    """Which of the request's documents."""
-    number: int
-    """Which page of it."""
-    of: int
-    """How many pages the request has, of all its documents."""
-    page: Page
-    picture: Any = field(default=None, repr=False)
+    """Refuse more: the answer has room for one."""
 
 
 class Service:
-    """All that one worker process shares among requests."""
+    """What the requests of one worker process share."""
 
-    def __init__(self, settings: Settings, registry: Registry, places: Admission) -> None:
+    def __init__(self, settings: Settings, registry: Registry, admission: Admission) -> None:
         self.settings = settings
         self.registry = registry
-        self.places = places
+        self.admission = admission
         self.metrics = Metrics(registry)
-        self.turns = PageScheduler(settings.threads)
+        self.slots = PageSlots(settings.threads)
         self.fetcher = UrlFetcher(
             settings.allow_url_hosts, max_bytes=settings.max_body, seconds=settings.timeout
         )
         self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
-        self._room = BodyLimits(settings.bodies)
 
-    def let_in(self, body: Body) -> None:
-        """Begin with a request that has a body. Raises Busy, before the body is read."""
-        self.places.check()
-        self._room.enter(body)
+    def admit(self, body: Body) -> None:
+        """Take the request's permit, before its body is read; held until its answer has gone.
 
-    def read(self, work: Work, gone: Callable[[], bool]) -> Iterator[Reading]:
-        """Yield the pages as they are read.
-
-        Formats and limits of all documents are checked before a pixel of any is decoded.
-        Raises Busy, InputError, TimedOut, NotReady, and Gone once `gone()` is true.
+        Raises Busy.
         """
-        give_back = self.places.take()
+        body.at_end(self.admission.admit(body))
+
+    def fetch(self, documents: Sequence[bytes | Url], environ: WSGIEnvironment) -> list[bytes]:
+        """The documents, those behind URLs downloaded. Raises what `UrlFetcher.fetch` does."""
+        if not any(isinstance(document, Url) for document in documents):
+            return [document for document in documents if isinstance(document, bytes)]
+        start = time.perf_counter()
+        fetched = self.fetcher.fetch(documents, lambda: _check_caller(environ))
+        add_timing({"fetch": (time.perf_counter() - start) * 1e3})
+        return fetched
+
+    def read(self, request: ReadRequest) -> Generator[ReadPage, None, None]:
+        """Yield the pages as they are read, each within a page slot; log how many.
+
+        Formats and limits of all documents are checked before a pixel of any is decoded. A page in
+        progress is finished even when the time is up. Raises InputError, TimedOut, NotReady, and
+        ClientDisconnected once the caller has gone.
+        """
+        environ, pipeline = request.environ, request.pipeline
+        add_log_fields(environ, pipeline=request.name, images=len(request.documents))
+        documents = self._open(request)
+        total = sum(document.count for document in documents)
+        seconds = self.settings.timeout + total * self.settings.page_time
+        deadline = time.monotonic() + seconds
+        queued = self.metrics.request_queued(request.name)
+        done = lines = 0
         try:
-            documents = self._open(work)
-        except BaseException:
-            give_back()
-            raise
-        pages = sum(document.count for document in documents)
-        seconds = self.settings.timeout + pages * self.settings.page_time
-        waiting = self.metrics.request_queued(work.pipeline)
+            for index, document in enumerate(documents):
+                for number in range(document.count):
+                    _check_caller(environ)
+                    with (
+                        _in_time(seconds, deadline, done),
+                        self.slots.slot(deadline, lambda: _check_caller(environ)),
+                    ):
+                        if not done:
+                            queued.begin()
+                        start = time.perf_counter()
+                        with _of_document(index, request):
+                            image = next(document)
+                        decoded = {"decode": (time.perf_counter() - start) * 1e3}
+                        page = pipeline.read(image, request.options)
+                        page = replace(page, timing={**decoded, **page.timing})
+                        self.metrics.page_read(request.name, page)
+                        picture = None if request.draw is None else request.draw(image, page.lines)
+                        del image  # not kept while this request waits for its next slot
+                    done, lines = done + 1, lines + len(page.lines)
+                    add_log_fields(environ, pages=done, lines=lines)
+                    yield ReadPage(index, number, total, page, picture)
+        finally:
+            queued.end()
 
-        def ended() -> None:
-            waiting.end()
-            give_back()
+    def close(self) -> None:
+        """Finish the pages in progress, then end decoder processes, pipelines and permits."""
+        self.slots.close()
+        self._decoder.close()
+        self.registry.close()
+        self.admission.close()
 
-        with self.turns.submit(self._steps(work, documents, waiting), ended) as job:
-            # The last page is the end: to be told so would take one more turn behind all others.
-            yield from islice(job.results(seconds, gone), pages)
-
-    def _steps(
-        self, work: Work, documents: Sequence[Pages], waiting: QueuedRequest
-    ) -> Generator[Reading, None, None]:
-        """Decode and read, a page at each step."""
-        waiting.begin()
-        count = sum(pages.count for pages in documents)
-        for index, pages in enumerate(documents):
-            for number in range(pages.count):
-                start = time.perf_counter()
-                with _index(index, work):
-                    image = next(pages)
-                decoded = {"decode": (time.perf_counter() - start) * 1e3}
-                page = work.reader.read(image, work.options)
-                page = replace(page, timing={**decoded, **page.timing})
-                self.metrics.page_read(work.pipeline, page)
-                picture = None if work.draw is None else work.draw(image, page.lines)
-                del image  # not beside the next one, nor while this request waits for its turn
-                yield Reading(index, number, count, page, picture)
-
-    def _open(self, work: Work) -> list[Pages]:
+    def _open(self, request: ReadRequest) -> list[Pages]:
         documents = []
-        for index, data in enumerate(work.documents):
-            with _index(index, work):
-                documents.append(self._decoder.pages(data, pdf_dpi=work.pdf_dpi))
+        for index, data in enumerate(request.documents):
+            with _of_document(index, request):
+                documents.append(self._decoder.pages(data, pdf_dpi=request.pdf_dpi))
         pages = sum(document.count for document in documents)
-        if work.one_page and pages > 1:
+        if request.one_page and pages > 1:
             raise BadRequest(
                 f"format=image draws one page, and there are {pages}; send them one by one or "
-                "ask for another format"
+                "request another format"
             )
         if pages > self.settings.max_pages:
             raise TooLarge(
@@ -136,19 +144,31 @@ class Service:
             )
         return documents
 
-    def close(self) -> None:
-        """End the threads and the decoder processes, then close the pipelines and the places."""
-        self.turns.close()
-        self._decoder.close()
-        self.registry.close()
-        self.places.close()
+
+def _check_caller(environ: WSGIEnvironment) -> None:
+    if hung_up(environ.get("gunicorn.socket")):
+        raise ClientDisconnected
 
 
 @contextmanager
-def _index(index: int, work: Work) -> Iterator[None]:
+def _in_time(seconds: float, deadline: float, pages: int) -> Iterator[None]:
+    """Say in TimedOut how far the request came. Raises it if the time is already up."""
+    try:
+        if time.monotonic() >= deadline:
+            raise TimedOut
+        yield
+    except TimedOut as error:
+        raise TimedOut(
+            f"not done within {seconds:g} s; {pages} pages were read. Send fewer pages at a time, "
+            "or start the server with a larger --timeout"
+        ) from error
+
+
+@contextmanager
+def _of_document(index: int, request: ReadRequest) -> Iterator[None]:
     """Say in an error which of several documents is at fault."""
     try:
         yield
     except InputError as error:
-        error.index = index if len(work.documents) > 1 else None
+        error.index = index if len(request.documents) > 1 else None
         raise

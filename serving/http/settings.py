@@ -1,4 +1,4 @@
-"""What `ocr-hpi serve` was told, once, for every part of the server."""
+"""The settings of `ocr-hpi serve`, for every part of the server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from serving.download import HostPattern
 
 _MIB = 1024 * 1024
 
-_SPARE_BODIES = 8
-_SPARE_THREADS = 28  # 8 that drain, 8 that linger, 4 that make room, and some for /health
+_SPARE_THREADS = 36
+"""8 that drain, 8 that linger, 4 that evict, and some that refuse and answer /health."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,35 +31,30 @@ class Settings:
     """Cores that the plan is for, which the workers share; None: all usable."""
     workers: int = 1
     threads: int = 1
-    """Pages that one worker reads side by side: its permits."""
+    """Pages that one worker processes at a time: its page slots."""
     queue: int = 32
     """Requests that may wait, for the whole server."""
     max_body: int = 20 * _MIB
     max_pixels: int = 100_000_000
     max_pages: int = 200
     timeout: float = 60.0
-    """Waiting allowed to a request, beside `page_time` a page."""
+    """Waiting allowed to a request, plus `page_time` for each page."""
     page_time: float = 10.0
     body_time: float = 20.0
-    """For a body to arrive, beside a second for every 64 KiB that did."""
+    """For a body to arrive, plus a second for every 64 KiB."""
     api_keys_file: Path | None = None
-    """Keys of which every request needs one; None asks for none."""
+    """Every request needs one of these keys; None: none is needed."""
     allow_url_hosts: tuple[HostPattern, ...] = ()
-    """From where pictures are fetched by URL; from nowhere when empty."""
+    """Hosts from which pictures are fetched by URL; none when empty."""
     drain_time: float = 2.0
-    """For reading what is left of a refused body, so that the answer is not lost to a reset."""
+    """For draining a refused body, so that no reset overtakes the answer."""
 
     @property
-    def places(self) -> int:
-        """Requests in work and in the queue together, for the whole server."""
+    def permits(self) -> int:
+        """Requests that the whole server admits: in work and in the queue together."""
         return self.workers * self.threads + self.queue
 
     @property
-    def bodies(self) -> int:
-        """Requests of one worker from body to answer; a few more than there are places."""
-        return self.places + _SPARE_BODIES
-
-    @property
     def http_threads(self) -> int:
-        """Threads of one worker: every body, and some that refuse and answer /health."""
-        return self.bodies + _SPARE_THREADS
+        """Threads of one worker: one for every permit, and some beside them."""
+        return self.permits + _SPARE_THREADS

@@ -1,4 +1,4 @@
-"""Pages as picture files."""
+"""Pages as pictures: PNG, and JPEG in base64."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from serving.errors import EngineError
 from serving.imaging.draw import draw
 from serving.types import Image, Line
 
-MOST_SIDE = 2000
-"""Pictures in an answer are made to fit a square of so many pixels, as PaddleX does."""
+_MAX_SIDE = 2000
+"""Pixels; larger pictures are scaled down, as PaddleX does."""
 
 
 def drawn_png(image: Image, lines: Sequence[Line]) -> bytes:
@@ -21,12 +21,12 @@ def drawn_png(image: Image, lines: Sequence[Line]) -> bytes:
 
 
 def jpeg_base64(image: Image) -> str:
-    """The picture as it stands in JSON: base64 of JPEG, made smaller where it is large."""
+    """The picture as base64 of a JPEG, scaled down where it is large."""
     return base64.b64encode(_jpeg(image)).decode("ascii")
 
 
-def plain(image: Image, _: Sequence[Line]) -> str:
-    """The page as it was read, with nothing drawn on it; as jpeg_base64."""
+def page_jpeg(image: Image, _: Sequence[Line]) -> str:
+    """The page as it was read, without boxes; base64 of a JPEG."""
     return jpeg_base64(image)
 
 
@@ -34,7 +34,7 @@ def _jpeg(image: Image) -> bytes:
     import cv2
 
     height, width = image.shape[:2]
-    scale = MOST_SIDE / max(height, width)
+    scale = _MAX_SIDE / max(height, width)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -46,5 +46,5 @@ def _encoded(image: Image, kind: str) -> bytes:
 
     written, data = cv2.imencode(kind, image)
     if not written:
-        raise EngineError(f"OpenCV does not write this page as {kind}")
+        raise EngineError(f"OpenCV cannot encode this page as {kind}")
     return data.tobytes()

@@ -1,11 +1,18 @@
-"""A page as PaddleX's OCRResult has it."""
+"""Pages as PaddleX has them: its OCRResult, and the answer of its basic serving."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NotRequired
 
-from serving.types import Page
+from typing_extensions import TypedDict
+
+from serving.imaging.draw import draw
+from serving.imaging.formats import sniff
+from serving.output.image import jpeg_base64
+from serving.output.pages import ReadPage, described
+from serving.types import Image, Line, Page
 
 
 def paddlex_result(
@@ -41,6 +48,76 @@ def paddlex_result(
         "rec_boxes": [_bounds(poly) for poly in polys],
         **words,
     }
+
+
+@described
+class OcrResult(TypedDict):
+    """One page."""
+
+    prunedResult: dict[str, Any]
+    """What PaddleX's result has: dt_polys, rec_texts, rec_scores, rec_boxes, ..."""
+    ocrImage: NotRequired[str]
+    """The page with its boxes drawn, JPEG in base64."""
+    inputImage: NotRequired[str]
+
+
+@described
+class InferResult(TypedDict):
+    """All pages of a document."""
+
+    ocrResults: list[OcrResult]
+    dataInfo: dict[str, Any]
+
+
+@described
+class InferAnswer(TypedDict):
+    """What PaddleX's serving returns."""
+
+    logId: str
+    result: InferResult
+    errorCode: Literal[0]
+    errorMsg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Two pictures of one page, as base64 of JPEG."""
+
+    drawn: str
+    page: str
+
+
+def pictures(image: Image, lines: Sequence[Line]) -> Pictures:
+    """The page with its boxes drawn, and as it was read."""
+    return Pictures(drawn=jpeg_base64(draw(image, lines)), page=jpeg_base64(image))
+
+
+def infer_answer(
+    document: bytes, pages: Sequence[ReadPage], settings: Mapping[str, Any], log_id: str
+) -> InferAnswer:
+    """The body that PaddleX's serving returns for one document."""
+    results = []
+    for read in pages:
+        pruned = paddlex_result(read.page, settings, None, None)
+        del pruned["input_path"], pruned["page_index"]
+        result: OcrResult = {"prunedResult": pruned}
+        if isinstance(read.picture, Pictures):
+            result |= {"ocrImage": read.picture.drawn, "inputImage": read.picture.page}
+        results.append(result)
+    return {
+        "logId": log_id,
+        "result": {"ocrResults": results, "dataInfo": _info(document, pages)},
+        "errorCode": 0,
+        "errorMsg": "Success",
+    }
+
+
+def _info(document: bytes, pages: Sequence[ReadPage]) -> dict[str, Any]:
+    sizes = [{"width": read.page.width, "height": read.page.height} for read in pages]
+    kind = sniff(document)
+    if kind == "pdf" or (kind == "tiff" and len(sizes) > 1):
+        return {"numPages": len(sizes), "pages": sizes, "type": kind}
+    return {**sizes[0], "type": "image"}
 
 
 def _bounds(poly: Iterable[Sequence[int]]) -> list[int]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flask.testing import FlaskClient
 from http_fake import Client, FakeReader, picture
+from http_server import eventually
 
 from serving import errors
 from serving.errors import EngineError, OcrError
@@ -132,7 +135,8 @@ def test_busy_says_when_to_come_back(tmp_path: Path) -> None:
         Settings(pipelines={"accurate": Path()}, threads=1, queue=0), Registry(("accurate",))
     )
     load(app)
-    give_back = app.service.places.take()
+    sender = SimpleNamespace(lag=0.0, evict=lambda: None)
+    give_back = app.service.admission.admit(sender)
     response = Client(app).post("/ocr/v1/accurate", data=picture())
     assert (response.status_code, response.get_json()["error"]["code"]) == (429, "busy")
     assert int(response.headers["Retry-After"]) >= 1
@@ -142,14 +146,19 @@ def test_busy_says_when_to_come_back(tmp_path: Path) -> None:
 
 
 def test_what_waits_too_long_is_a_504(tmp_path: Path) -> None:
-    settings = Settings(pipelines={"accurate": Path()}, timeout=0.05, page_time=0.05)
+    settings = Settings(pipelines={"accurate": Path()}, threads=1, timeout=0.05, page_time=0.05)
     app = create_app(settings, Registry(("accurate",)))
     gate = tmp_path / "gate"
     app.service.registry.open(lambda name: FakeReader(gate=gate), warmup_image())
-    client = Client(app)
-    response = client.post("/ocr/v1/accurate", data=picture(colour="red"))
+    first = threading.Thread(
+        target=lambda: Client(app).post("/ocr/v1/accurate", data=picture(colour="red"))
+    )
+    first.start()
+    assert eventually(lambda: app.service.slots.retry_after() and app.service.admission.held == 1)
+    response = Client(app).post("/ocr/v1/accurate", data=picture(colour="red"))
     assert (response.status_code, response.get_json()["error"]["code"]) == (504, "timeout")
-    assert app.service.places.taken == 1  # its page is still in work
+    assert app.service.admission.held == 1  # of the page that is still in progress
     gate.touch()
+    first.join(30)
+    assert app.service.admission.held == 0
     app.service.close()
-    assert app.service.places.taken == 0

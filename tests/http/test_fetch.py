@@ -46,14 +46,14 @@ def test_a_request_with_urls(app: App, host: Host) -> None:
     assert (answer.status_code, error["code"], error["index"]) == (422, "unfetchable", 1)
 
 
-def test_fetching_holds_no_place(app: App, host: Host) -> None:
+def test_fetching_holds_the_requests_permit(app: App, host: Host) -> None:
     app.service.fetcher = host.fetcher(seconds=1)
-    taken: list[int] = []
+    held: list[int] = []
 
     def resolve(*_: Any) -> list[str]:
-        taken.append(app.service.places.taken)
+        held.append(app.service.admission.held)
         return [HERE]
 
     app.service.fetcher = host.fetcher(resolve=resolve)
     assert app.test_client().post("/ocr/v1/accurate", json={"image": host.url("a.png")})
-    assert taken == [0]
+    assert held == [1]

@@ -29,10 +29,10 @@ def test_answers(server: Server) -> None:
     assert requests.get(server.base + "/health/ready", timeout=PATIENCE).status_code == 200
 
 
-def test_the_readmes_client_works_unchanged(server: Server, repo: Path) -> None:
+def test_the_documented_client_works_unchanged(server: Server, repo: Path) -> None:
     """Which is the one that tutorials of the beta had: post `image`, print each `data`."""
-    readme = (repo / "README.md").read_text()
-    [client] = re.findall(r"```python\n(import requests\n.*?)```", readme, re.DOTALL)
+    page = (repo / "docs/http.md").read_text()
+    [client] = re.findall(r"```python\n(import requests\n.*?)```", page, re.DOTALL)
     code = client.replace("http://127.0.0.1:8868", server.base)
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, check=True)
     width, height = Image.open(io.BytesIO((repo / "docs/page.jpg").read_bytes())).size

@@ -1,8 +1,9 @@
-"""What one worker shares among requests."""
+"""What the requests of one worker share: pages in turn, and nothing kept of who has gone."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,28 @@ from http_fake import FakeReader, picture
 from http_server import eventually
 
 from serving.config.options import DEFAULT_OPTIONS, Options
+from serving.errors import TimedOut
 from serving.http.admission import Admission
 from serving.http.registry import Registry
-from serving.http.service import Service, Work
+from serving.http.service import ReadRequest, Service
 from serving.http.settings import Settings
 from serving.types import Page
 
 
+def make_service(**settings: Any) -> Service:
+    chosen = Settings(pipelines={"accurate": Path()}, threads=1, **settings)
+    return Service(chosen, Registry(("accurate",)), Admission(chosen.permits))
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
-    settings = Settings(pipelines={"accurate": Path()}, threads=1)
-    service = Service(settings, Registry(("accurate",)), Admission(settings.places))
+    """A service of one page slot."""
+    service = make_service()
     yield service
     service.close()
 
 
-class InSteps(FakeReader):
+class Paused(FakeReader):
     """Reads the first page when `first` is set, and every other one when `rest` is."""
 
     def __init__(self) -> None:
@@ -41,22 +48,53 @@ class InSteps(FakeReader):
         return super().read(image, options)
 
 
+def request_of(pipeline: FakeReader, *documents: bytes) -> ReadRequest:
+    return ReadRequest("accurate", pipeline, documents or [picture()], DEFAULT_OPTIONS, {})
+
+
 def test_a_page_is_answered_when_it_is_read_whoever_waits(service: Service) -> None:
-    reader = InSteps()
+    pipeline = Paused()
 
     def ask() -> threading.Thread:
-        work = Work("accurate", reader, [picture()], DEFAULT_OPTIONS)
-        thread = threading.Thread(target=lambda: list(service.read(work, lambda: False)))
+        thread = threading.Thread(target=lambda: list(service.read(request_of(pipeline))))
         thread.start()
         return thread
 
     one = ask()
-    assert eventually(lambda: reader.pages == 1)
+    assert eventually(lambda: pipeline.pages == 1)
     other = ask()
-    assert eventually(lambda: service.turns.waiting == 1)
-    reader.first.set()
+    assert eventually(lambda: service.slots.waiting == 1)
+    pipeline.first.set()
     one.join(10)
     answered = not one.is_alive()
-    reader.rest.set()
+    pipeline.rest.set()
     other.join(10)
     assert answered
+
+
+def test_an_abandoned_document_reads_no_further_page(service: Service) -> None:
+    pipeline = Paused()
+    pipeline.first.set()
+    pages = service.read(request_of(pipeline, picture(kind="TIFF", pages=5)))
+    assert next(pages).total == 5
+    pages.close()
+    assert pipeline.pages == 1
+    pipeline.rest.set()
+    assert len(list(service.read(request_of(pipeline)))) == 1  # the slot is free
+
+
+class Slow(FakeReader):
+    """Takes a tenth of a second for a page."""
+
+    def read(self, image: Any, options: Options = DEFAULT_OPTIONS) -> Page:
+        time.sleep(0.1)
+        return super().read(image, options)
+
+
+def test_a_document_out_of_time_says_how_far_it_came() -> None:
+    service = make_service(timeout=0.05, page_time=0.0)
+    pages = service.read(request_of(Slow(), picture(kind="TIFF", pages=3)))
+    assert next(pages).number == 0  # a page in progress is finished
+    with pytest.raises(TimedOut, match="1 pages were read"):
+        next(pages)
+    service.close()

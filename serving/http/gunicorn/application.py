@@ -23,7 +23,7 @@ from serving.http.gunicorn.messages import SharedState, WorkerEvents
 from serving.http.gunicorn.worker import Worker, load_in_background
 from serving.http.keys import Keys, read_keys
 from serving.http.logs import GunicornLogger
-from serving.http.registry import Reader, Registry
+from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
 from serving.machine import usable_cores
 from serving.plan.plan import planned_workers
@@ -31,7 +31,7 @@ from serving.plan.plan import planned_workers
 _CONNECTIONS = 4096
 _OTHER_FILES = 256
 
-Load = Callable[[str, PipelineConfig, int, OnBatch], Reader]
+Load = Callable[[str, PipelineConfig, int, OnBatch], ServedPipeline]
 """Loads the pipeline of a name, in the worker of that slot, with an observer of its batches."""
 
 
@@ -86,7 +86,7 @@ class Application(BaseApplication):
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self._load = load
         self._listener = listener.detach()
-        self._places = Admission(settings.places)
+        self._admission = Admission(settings.permits)
         self._app: App | None = None
         self._loader: threading.Thread | None = None
         super().__init__()
@@ -118,7 +118,7 @@ class Application(BaseApplication):
         """In a worker: the app, with no pipelines yet."""
         registry = Registry(tuple(self.settings.pipelines))
         self._app = create_app(
-            self.settings, registry, self._places, self._reload_state, self.generation.keys
+            self.settings, registry, self._admission, self._reload_state, self.generation.keys
         )
         return self._app
 
@@ -140,7 +140,7 @@ class Application(BaseApplication):
         assert self._app is not None
         configs, service = self.generation.configs, self._app.service
 
-        def load(name: str) -> Reader:
+        def load(name: str) -> ServedPipeline:
             def on_batch(module: str, lines: int) -> None:
                 if service.registry.ready:  # the warm-up is not counted
                     service.metrics.engine_called(name, module, lines)

@@ -15,7 +15,7 @@ from serving.http.gunicorn.application import Application, Generation, Load, rea
 from serving.http.gunicorn.master import Master
 from serving.http.logs import configure_logs
 from serving.http.metrics import metrics_folder
-from serving.http.registry import Reader
+from serving.http.registry import ServedPipeline
 from serving.http.settings import Settings
 
 _LOG = logging.getLogger("serving.http")
@@ -79,7 +79,7 @@ def _is_loopback(listener: socket.socket) -> bool:
 
 
 def _load_built(settings: Settings) -> Load:
-    def load(name: str, config: PipelineConfig, slot: int, on_batch: OnBatch) -> Reader:
+    def load(name: str, config: PipelineConfig, slot: int, on_batch: OnBatch) -> ServedPipeline:
         # After the fork: vendors' libraries start threads, which do not survive one.
         from serving.plan.load import open_pipeline
 

@@ -2,79 +2,167 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Generator, Iterator
+from itertools import chain, islice
+from typing import Any
 
 from flask import Response, current_app, g, request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import ClientDisconnected
 
 from serving.errors import BadRequest
-from serving.http import formats, paddlex
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
+from serving.http.errors import error_answer
+from serving.http.logs import add_log_fields
 from serving.http.openapi import READING_ERRORS, Routes
-from serving.http.query import Format, OcrQuery, PipelinePath
-from serving.http.reading import fetch_documents, read_documents, read_pages
-from serving.http.service import Draw, Reading, Service, Work
-from serving.http.stream import stream
+from serving.http.schemas import Format, OcrQuery, PagesAnswer, PipelinePath
+from serving.http.service import Draw, ReadRequest, Service
 from serving.http.uploads import BODIES, read_uploads
-from serving.output.image import drawn_png, plain
+from serving.output.image import drawn_png, page_jpeg
+from serving.output.paddlex import InferAnswer, infer_answer
+from serving.output.pages import (
+    PlacedLine,
+    ReadPage,
+    hints,
+    page_answer,
+    placed_lines,
+    plain_text,
+    rounded,
+    total_timing,
+)
 
 blueprint = Routes("ocr", __name__, tag="Reading")
+
+NDJSON = "application/x-ndjson"
+"""A JSON object a line."""
+_FORMATS: dict[str, Format] = {
+    "application/json": "lines",
+    "text/plain": "text",
+    "image/png": "image",
+    NDJSON: "pages",
+}
+_ANSWERS = {
+    "application/json": list[PlacedLine] | PagesAnswer | InferAnswer,
+    "text/plain": str,
+    "image/png": bytes,
+    NDJSON: str,  # a PageAnswer a line, then the rest of a PagesAnswer; or an ErrorAnswer
+}
 
 
 @blueprint.post(
     "/ocr/v1/<name>",
     openapi_extensions=blueprint.body(BODIES),
-    responses=blueprint.answers(formats.ANSWERS, 404, *READING_ERRORS),
+    responses=blueprint.answers(_ANSWERS, 404, *READING_ERRORS),
 )
 def read(path: PipelinePath, query: OcrQuery) -> Response:
     """Read the text of the images or documents in the body."""
     service: Service = current_app.extensions["ocr"]
-    form = formats.chosen(query.format, request.accept_mimetypes)
+    accept = request.accept_mimetypes
+    form = query.format or _preferred(accept)
     if query.pictures and form != "pages":
         raise BadRequest(f"pictures come with format=pages, not with format={form}")
-    reader = service.registry.get(path.name)
+    pipeline = service.registry.get(path.name)
     body = Body.of(request.environ)
-    service.let_in(body)
+    service.admit(body)
     start = time.perf_counter()
-    sent = read_uploads(request.content_type or "", body, service.settings.max_pages)
+    uploads = read_uploads(request.content_type or "", body, service.settings.max_pages)
     add_timing({"receive": (time.perf_counter() - start) * 1e3})
-    documents = fetch_documents(service, sent)
+    documents = service.fetch(uploads, request.environ)
     if form == "paddlex" and len(documents) > 1:
         raise BadRequest("format=paddlex answers for one document; send them one by one")
-    work = Work(
+    wanted = ReadRequest(
         path.name,
-        reader,
+        pipeline,
         documents,
         query.options(),
+        request.environ,
         pdf_dpi=query.pdf_dpi,
         draw=_draw(form, query.pictures),
         one_page=form == "image",
     )
-    if formats.streams(form, request.accept_mimetypes):
-        return stream(read_pages(service, work), reader.to_dict())
-    readings = read_documents(service, work)
-    return _answer(form, work, readings)
+    pages = service.read(wanted)
+    if form == "pages" and accept.best_match(["application/json", NDJSON]) == NDJSON:
+        return _stream(pages, pipeline.to_dict())
+    return _answer(form, wanted, list(pages))
+
+
+def _preferred(accept: MIMEAccept) -> Format:
+    """The format of the Accept header; lines where it has none of ours."""
+    best = max(_FORMATS, key=accept.quality)  # the first of equals: JSON
+    return _FORMATS[best] if accept.quality(best) > 0 else "lines"
 
 
 def _draw(form: Format, pictures: bool) -> Draw | None:
     if form == "image":
         return drawn_png
-    return plain if pictures else None
+    return page_jpeg if pictures else None
 
 
-def _answer(form: Format, work: Work, readings: list[Reading]) -> Response:
+def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage]) -> Response:
+    add_timing(total_timing(pages))
     match form:
         case "lines":
-            return formats.lines(readings)
+            response = json_response(placed_lines(pages))
         case "text":
-            return formats.text(readings)
+            response = Response(plain_text(pages), mimetype="text/plain")
         case "image":
-            return formats.image(readings)
+            response = Response(pages[0].picture, mimetype="image/png")
         case "pages":
-            engine = work.reader.to_dict()
-            return formats.pages(readings, request_id=g.request_id, engine=engine)
-        case "paddlex":
-            settings = work.reader.settings(work.options)
-            return json_response(
-                paddlex.answer(work.documents[0], readings, settings, g.request_id)
+            response = json_response(
+                PagesAnswer(
+                    request_id=g.request_id,
+                    pages=[page_answer(page) for page in pages],
+                    timing=rounded(total_timing(pages)),
+                    engine=wanted.pipeline.to_dict(),
+                )
             )
+        case "paddlex":
+            settings = wanted.pipeline.settings(wanted.options)
+            answer = infer_answer(wanted.documents[0], pages, settings, g.request_id)
+            response = json_response(answer)
+    if hint := hints(pages):
+        response.headers["X-OCR-Hint"] = hint
+    return response
+
+
+def _stream(pages: Generator[ReadPage, None, None], engine: Any) -> Response:
+    """`format=pages` as NDJSON: a line a page, sent when it is read; then the rest of the answer.
+
+    Waits for the first page: an error before it has its own status. A later one is the last line,
+    in the form of every error. An answer without such a last line was cut off.
+    """
+    first = list(islice(pages, 1))
+    # The rest is read after Flask has let go of the request.
+    lines = _ndjson(chain(first, pages), engine, request.environ, g.request_id)
+    response = Response(lines, mimetype=NDJSON)
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold the lines back
+    response.call_on_close(pages.close)
+    return response
+
+
+def _ndjson(
+    pages: Iterator[ReadPage], engine: Any, environ: dict[str, Any], request_id: str
+) -> Iterator[str]:
+    timing: dict[str, float] = {}
+    add_log_fields(environ, complete=False)
+    try:
+        for page in pages:
+            for stage, milliseconds in page.page.timing.items():
+                timing[stage] = timing.get(stage, 0.0) + milliseconds
+            yield _line({**page_answer(page), "pages": page.total})
+    except ClientDisconnected:
+        return
+    except Exception as error:
+        _, body = error_answer(error, request_id)
+        add_log_fields(environ, error=body["error"]["code"])
+        yield _line(body)
+    else:
+        add_log_fields(environ, complete=True)
+        yield _line({"request_id": request_id, "timing": rounded(timing), "engine": engine})
+
+
+def _line(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from flask import Response, current_app, g, request
+from pydantic import ValidationError
 
+from serving.errors import BadRequest
 from serving.http.body import Body
-from serving.http.context import json_response
+from serving.http.context import add_timing, json_response
 from serving.http.openapi import READING_ERRORS, Routes
-from serving.http.paddlex import (
-    HealthAnswer,
-    InferAnswer,
-    InferError,
-    InferRequest,
-    answer,
-    parse_infer,
-    pictures,
-)
-from serving.http.reading import fetch_documents, read_documents
-from serving.http.service import Service, Work
+from serving.http.schemas import HealthAnswer, InferError, InferRequest
+from serving.http.service import ReadRequest, Service
+from serving.http.uploads import first_finding
+from serving.output.paddlex import InferAnswer, infer_answer, pictures
+from serving.output.pages import total_timing
 
 blueprint = Routes("paddlex", __name__, tag="PaddleX")
 
@@ -33,16 +29,22 @@ def infer() -> Response:
     """Read one document with the first pipeline; PaddleX's request and answer."""
     service: Service = current_app.extensions["ocr"]
     name = service.registry.names[0]
-    reader = service.registry.get(name)
+    pipeline = service.registry.get(name)
     body = Body.of(request.environ)
-    service.let_in(body)
-    asked = parse_infer(body.read())
-    options = asked.options()
-    draw = None if asked.visualize is False else pictures
-    [document] = fetch_documents(service, [asked.file])
-    readings = read_documents(service, Work(name, reader, [document], options, draw=draw))
-    log_id = asked.logId or g.request_id
-    return json_response(answer(document, readings, reader.settings(options), log_id))
+    service.admit(body)
+    try:
+        wanted = InferRequest.model_validate_json(body.read())
+    except ValidationError as error:
+        raise BadRequest(first_finding(error)) from None
+    options = wanted.options()
+    draw = None if wanted.visualize is False else pictures
+    [document] = service.fetch([wanted.file], request.environ)
+    pages = list(
+        service.read(ReadRequest(name, pipeline, [document], options, request.environ, draw=draw))
+    )
+    add_timing(total_timing(pages))
+    log_id = wanted.logId or g.request_id
+    return json_response(infer_answer(document, pages, pipeline.settings(options), log_id))
 
 
 @blueprint.get("/health", responses=blueprint.answers({"application/json": HealthAnswer}))

@@ -1,32 +1,19 @@
-"""GET /ocr/v1: what is served here.
-
-Whether the process lives, and whether it can read.
-
-GET /metrics: figures for Prometheus.
-"""
+"""How the server is: GET /health/live, /health/ready, /metrics and /ocr/v1."""
 
 from __future__ import annotations
 
 from flask import Response, current_app
-from typing_extensions import TypedDict
 
 from serving.errors import NotReady
-from serving.http.context import described, json_response
+from serving.http.context import json_response
 from serving.http.openapi import Routes
-from serving.http.registry import PipelinesAnswer
+from serving.http.schemas import HealthState, PipelinesAnswer
 from serving.http.service import Service
 
 blueprint = Routes("health", __name__, tag="Health", url_prefix="/health")
 
 
-@described
-class Health(TypedDict):
-    """How it is doing."""
-
-    status: str
-
-
-_HEALTH = {"application/json": Health}
+_HEALTH = {"application/json": HealthState}
 
 
 @blueprint.get("/live", responses=blueprint.answers(_HEALTH))
@@ -67,4 +54,4 @@ def pipelines() -> Response:
     """The pipelines, their models and the engines in force; how the last reload went."""
     service: Service = current_app.extensions["ocr"]
     state = current_app.extensions["ocr.state"]()
-    return json_response({"pipelines": service.registry.to_dict(), **state})
+    return json_response({"pipelines": service.registry.to_list(), **state})

@@ -1,0 +1,231 @@
+"""What requests and answers consist of: checked by pydantic, described in /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from serving.config.options import Options
+from serving.errors import BadRequest
+from serving.http.errors import ErrorAnswer
+from serving.http.uploads import Base64OrUrl, first_finding
+from serving.output.pages import PageAnswer, described
+
+Format = Literal["lines", "pages", "text", "image", "paddlex"]
+
+
+def _no_null(schema: dict[str, Any]) -> None:
+    """A parameter that is not given is absent: a query has no null."""
+    for name, field in schema["properties"].items():
+        [kind] = [kind for kind in field.pop("anyOf", [field]) if kind != {"type": "null"}]
+        schema["properties"][name] = {**field, **kind}
+        schema["properties"][name].pop("title", None)
+        if field.get("default", ...) is None:
+            del schema["properties"][name]["default"]
+
+
+class PipelinePath(BaseModel):
+    """The end of `/ocr/v1/NAME`."""
+
+    name: str
+
+
+class OcrQuery(Options):
+    """`POST /ocr/v1/NAME?...`: the form of the answer, and overrides for this request alone."""
+
+    model_config = ConfigDict(json_schema_extra=_no_null)
+
+    format: Format | None = None
+    """The form of the answer; default: what Accept prefers, else lines."""
+    text_det_max_side_limit: Annotated[int, Field(ge=1, le=4000)] | None = None
+    """The long side never has more pixels than that. A caller cannot ask for more than 4000."""
+    pdf_dpi: Annotated[int, Field(ge=36, le=1200)] = 144
+    """Dots per inch at which pages of a PDF are drawn; boxes are in their pixels."""
+    pictures: bool = False
+    """With format=pages: each page's picture too, for viewers that cannot draw the document."""
+
+    def options(self) -> Options:
+        """The overrides alone."""
+        return Options(**self.model_dump(include=set(Options.model_fields)))
+
+
+class InferRequest(BaseModel):
+    """The body of `POST /ocr`, in PaddleX's names; what is not given is as the YAML says."""
+
+    model_config = ConfigDict(frozen=True)  # unknown fields are passed over, as PaddleX does
+
+    file: Base64OrUrl
+    fileType: Literal[0, 1] | None = None
+    """0: PDF, 1: image. Not needed: the bytes tell."""
+    useDocOrientationClassify: bool | None = None
+    useDocUnwarping: bool | None = None
+    useTextlineOrientation: bool | None = None
+    textDetLimitSideLen: int | None = None
+    textDetLimitType: str | None = None
+    textDetThresh: float | None = None
+    textDetBoxThresh: float | None = None
+    textDetUnclipRatio: float | None = None
+    textRecScoreThresh: float | None = None
+    returnWordBox: bool | None = None
+    visualize: bool | None = None
+    logId: str | None = None
+
+    def options(self) -> Options:
+        """The overrides. Raises BadRequest."""
+        for name in ("useDocOrientationClassify", "useDocUnwarping"):
+            if getattr(self, name):
+                raise BadRequest(f"{name}: the document preprocessor is not served here")
+        try:
+            return Options(
+                use_textline_orientation=self.useTextlineOrientation,
+                text_det_limit_side_len=self.textDetLimitSideLen,
+                text_det_limit_type=self.textDetLimitType,
+                text_det_thresh=self.textDetThresh,
+                text_det_box_thresh=self.textDetBoxThresh,
+                text_det_unclip_ratio=self.textDetUnclipRatio,
+                text_rec_score_thresh=self.textRecScoreThresh,
+                return_word_box=self.returnWordBox,
+            )
+        except ValidationError as error:
+            raise BadRequest(first_finding(error)) from None
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True, extra="allow"))
+class EngineAnswer(TypedDict):
+    """What a model runs on."""
+
+    backend: str
+    precision: NotRequired[str]
+    streams: NotRequired[int]
+    """Calls that run side by side."""
+    threads: NotRequired[int]
+    """Threads of all streams together."""
+    options: NotRequired[dict[str, Any]]
+    """Settings in the backend's own words."""
+
+
+@described
+class ModelAnswer(TypedDict):
+    """One model and the engine in force."""
+
+    model: str
+    engine: EngineAnswer
+
+
+@described
+class MeasuredAnswer(TypedDict):
+    """What was measured of one model's engine."""
+
+    ms: float | None
+    """Median time of the model's share of the calibration pages."""
+    figures: dict[str, float]
+    """What the accuracy gate found against float32 ONNX Runtime."""
+
+
+@described
+class WorkersAnswer(TypedDict):
+    """What so many worker processes, which share the cores, read together."""
+
+    workers: int
+    pages_per_second: float | None
+    latency_ms: float | None
+    """Of a single request."""
+    memory_mb: dict[str, int]
+    """MiB of one process at most: `memory` and, with a GPU, `GPU memory`."""
+    chosen: bool
+    reason: str
+    """Why it was not chosen, or not measured."""
+
+
+@described
+class PlanAnswer(TypedDict):
+    """The engine plan in force, as it was measured on this machine."""
+
+    key: str
+    made: str
+    cores: int
+    pages_per_second: NotRequired[float]
+    latency_ms: NotRequired[float]
+    """Of a single request."""
+    models: dict[str, MeasuredAnswer]
+    workers: int
+    """Worker processes that `serve` starts unless it is told a number; for each of several GPUs."""
+    worker_trials: list[WorkersAnswer]
+
+
+@described
+class PipelineAnswer(TypedDict):
+    """One pipeline that is served."""
+
+    name: str
+    url: str
+    ready: bool
+    models: NotRequired[dict[str, ModelAnswer]]
+    """By section of the pipeline's YAML, once loaded."""
+    plan: NotRequired[PlanAnswer]
+
+
+@described
+class ReloadError(TypedDict):
+    """Why the last reload, or the last replacement of a worker, failed."""
+
+    time: str
+    message: str
+
+
+@described
+class ReloadAnswer(TypedDict):
+    """How it stands with loading files anew."""
+
+    state: Literal["idle", "loading", "finishing"]
+    """`finishing`: the new ones serve, the old ones finish what they have in work."""
+    error: ReloadError | None
+
+
+@described
+class PipelinesAnswer(TypedDict):
+    """What is served here."""
+
+    pipelines: list[PipelineAnswer]
+    generation: NotRequired[int]
+    """Grows by one with every reload that succeeds."""
+    reload: NotRequired[ReloadAnswer]
+
+
+@described
+class PagesAnswer(TypedDict):
+    """The answer of `format=pages`."""
+
+    request_id: str
+    pages: list[PageAnswer]
+    timing: dict[str, float]
+    """Milliseconds by stage, all pages together."""
+    engine: dict[str, ModelAnswer]
+    """What read it, by section of the pipeline's YAML."""
+
+
+@described
+class InferError(ErrorAnswer):
+    """An error in both forms."""
+
+    logId: str
+    errorCode: int
+    errorMsg: str
+
+
+@described
+class HealthAnswer(TypedDict):
+    """PaddleX's own health check."""
+
+    logId: str
+    errorCode: Literal[0]
+    errorMsg: str
+
+
+@described
+class HealthState(TypedDict):
+    """Of GET /health/live and /health/ready."""
+
+    status: str

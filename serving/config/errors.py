@@ -7,15 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from typing_extensions import is_typeddict
 
 from serving.errors import ConfigError
+
+_MAX_ERRORS = 10
+_MAX_REPR = 200
 
 
 def config_error(
     error: ValidationError, *, where: str, schema: type[BaseModel], hint: str = ""
 ) -> ConfigError:
     """One message that names the file, the key and what is allowed, for each error."""
-    messages = [_message(item, schema) for item in error.errors()]
+    items = error.errors()
+    messages = [_message(item, schema) for item in items[:_MAX_ERRORS]]
+    if len(items) > _MAX_ERRORS:
+        messages.append(f"and {len(items) - _MAX_ERRORS} more errors")
     return ConfigError("; ".join(f"{where}: {message}" for message in messages) + hint)
 
 
@@ -30,24 +37,34 @@ def _message(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{key}: missing"
-    return f"{key}: {message}, not {item['input']!r}"
+    return f"{key}: {message}, not {shortened(item['input'])}"
 
 
-def _keys(schema: type[BaseModel], path: list[str]) -> set[str]:
+def shortened(value: Any) -> str:
+    """The value's repr for a message, which a large value does not fill."""
+    text = repr(value)
+    return text if len(text) <= _MAX_REPR else f"{text[:_MAX_REPR]}..."
+
+
+def _keys(schema: Any, path: list[str]) -> set[str]:
     """Keys of the section at `path`."""
     for part in path:
-        for name, field in schema.model_fields.items():
-            if part in (name, field.alias):
-                nested = _model_in(field.annotation)
-                if nested is not None:
-                    schema = nested
-                break
-    return {field.alias or name for name, field in schema.model_fields.items()}
+        nested = _section_in(_fields(schema).get(part))
+        if nested is None:
+            break
+        schema = nested
+    return set(_fields(schema))
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _fields(schema: Any) -> dict[str, Any]:
+    """The keys of a pydantic model or a TypedDict, and their annotations."""
+    if is_typeddict(schema):
+        return dict(schema.__annotations__)
+    return {field.alias or name: field.annotation for name, field in schema.model_fields.items()}
+
+
+def _section_in(annotation: Any) -> Any:
+    if is_typeddict(annotation) or hasattr(annotation, "model_fields"):
         return annotation
-    return next(
-        (model for arg in getattr(annotation, "__args__", ()) if (model := _model_in(arg))), None
-    )
+    found = map(_section_in, getattr(annotation, "__args__", ()))
+    return next((section for section in found if section is not None), None)

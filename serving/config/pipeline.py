@@ -10,25 +10,52 @@ in the log once (`_without_effect`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import TypedDict
 
-from serving.config.errors import config_error
+from serving.config.errors import config_error, shortened
 from serving.config.gate import Gate, GateSetting
+from serving.config.yaml_file import read_yaml
 from serving.errors import ConfigError
 
 _log = logging.getLogger(__name__)
+
+_MAX_BYTES = 64 * 1024
+"""Of a pipeline YAML; the longest of PaddleX's has 3 KiB."""
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=65535)]
 Shape = tuple[Literal[3], Side, Side]
 LimitType = Literal["min", "max", "resize_long"]
 Backend = Literal["paddle", "openvino", "onnxruntime", "tensorrt"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8"]
+Count = Annotated[int, Field(strict=True, ge=1, le=1024)]
+
+
+def _expand_user(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # ~NAME of an unknown user
+        raise ValueError(str(error)) from None
+
+
+ModelDir = Annotated[Path, AfterValidator(_expand_user)]
+"""A folder; a relative one is relative to the working directory, as in PaddleX."""
 
 
 MODULE_NAMES = {
@@ -47,13 +74,40 @@ class Section(BaseModel):
     )
 
 
+class BackendConfig(TypedDict, total=False):
+    """`backend_config`, for every backend."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    precision: Precision
+    streams: Count
+    batch: Annotated[int, Field(strict=True, ge=1, le=32)]
+    cpu_num_threads: Count
+    use_dynamic_shapes: bool
+    dynamic_shapes: dict[str, Any] | None
+
+
 class HpiConfig(Section):
     """`hpi_config`: narrows or fixes what the engine plan may choose from."""
 
     auto_config: bool = True
     backend: Backend | None = None
-    backend_config: dict[str, Any] | None = None
+    backend_config: BackendConfig | None = None
     auto_paddle2onnx: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paddlex_precision(cls, data: Any) -> Any:
+        """PaddleX calls the precisions of TensorRT fp32 and fp16."""
+        if isinstance(data, dict) and data.get("backend") == "tensorrt":
+            settings = data.get("backend_config")
+            names = {"fp32": "float32", "fp16": "float16"}
+            if isinstance(settings, dict) and settings.get("precision") in [*names]:
+                return {
+                    **data,
+                    "backend_config": {**settings, "precision": names[settings["precision"]]},
+                }
+        return data
 
 
 class Module(Section):
@@ -61,7 +115,7 @@ class Module(Section):
 
     module_name: str | None = None
     model_name: str
-    model_dir: Path | None = None
+    model_dir: ModelDir | None = None
     batch_size: int = Field(default=1, ge=1)
     enable_hpi: bool | None = Field(
         default=None, validation_alias=AliasChoices("enable_hpi", "use_hpip")
@@ -105,6 +159,11 @@ class SubModules(Section):
     recognition: TextRecognition = Field(alias="TextRecognition")
 
 
+def _or_default(default: Callable[[], Any]) -> BeforeValidator:
+    """PaddleX takes a `null` of this key as absent."""
+    return BeforeValidator(lambda value: default() if value is None else value)
+
+
 class PipelineConfig(Section):
     """One OCR pipeline. `source` names its file in errors."""
 
@@ -115,12 +174,14 @@ class PipelineConfig(Section):
     use_doc_preprocessor: bool = True
     use_textline_orientation: bool = True
     enable_hpi: bool = Field(default=True, validation_alias=AliasChoices("enable_hpi", "use_hpip"))
-    hpi_config: HpiConfig = HpiConfig()
+    hpi_config: Annotated[HpiConfig, _or_default(HpiConfig)] = HpiConfig()
     gate: GateSetting = Gate()
     engine: str | None = None
     engine_config: dict[str, Any] | None = None
     serving: dict[str, Any] | None = Field(default=None, alias="Serving")
-    sub_pipelines: dict[str, Any] = Field(default_factory=dict, alias="SubPipelines")
+    sub_pipelines: Annotated[dict[str, Any], _or_default(dict)] = Field(
+        default_factory=dict, alias="SubPipelines"
+    )
     sub_modules: SubModules = Field(alias="SubModules")
 
     def sections(self) -> list[tuple[str, Module]]:
@@ -152,13 +213,9 @@ def load_config(path: str | Path) -> PipelineConfig:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path, max_bytes=_MAX_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; the shipped pipelines are in configs/") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return parse_config(data, source=str(path))
 
 
@@ -173,9 +230,9 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
         )
     if data.get("pipeline_name", "OCR") != "OCR":
         raise ConfigError(
-            f"{source}: pipeline_name: {data['pipeline_name']!r} is not plain OCR, and only OCR is "
-            "served here. PaddleX itself runs it on these engines, in an environment with the "
-            "extra paddlex: serving.integrations.paddlex.enable(), then "
+            f"{source}: pipeline_name: {shortened(data['pipeline_name'])} is not plain OCR, and "
+            "only OCR is served here. PaddleX itself runs it on these engines, in an environment "
+            "with the extra paddlex: serving.integrations.paddlex.enable(), then "
             f"paddlex.create_pipeline({source!r}, use_hpip=True)"
         )
     sections = data.get("SubModules")
@@ -257,6 +314,10 @@ def check_supported(config: PipelineConfig) -> None:
     ):
         is_set = any(getattr(section, key, None) is not None for section in (config, *modules))
         unsupported.append((is_set, f"{key}: {instead}", f"remove {key}"))
+    for key in ("use_dynamic_shapes", "dynamic_shapes"):
+        is_set = any(key in (config.hpi(module).backend_config or {}) for module in modules)
+        message = f"hpi_config.backend_config.{key}: the engine plan sets TensorRT's shapes"
+        unsupported.append((is_set, message, f"remove {key}"))
     for is_set, message, fix in unsupported:
         if is_set:
             raise ConfigError(f"{config.source}: {message}; {fix}")

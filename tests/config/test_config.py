@@ -11,7 +11,10 @@ from pipeline_yaml import minimal
 
 from serving.config import load_config, parse_config
 from serving.config.pipeline import check_supported
-from serving.errors import ConfigError
+from serving.errors import ConfigError, ModelInvalid
+from serving.models.pipeline_models import pipeline_models
+from serving.models.store import Store
+from serving.plan.build import plan_inputs
 
 
 def test_shipped_pipelines_parse(repo: Path) -> None:
@@ -176,3 +179,83 @@ def test_a_key_without_effect_is_logged_once(caplog: pytest.LogCaptureFixture) -
         ("WARNING", "SubModules.TextDetection.module_name: object_detection"),
         ("INFO", "SubModules.TextRecognition.batch_size"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("backend_config", "message"),
+    [
+        ({"cpu_num_threads": 0}, "cpu_num_threads: Input should be greater than or equal to 1"),
+        ({"cpu_num_threads": -4}, "cpu_num_threads: Input should be greater than or equal to 1"),
+        ({"cpu_num_threads": "abc"}, "cpu_num_threads: Input should be a valid integer, not 'abc'"),
+        ({"streams": True}, "streams: Input should be a valid integer"),
+        ({"batch": 33}, "batch: Input should be less than or equal to 32"),
+        ({"precision": "fp16"}, "precision: Input should be 'float32', .*'float16'.*, not 'fp16'"),
+        ({"presicion": "float16"}, r"presicion: unknown key \(did you mean precision\?\)"),
+        (5, "backend_config: Input should be a valid dictionary"),
+    ],
+)
+@pytest.mark.parametrize("module", [False, True])
+def test_a_wrong_backend_config_names_file_key_and_what_is_allowed(
+    backend_config: object, message: str, module: bool
+) -> None:
+    hpi_config = {"backend_config": backend_config}
+    data = minimal() if module else minimal(hpi_config=hpi_config)
+    if module:
+        data["SubModules"]["TextRecognition"]["hpi_config"] = hpi_config  # type: ignore[index]
+    with pytest.raises(
+        ConfigError, match=rf"mine\.yaml: .*hpi_config\.(backend_config\.)?{message}"
+    ):
+        parse_config(data, source="mine.yaml")
+
+
+def test_precisions_of_tensorrt_may_have_paddlex_names() -> None:
+    hpi_config = {"backend": "tensorrt", "backend_config": {"precision": "fp16"}}
+    config = parse_config(minimal(hpi_config=hpi_config), source="x.yaml")
+    assert config.hpi_config.backend_config == {"precision": "float16"}
+
+
+def test_shapes_of_tensorrt_parse_as_in_paddlex_and_are_refused_by_name() -> None:
+    shapes = {"dynamic_shapes": {"x": [[1, 3, 32, 32], [1, 3, 32, 64], [1, 3, 32, 96]]}}
+    hpi_config = {"backend": "tensorrt", "backend_config": shapes}
+    config = parse_config(minimal(hpi_config=hpi_config), source="mine.yaml")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: hpi_config.*dynamic_shapes: "):
+        check_supported(config)
+
+
+def test_null_is_absent_where_paddlex_takes_it_so() -> None:
+    assert parse_config(minimal(hpi_config=None, SubPipelines=None), source="x") == parse_config(
+        minimal(), source="x"
+    )
+
+
+def test_a_model_dir_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    data = minimal()
+    data["SubModules"]["TextRecognition"]["model_dir"] = "~/rec"  # type: ignore[index]
+    assert parse_config(data, source="x").models()[1][1] == Path("/home/me/rec")
+    data["SubModules"]["TextRecognition"]["model_dir"] = "~no-such-user/rec"  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"TextRecognition\.model_dir: "):
+        parse_config(data, source="x")
+
+
+def test_a_missing_model_dir_is_told_with_the_key_and_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = minimal()
+    data["SubModules"]["TextDetection"]["model_dir"] = "mine/det"  # type: ignore[index]
+    with pytest.raises(ModelInvalid) as caught:
+        list(pipeline_models(parse_config(data, source="sub/mine.yaml"), tmp_path / "models"))
+    assert str(caught.value) == (
+        "sub/mine.yaml: SubModules.TextDetection.model_dir: mine/det: no such model folder "
+        f"({tmp_path}/mine/det: it is relative to the working directory)"
+    )
+
+
+def test_what_no_engine_fits_names_the_file(model_store: Store) -> None:
+    hpi_config = {"auto_config": False, "backend_config": {"streams": 1}}
+    config = parse_config(minimal(hpi_config=hpi_config), source="mine.yaml")
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml, for TextDetection: hpi_config\.auto_config"
+    ):
+        plan_inputs(config, model_store.root, 2)

@@ -13,9 +13,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
-from serving.config.options import Options
+from serving.config.options import PDF_DPI, Options
 from serving.config.pipeline import load_config
-from serving.imaging.source import Source, load
+from serving.imaging.decode import Decoder
+from serving.imaging.formats import Limits
+from serving.imaging.source import MAX_PAGES, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
 from serving.output.paddlex import paddlex_result
 from serving.plan.load import open_pipeline
@@ -47,16 +49,20 @@ class OcrPipeline:
         self, yaml: str | Path, *, models: str | Path, threads: int | None, device: str | None
     ) -> None:
         config = load_config(yaml)
+        self._decoder = Decoder(Limits(max_pages=MAX_PAGES))
         self.pipeline = (
             PlainPipeline(config, Path(models))
             if is_plain(config)
             else open_pipeline(config, models=Path(models), threads=threads, device=device)
         )
 
-    def predict(self, source: Source, **options: Any) -> Iterator[PageResult]:
+    def predict(
+        self, source: Source, *, pdf_dpi: int = PDF_DPI, **options: Any
+    ) -> Iterator[PageResult]:
         """Yield one result per page, in order, each as soon as it is ready.
 
         source: path, http(s) URL, bytes, folder, (H, W, 3) uint8 BGR array, or a list of these.
+        pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
         options: for this call only, under PaddleX's names; see `serving.Options`.
         Raises ConfigError for an unknown option and InputError for a source that is no image.
         """
@@ -65,11 +71,12 @@ class OcrPipeline:
         except ValidationError as error:
             raise config_error(error, where="predict", schema=Options) from None
         settings = self.pipeline.settings(parsed)
-        for name, page_index, image in load(source):
+        for name, page_index, image in load(source, decoder=self._decoder, pdf_dpi=pdf_dpi):
             yield PageResult(name, page_index, self.pipeline.read(image, parsed), image, settings)
 
     def close(self) -> None:
-        """Free the engines."""
+        """Free the engines and end the decoder processes."""
+        self._decoder.close()
         self.pipeline.close()
 
     def __enter__(self) -> OcrPipeline:

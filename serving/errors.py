@@ -12,6 +12,7 @@
     │   └── ConversionError     Paddle to ONNX failed, or the result differs
     ├── EngineError             a backend is missing, does not load or fails
     │   └── DeviceError         the requested GPU cannot be used
+    ├── DiskError               a folder that cannot be read or written: full, read-only, locked
     ├── PlanError               no engine plan, or one that does not match this machine
     ├── InputError              the caller's image or parameters; `index`: which of several images
     │   ├── BadRequest          no image, bad base64, bad parameter
@@ -76,6 +77,10 @@ class EngineError(OcrError):
 
 class DeviceError(EngineError):
     """The requested GPU is absent, or its driver or libraries do not load."""
+
+
+class DiskError(OcrError):
+    """A folder cannot be read or written: a full disk, read-only, another user's."""
 
 
 class PlanError(OcrError):

@@ -50,14 +50,21 @@ class Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; an error ends with code 1 and one line, unless `--debug` is given."""
+        """Run; an error ends with code 1 and one line, unless `--debug` is given. Ctrl-C: 130."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(130) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if ctx.meta.get(_DEBUG) or getattr(error, "errno", None) == errno.EPIPE:
                 raise
+            if isinstance(error, OSError) and error.errno is not None:
+                from serving.models.files import disk_error
+
+                error = disk_error(error)
             if isinstance(error, OcrError):
                 raise click.ClickException(str(error)) from error
             message = f"{type(error).__name__}: {error}"

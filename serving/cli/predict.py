@@ -1,18 +1,56 @@
-"""`ocr-hpi predict`: read files without a server."""
+"""`ocr-hpi predict`: read files without a server.
+
+Each input is read on its own: what is broken is reported, and the rest is read. With --output and
+--save-img the folders of the inputs are mirrored, and a file appears under its name only once it
+is whole; --resume relies on that.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 import click
+from pydantic import ValidationError
 
-from serving.cli.options import DEFAULT_PIPELINES, models_option
-from serving.errors import InputError
+from serving.cli.options import DEFAULT_PIPELINES, Command, models_option
+from serving.config.options import PDF_DPI, Options
+from serving.errors import BadRequest, EngineError, InputError, TimedOut
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from serving.api import PageResult
+
+Say = Callable[[str], None]
+
+_SUFFIXES = {"text": ".txt", "json": ".jsonl", "paddlex": ".paddlex.jsonl"}
+_ENDS = {".png": b"IEND\xaeB`\x82"}
+"""Of a whole file; all others end with a line feed."""
+_MAX_NAME = 200
+"""Bytes of a file's name, to which a page's number and a suffix are added: 255 are allowed."""
+
+
+def _overrides(command: Command) -> Command:
+    """An option for each field of Options: --text-det-thresh, --use-textline-orientation, ..."""
+    for name, info in reversed(Options.model_fields.items()):
+        flag = "--" + name.replace("_", "-")
+        switch = bool in get_args(info.annotation)
+        command = click.option(
+            f"{flag}/--no-{flag[2:]}" if switch else flag,
+            name,
+            default=None,
+            help=f"{info.description}  [default: as the YAML has it]",
+        )(command)
+    return command
 
 
 @click.command()
@@ -24,58 +62,390 @@ if TYPE_CHECKING:
     show_default=True,
     help="The pipeline YAML.",
 )
+@click.option("-r", "--recursive", is_flag=True, help="Also read the folders in a folder.")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "json", "paddlex"]),
+    type=click.Choice([*_SUFFIXES]),
     default="text",
     show_default=True,
-    help="text: the lines. json: one object per page, with scores and boxes. paddlex: as PaddleX.",
+    help="text: the lines. json: a line for each page, with scores and boxes. paddlex: a line for "
+    "each page, as PaddleX's results have it.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder for the text, a file for each input, instead of stdout.",
 )
 @click.option(
     "--save-img",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A folder for images of the pages with boxes and text drawn.",
+    help="A folder for images of the pages with boxes and text drawn, one for each page.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Skip what --output or --save-img has already, unless the input is newer.",
+)
+@click.option(
+    "--pdf-dpi",
+    type=click.IntRange(36, 1200),
+    default=PDF_DPI,
+    show_default=True,
+    help="Dots per inch at which PDFs are rendered.",
+)
+@_overrides
 @models_option
 def command(
-    paths: tuple[str, ...], pipeline: Path, form: str, save_img: Path | None, models: Path
+    paths: tuple[str, ...],
+    pipeline: Path,
+    recursive: bool,
+    form: str,
+    output: Path | None,
+    save_img: Path | None,
+    resume: bool,
+    pdf_dpi: int,
+    models: Path,
+    **overrides: Any,
 ) -> None:
-    """Read images, PDFs, folders or URLs and print their text page by page.
+    """Read images, PDFs, folders or URLs, or standard input (-), and print their text.
 
-    A file that cannot be read is reported on stderr; the rest is read, and the exit code is 1.
+    With several inputs each begins with a line `==> PATH <==`; a form feed parts the pages of one.
+    What cannot be read is reported on stderr; the rest is read, and the exit code is 1.
     """
+    options = _checked(overrides)
+    folders = [os.path.realpath(folder) for folder in (output, save_img) if folder is not None]
+    if resume and not folders:
+        raise click.UsageError("--resume needs --output or --save-img: where to look")
+    if save_img is not None and any(os.path.realpath(path) == folders[-1] for path in paths):
+        raise click.UsageError("--save-img: the folder that is read; its images would be read, too")
+    for folder in folders:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
     from serving import load_pipeline
 
-    failed = False
-    with load_pipeline(pipeline, models=models) as ocr:
-        for path in paths:
-            try:
-                for result in ocr.predict(path):
-                    _print(result, form)
-                    if save_img is not None:
-                        click.echo(f"saved {result.save_to_img(save_img)}", err=True)
-            except InputError as error:
-                message = str(error)
-                click.echo(
-                    f"Error: {message if path in message else f'{path}: {message}'}", err=True
-                )
-                failed = True
-    if failed:
+    alone = len(paths) == 1 and not Path(paths[0]).is_dir()
+    work = _Work(form, output, save_img, headed=not alone)
+    done = _Done()
+    try:
+        with ExitStack() as stack:
+            ocr = stack.enter_context(load_pipeline(pipeline, models=models))
+            ocr.pipeline.settings(options)  # refuses what this pipeline does not have
+            inputs = _Inputs(paths, recursive, folders)
+            shown = stack.enter_context(_shown(inputs))
+            for item in inputs.each(done.failed(shown.say)):
+                shown.begin(item.name)
+                if resume and work.is_done(item):
+                    done.skipped += 1
+                    continue
+                try:
+                    source = _stdin() if item.source == "-" else item.source
+                    results = ocr.predict(
+                        source, pdf_dpi=pdf_dpi, **options.model_dump(exclude_none=True)
+                    )
+                    done.pages += work.read(item, results)
+                    done.files += 1
+                except (InputError, TimedOut, EngineError, MemoryError) as error:
+                    done.failed(shown.say)(item.name, error)
+    except KeyboardInterrupt:
+        again = "; the same command with --resume reads the rest" if folders else ""
+        click.echo(f"interrupted: {done.text()}{again}", err=True)
+        raise click.exceptions.Exit(130) from None
+    except OSError:  # of writing: the disk is full, or stdout was closed
+        if done.files:
+            click.echo(f"stopped: {done.text()}", err=True)
+        raise
+    if not alone or folders:
+        where = f"; written to {' and '.join(map(str, filter(None, (output, save_img))))}"
+        click.echo(done.text() + (where if folders and done.files else ""), err=True)
+    if done.errors:
         raise click.exceptions.Exit(1)
 
 
-def _print(result: PageResult, form: str) -> None:
-    if form == "paddlex":
-        result.print()
-    elif form == "json":
-        lines = [
-            {"data": line.text, "score": line.score, "box": [list(point) for point in line.box]}
-            for line in result.lines
-        ]
-        size = {"width": result.page.width, "height": result.page.height}
-        page = {"path": result.name, "page": result.page_index or 0, **size, "lines": lines}
-        click.echo(json.dumps(page, ensure_ascii=False))
+def _checked(overrides: dict[str, Any]) -> Options:
+    try:
+        return Options(**overrides)
+    except ValidationError as error:
+        item = error.errors()[0]
+        flag = "--" + str(item["loc"][0]).replace("_", "-")
+        raise click.UsageError(f"{flag}: {item['msg']}, not {item['input']!r}") from None
+
+
+def _stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+@dataclass(slots=True)
+class _Done:
+    """What was done so far."""
+
+    files: int = 0
+    pages: int = 0
+    skipped: int = 0
+    errors: int = 0
+
+    def failed(self, say: Say) -> Callable[[str, BaseException], None]:
+        """Counts an error and reports it, by the name of its input."""
+
+        def report(name: str, error: BaseException) -> None:
+            self.errors += 1
+            message = _printable(str(error) or type(error).__name__)
+            say(f"Error: {message}" if name in message else f"Error: {name}: {message}")
+
+        return report
+
+    def text(self) -> str:
+        """For example `14 files read (20 pages), 1 failed`."""
+        parts = [f"{_counted(self.files, 'file')} read ({_counted(self.pages, 'page')})"]
+        if self.skipped:
+            parts.append(f"{self.skipped} already there")
+        if self.errors:
+            parts.append(f"{self.errors} failed")
+        return ", ".join(parts)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    source: str | Path
+    name: str
+    """As it is shown."""
+    target: str
+    """Its path below --output and --save-img; no two inputs have the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Everything that is to be read, in order. Files are looked for as they are needed."""
+
+    paths: Sequence[str]
+    recursive: bool
+    without: Collection[str]
+    """Real paths of folders that are not read: those that are written."""
+
+    def each(self, on_error: Callable[[str, BaseException], None]) -> Iterator[_Input]:
+        """Yield the inputs; a folder that cannot be read, or has nothing to read, is an error."""
+        base = self._base()
+        for path in self.paths:
+            if path == "-":
+                yield _Input("-", "-", "stdin")
+            elif _is_url(path):
+                yield _Input(path, path, _shortened(re.sub(r"[^\w.-]+", "_", path), path, 0))
+            elif Path(path).is_dir():
+                yield from self._in_folder(path, base, on_error)
+            else:
+                yield _local(Path(path), base)
+
+    def _in_folder(
+        self, folder: str, base: str, on_error: Callable[[str, BaseException], None]
+    ) -> Iterator[_Input]:
+        from serving.imaging.source import is_supported, list_files
+
+        count = 0
+        for path in list_files(
+            Path(folder),
+            recursive=self.recursive,
+            without=self.without,
+            on_error=lambda error: on_error(_printable(folder), error),
+        ):
+            if is_supported(path, by_name=True):
+                count += 1
+                yield _local(path, base)
+        if not count:
+            more = "" if self.recursive else "; --recursive also reads the folders in it"
+            error = BadRequest(f"no file in this folder is an image or a PDF{more}")
+            on_error(_printable(folder), error)
+
+    def _base(self) -> str:
+        """The deepest folder that has all inputs in it."""
+        local = [_absolute(path) for path in self.paths if path != "-" and not _is_url(path)]
+        tops = [path if path.is_dir() else path.parent for path in local]
+        return os.path.commonpath(tops) if tops else ""
+
+
+def _local(path: Path, base: str) -> _Input:
+    target = _absolute(path).relative_to(base)
+    target = target.with_name(_shortened(path.name, path.name))
+    return _Input(path, _printable(str(path)), str(target))
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.normpath(Path(path).absolute()))
+
+
+def _is_url(path: str) -> bool:
+    return path.lower().startswith(("http://", "https://"))
+
+
+def _shortened(name: str, whole: str, max_bytes: int = _MAX_NAME) -> str:
+    """The name itself or, where it is too long, its begin and a hash of `whole`."""
+    if len(os.fsencode(name)) <= max_bytes:
+        return name
+    digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]
+    return f"{os.fsdecode(os.fsencode(name)[:100])}-{digest}"
+
+
+def _printable(text: str) -> str:
+    """With a mark for each byte of a file's name that is no UTF-8."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Puts what was read where it belongs, a page at a time."""
+
+    form: str
+    output: Path | None
+    save_img: Path | None
+    headed: bool
+    """Whether a line with the path stands before each input's text on stdout."""
+
+    def is_done(self, item: _Input) -> bool:
+        """Whether all that is to be written for this input is there, whole and not older."""
+        with suppress(OSError):
+            newest = item.source.stat().st_mtime_ns if isinstance(item.source, Path) else 0
+            return all(_is_whole(path, newest) for path in self._marks(item))
+        return False
+
+    def _marks(self, item: _Input) -> Iterator[Path]:
+        """The files that are written last."""
+        if self.output is not None:
+            yield self.output / f"{item.target}{_SUFFIXES[self.form]}"
+        if self.save_img is not None:
+            yield self.save_img / f"{item.target}.page-1.png"
+
+    def read(self, item: _Input, results: Iterator[PageResult]) -> int:
+        """Take the pages of an input, and count them. Nothing half done is left."""
+        number = 0
+        with _staged() as files, ExitStack() as stack:
+            out: IO[str] = sys.stdout
+            if self.save_img is not None:
+                images = self.save_img / item.target
+            if self.output is not None:
+                path = files.add(self.output / f"{item.target}{_SUFFIXES[self.form]}")
+                out = stack.enter_context(path.open("w", encoding="utf-8"))
+            for number, result in enumerate(results, 1):
+                page = replace(result, name=item.name)
+                if self.form == "text" and number > 1:
+                    print("\f", end="", file=out)
+                elif self.form == "text" and self.headed and self.output is None:
+                    print(f"==> {item.name} <==", file=out)
+                _write(page, self.form, out)
+                if self.save_img is not None:
+                    picture = images.with_name(f"{images.name}.page-{number}.png")
+                    page.save_to_img(files.add(picture))
+        return number
+
+
+def _write(result: PageResult, form: str, out: IO[str]) -> None:
+    if form == "text":
+        lines = [line.text for line in result.lines]
+        # A file ends with a line feed, also where a page has no text.
+        print("\n".join(lines), end="\n" if lines or out is not sys.stdout else "", file=out)
     else:
-        for line in result.lines:
-            click.echo(line.text)
+        content = result.json if form == "paddlex" else _page(result)
+        print(json.dumps(content, ensure_ascii=False), file=out)
+
+
+def _page(result: PageResult) -> dict[str, Any]:
+    lines = []
+    for line in result.lines:
+        words = [{"data": word.text, "box": _points(word.box)} for word in line.words]
+        lines.append(
+            {"data": line.text, "score": line.score, "box": _points(line.box)}
+            | ({"words": words} if words else {})
+        )
+    size = {"width": result.page.width, "height": result.page.height}
+    return {"path": result.name, "page": result.page_index or 0, **size, "lines": lines}
+
+
+def _points(quad: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [list(point) for point in quad]
+
+
+def _is_whole(path: Path, newest: int) -> bool:
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        end = _ENDS.get(path.suffix, b"\n")
+        if status.st_size < len(end) or status.st_mtime_ns < newest:
+            return False
+        file.seek(-len(end), os.SEEK_END)
+        return file.read() == end
+
+
+@dataclass(slots=True)
+class _Staged:
+    """Files with temporary names beside their own."""
+
+    paths: list[tuple[Path, Path]] = field(default_factory=list)
+
+    def add(self, path: Path) -> Path:
+        """A temporary name for `path`, which a next run overwrites if this one is killed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self.paths.append((partial, path))
+        return partial
+
+
+@contextmanager
+def _staged() -> Iterator[_Staged]:
+    """Files that get their names together at the end, the first one last; else they are removed."""
+    files = _Staged()
+    try:
+        yield files
+        for partial, path in reversed(files.paths):
+            partial.replace(path)
+    except BaseException:
+        for partial, _ in files.paths:
+            partial.unlink(missing_ok=True)
+        raise
+
+
+class _Shown:
+    """Messages on stderr, and nothing else."""
+
+    def say(self, message: str) -> None:
+        """Show a line."""
+        click.echo(message, err=True)
+
+    def begin(self, name: str) -> None:
+        """The input before is done, and this one begins."""
+
+
+class _Bar(_Shown):
+    """Messages above a progress bar."""
+
+    def __init__(self, bar: Progress, total: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=total, completed=-1)
+
+    def say(self, message: str) -> None:
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def begin(self, name: str) -> None:
+        from rich.markup import escape
+
+        self._bar.update(self._task, advance=1, description=escape(name))
+
+
+@contextmanager
+def _shown(inputs: _Inputs) -> Iterator[_Shown]:
+    """What is shown on stderr: a progress bar where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield _Shown()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = BarColumn(), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}")
+    # Text on the same terminal is written above the bar; text for elsewhere is left alone.
+    with Progress(
+        *columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()
+    ) as bar:
+        shown = _Bar(bar, sum(1 for _ in inputs.each(lambda name, error: None)))
+        yield shown
+        shown.begin("")

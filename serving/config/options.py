@@ -39,6 +39,9 @@ class Options(BaseModel):
 DEFAULT_OPTIONS = Options()
 """No overrides."""
 
+PDF_DPI = 144
+"""Dots per inch at which a PDF is rendered."""
+
 
 def first_set(*values: T | None) -> T:
     """The first value that is not None: the request's, the pipeline's, then the model's."""

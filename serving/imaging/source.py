@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Union
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from serving.config.options import PDF_DPI
 from serving.errors import BadRequest, InputError, UnsupportedMedia
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import SNIFF_BYTES, Data, Limits, sniff
@@ -22,6 +23,11 @@ Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
 
 _MAX_URL_BYTES = 100 << 20
 _URL_SECONDS = 60.0
+_SUFFIXES = {
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pdf",
+}  # fmt: skip
+MAX_PAGES = 100_000
+"""Of a document of the user's own."""
 
 
 class Loaded(NamedTuple):
@@ -33,7 +39,9 @@ class Loaded(NamedTuple):
     """(H, W, 3), BGR, uint8, upright."""
 
 
-def load(source: Source, *, decoder: Decoder | None = None, pdf_dpi: int = 144) -> Iterator[Loaded]:
+def load(
+    source: Source, *, decoder: Decoder | None = None, pdf_dpi: int = PDF_DPI
+) -> Iterator[Loaded]:
     """Yield the pages of a path, http(s) URL, folder, bytes, array, or a list of these.
 
     A folder yields, recursively and sorted, every file whose content is of a supported format. A
@@ -45,7 +53,7 @@ def load(source: Source, *, decoder: Decoder | None = None, pdf_dpi: int = 144) 
     """
     with ExitStack() as stack:
         if decoder is None:
-            decoder = stack.enter_context(Decoder(Limits(max_pages=100_000)))
+            decoder = stack.enter_context(Decoder(Limits(max_pages=MAX_PAGES)))
         entries = source if isinstance(source, list | tuple) else [source]
         for index, entry in enumerate(entries):
             try:
@@ -107,16 +115,51 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise BadRequest(f"{path}: no such file or folder")
-    paths = [Path(root, name) for root, _, names in os.walk(path) for name in names]
-    files = [file for file in sorted(paths) if _is_supported(file)]
+    files = [file for file in list_files(path) if is_supported(file)]
     if not files:
         raise BadRequest(f"{path}: no file in this folder is an image or a PDF")
     return files
 
 
-def _is_supported(path: Path) -> bool:
+def _raise(error: InputError) -> None:
+    raise error
+
+
+def list_files(
+    folder: Path,
+    *,
+    recursive: bool = True,
+    without: Collection[str] = (),
+    on_error: Callable[[InputError], None] = _raise,
+) -> Iterator[Path]:
+    """Yield the files of a folder, sorted, listing a folder only when it is reached.
+
+    without: real paths of folders that are left out. Links to folders are not followed. on_error
+    gets a BadRequest for each folder that cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        on_error(BadRequest(f"{folder}: {error.strerror}"))
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            yield path
+        elif recursive and os.path.realpath(path) not in without:
+            yield from list_files(path, without=without, on_error=on_error)
+
+
+def is_supported(path: Path, *, by_name: bool = False) -> bool:
+    """Whether the content of a file is of a supported format.
+
+    by_name: also if it is only named like one, as a damaged image is.
+    """
     if not path.is_file():
         return False  # a socket or a pipe would block
+    if by_name and path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
+        return True
     try:
         with path.open("rb") as file:
             sniff(file.read(SNIFF_BYTES))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.errors import FetchError, ModelInvalid
+from serving.errors import DiskError, ModelInvalid
 
 MODEL_FILES = (
     "inference.yml",
@@ -112,24 +113,47 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+def disk_error(error: OSError, root: Path | None = None) -> DiskError:
+    """The error in words: what failed, and how to fix it. root: what was written to."""
+    where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
+    reason = error.strerror or str(error)
+    if error.errno in _DISK_FULL:
+        what = f"{root or where}: " if root or where else ""
+        return DiskError(
+            f"{what}the disk is full ({reason.lower()}); nothing half done was kept. Free some "
+            "space or choose another folder, then run the same command again"
+        )
+    message = reason if where is None else f"{where}: {reason}"
+    if error.errno in _FORBIDDEN:
+        message += f"; {_access(where)}" if where is not None else ""
+    return DiskError(message)
+
+
+def _access(path: Path) -> str:
+    """Whose the path, or the folder that it would be in, is, and what to do."""
+    near = next(
+        (place for place in (path, *path.absolute().parents) if os.path.lexists(place)), path
+    )
+    try:
+        owner = near.owner()
+    except (KeyError, OSError):  # a user without a name
+        owner = "another user"
+    try:
+        me = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        me = f"user {os.geteuid()}"
+    return (
+        f"{near} belongs to {owner}, and this is {me}. Make it readable and writable, or choose another folder"
+    )
+
+
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """Turn an OSError of writing under `root` into a FetchError that says how to fix it."""
+    """Turn an OSError of writing under `root` into a DiskError that says how to fix it."""
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise FetchError(
-                f"{root}: the disk is full; nothing half done was kept. Free some space, or choose "
-                "another folder with --models, and run the same command again"
-            ) from error
-        where = Path(os.fsdecode(error.filename)) if error.filename else root
-        if error.errno in _FORBIDDEN and where.is_relative_to(root):
-            raise FetchError(
-                f"{where}: {error.strerror}; make {root} writable or choose another folder "
-                "with --models"
-            ) from error
-        raise FetchError(f"{where}: {error.strerror or error}") from error
+        raise disk_error(error, root) from error
 
 
 def publish(staged: Path, target: Path) -> None:

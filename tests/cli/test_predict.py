@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +18,56 @@ from click.testing import CliRunner
 from http_fake import FakeReader, picture
 from PIL import Image
 
-from serving.cli.predict import command
+from serving.cli import main
+from serving.config.options import Options
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def reader(monkeypatch: pytest.MonkeyPatch) -> FakeReader:
+    reader = FakeReader()
+    monkeypatch.setattr("serving.api.open_pipeline", lambda *_, **__: reader)
+    monkeypatch.setattr("serving.cli.predict.DEFAULT_PIPELINES", [])
+    return reader
+
+
+@pytest.fixture
+def folder(tmp_path: Path, reader: FakeReader, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two images, a document of two pages and a broken file; no models are loaded."""
-    monkeypatch.setattr("serving.api.open_pipeline", lambda *_, **__: FakeReader())
-    (tmp_path / "a.png").write_bytes(picture(40))
-    (tmp_path / "b.png").write_bytes(picture(50))
-    (tmp_path / "c.tif").write_bytes(picture(60, kind="TIFF", pages=2))
-    (tmp_path / "broken.png").write_bytes(picture()[:60])
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture(40))
+    (folder / "b.png").write_bytes(picture(50))
+    (folder / "c.tif").write_bytes(picture(60, kind="TIFF", pages=2))
+    (folder / "broken.png").write_bytes(picture()[:60])
+    return folder
 
 
-def predict(*arguments: Any) -> Any:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+def predict(*arguments: Any, **options: Any) -> Any:
+    yaml = ROOT / "configs" / "PP-OCRv4_mobile.yaml"
+    command = ["predict", "--pipeline", str(yaml), *map(str, arguments)]
+    return CliRunner().invoke(main, command, **options)
 
 
-def test_text(folder: Path) -> None:
-    done = predict(folder / "a.png", folder / "c.tif")
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_text_of_one_image_is_its_lines(folder: Path) -> None:
+    done = predict(folder / "a.png")
     assert done.exit_code == 0, done.output
-    assert done.stdout == "fake 40x20 字\nfake 60x20 字\nfake 60x20 字\n"
+    assert (done.stdout, done.stderr) == ("fake 40x20 字\n", "")
+
+
+def test_text_is_parted_by_file_and_page(folder: Path) -> None:
+    done = predict("in/a.png", "in/c.tif")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        "==> in/a.png <==\nfake 40x20 字\n==> in/c.tif <==\nfake 60x20 字\n\ffake 60x20 字\n"
+    )
+    assert done.stderr == "2 files read (3 pages)\n"
 
 
 def test_json_is_one_line_per_page(folder: Path) -> None:
@@ -48,29 +83,315 @@ def test_json_is_one_line_per_page(folder: Path) -> None:
     assert line["box"] == [[1, 2], [40, 2], [40, 20], [1, 20]]
 
 
-def test_paddlex(folder: Path) -> None:
-    done = predict(folder / "a.png", "--format", "paddlex")
-    assert json.loads(done.stdout)["res"]["rec_texts"] == ["fake 40x20 字"]
+def test_paddlex_is_one_line_per_page(folder: Path) -> None:
+    done = predict(folder / "c.tif", "--format", "paddlex")
+    pages = [json.loads(line)["res"] for line in done.stdout.splitlines()]
+    assert [page["page_index"] for page in pages] == [0, 1]
+    assert pages[1]["rec_texts"] == ["fake 60x20 字"]
+    assert pages[1]["input_path"] == str(folder / "c.tif")
 
 
-def test_pictures(folder: Path) -> None:
-    done = predict(folder / "b.png", "--save-img", folder / "out")
+def test_a_folder_is_read_to_its_end_whatever_is_broken(folder: Path) -> None:
+    (folder / "empty.jpg").touch()
+    (folder / "truth.json").write_text("[]")
+    os.mkfifo(folder / "pipe.png")
+    done = predict(folder, "--format", "json")
+    assert done.exit_code == 1
+    assert [Path(json.loads(line)["path"]).name for line in done.stdout.splitlines()] == [
+        "a.png", "b.png", "c.tif", "c.tif",
+    ]  # fmt: skip
+    broken, empty, summary = done.stderr.splitlines()
+    assert f"{folder}/broken.png" in broken
+    assert f"{folder}/empty.jpg: the file is empty" in empty
+    assert summary == "3 files read (4 pages), 2 failed"
+
+
+def test_missing_and_broken_files_are_reported_and_the_others_are_read(folder: Path) -> None:
+    done = predict("in/broken.png", "in/nobody.png", "in/a.png")
+    assert done.exit_code == 1
+    assert done.stdout == "==> in/a.png <==\nfake 40x20 字\n"
+    broken, missing, _ = done.stderr.splitlines()
+    assert "in/broken.png" in broken
+    assert "in/nobody.png" in missing
+
+
+def test_an_engine_that_fails_on_a_page_does_not_end_the_run(folder: Path) -> None:
+    Image.new("RGB", (30, 20), (0, 0, 1)).save(folder / "a.png")
+    done = predict("in/a.png", "in/b.png")
+    assert done.exit_code == 1
+    assert "fake 50x20" in done.stdout
+    assert "Error: in/a.png: the engine broke\n" in done.stderr
+
+
+def test_every_input_has_an_output_of_its_own(folder: Path, tmp_path: Path) -> None:
+    for name in ("x/page.jpg", "y/page.jpg", "y/page.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        width = {"x": 40, "y": 50}[name[0]] + name.endswith("png")
+        (tmp_path / name).write_bytes(picture(width))
+    names = ("x/page.jpg", "y/page.jpg", tmp_path / "y/../y/page.png", "in/c.tif")
+    done = predict(*names, "--save-img", "out", "--output", "out")
     assert done.exit_code == 0, done.output
-    [saved] = (folder / "out").iterdir()
-    with Image.open(saved) as image:
+    assert done.stdout == ""
+    assert done.stderr == "4 files read (5 pages); written to out and out\n"
+    out = tmp_path / "out"
+    assert files(out) == [
+        "in/c.tif.page-1.png", "in/c.tif.page-2.png", "in/c.tif.txt",
+        "x/page.jpg.page-1.png", "x/page.jpg.txt",
+        "y/page.jpg.page-1.png", "y/page.jpg.txt", "y/page.png.page-1.png", "y/page.png.txt",
+    ]  # fmt: skip
+    texts = {name: (out / name).read_text() for name in files(out) if name.endswith(".txt")}
+    assert texts["x/page.jpg.txt"] == "fake 40x20 字\n"
+    assert texts["y/page.png.txt"] == "fake 51x20 字\n"
+    assert texts["in/c.tif.txt"] == "fake 60x20 字\n\ffake 60x20 字\n"
+    with Image.open(out / "y/page.jpg.page-1.png") as image:
         assert image.size == (100, 20)
 
 
-def test_a_broken_file_is_reported_and_the_others_are_read(folder: Path) -> None:
-    done = predict(folder / "broken.png", folder / "nobody.png", folder / "a.png")
+def test_folders_are_mirrored_and_what_is_written_is_not_read(folder: Path) -> None:
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / "sub" / "deep" / "d.png").write_bytes(picture(70))
+    (folder / "broken.png").unlink()
+    flat = predict(folder, "--output", folder / "out", "--format", "json")
+    assert flat.exit_code == 0
+    assert files(folder / "out") == ["a.png.jsonl", "b.png.jsonl", "c.tif.jsonl"]
+    for _ in range(2):
+        deep = predict(folder, "-r", "--save-img", folder / "out")
+        assert "4 files read (5 pages)" in deep.stderr
+    assert "sub/deep/d.png.page-1.png" in files(folder / "out")
+    assert not [name for name in files(folder / "out") if name.count("page-1") > 1]
+
+
+def test_a_folder_without_images_is_an_error(folder: Path, tmp_path: Path) -> None:
+    empty = predict(tmp_path)
+    assert empty.exit_code == 1
+    assert "no file in this folder is an image or a PDF; --recursive also reads" in empty.stderr
+    assert predict(tmp_path, "--recursive", "--output", "out").exit_code == 1  # broken.png
+    assert len(files(tmp_path / "out")) == 3
+
+
+def test_names_that_are_long_or_no_text(folder: Path, tmp_path: Path) -> None:
+    long, odd = "n" * 251, os.fsdecode(b"\xff\xe9.png")
+    (folder / f"{long}.png").write_bytes(picture(40))
+    (folder / f"{long[:-1]}m.png").write_bytes(picture(41))
+    (folder / odd).write_bytes(picture(42))
+    (folder / "broken.png").rename(folder / os.fsdecode(b"\xfe.png"))
+    done = predict(folder, "--output", "out", "--save-img", "out", "--format", "json")
+    assert done.stderr.splitlines()[1].startswith("6 files read (7 pages), 1 failed")
+    assert "\ufffd.png" in done.stderr
+    assert len([name for name in files(tmp_path / "out") if name.endswith("jsonl")]) == 6
+    assert json.loads((tmp_path / "out" / f"{odd}.jsonl").read_text())["path"].endswith(
+        "\ufffd\ufffd.png"
+    )
+
+
+def test_standard_input(folder: Path, tmp_path: Path) -> None:
+    done = predict("-", "--format", "json", input=picture(44))
+    assert json.loads(done.stdout)["path"] == "-"
+    assert predict("-", input=picture(44)).stdout == "fake 44x20 字\n"
+    assert predict("-", "--output", "out", input=picture(44)).exit_code == 0
+    assert files(tmp_path / "out") == ["stdin.txt"]
+    broken = predict("-", input=b"")
+    assert (broken.exit_code, broken.stdout) == (1, "")
+    assert "the file is empty" in broken.stderr
+
+
+def test_resume_reads_what_is_not_there_whole_or_older(folder: Path, tmp_path: Path) -> None:
+    command = (folder, "--output", "out", "--save-img", "img", "--resume")
+    assert "3 files read (4 pages), 1 failed" in predict(*command).stderr
+    again = predict(*command)
+    assert again.exit_code == 1
+    assert "0 files read (0 pages), 3 already there, 1 failed" in again.stderr
+    out, img = tmp_path / "out", tmp_path / "img"
+    (out / "a.png.txt").write_bytes(b"")  # not whole
+    picture_file = img / "b.png.page-1.png"
+    picture_file.write_bytes(picture_file.read_bytes()[:-3])
+    os.utime(folder / "c.tif", (time.time() + 9, time.time() + 9))  # changed since
+    assert "3 files read (4 pages), 1 failed" in predict(*command).stderr
+    (folder / "broken.png").write_bytes(picture(45))
+    os.utime(folder / "c.tif", (1, 1))
+    mended = predict(*command)
+    assert mended.exit_code == 0
+    assert "1 file read (1 page), 3 already there" in mended.stderr
+
+
+def test_nothing_half_done_is_left(folder: Path, tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (30, 20), colour) for colour in ((9, 9, 9), (0, 0, 1))]
+    pages[0].save(folder / "c.tif", save_all=True, append_images=pages[1:])  # the second fails
+    done = predict(folder / "c.tif", "--output", "out", "--save-img", "out")
     assert done.exit_code == 1
-    assert done.stdout == "fake 40x20 字\n"
-    errors = done.stderr.splitlines()
-    assert len(errors) == 2
-    assert "broken.png" in errors[0]
-    assert "nobody.png" in errors[1]
+    assert files(tmp_path / "out") == []
 
 
-def test_wrong_usage(folder: Path) -> None:
-    assert predict().exit_code == 2
-    assert predict(folder / "a.png", "--format", "xml").exit_code == 2
+def test_a_full_disk_ends_the_run_with_what_is_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if target.name.startswith("b.png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    done = predict(folder / "a.png", folder / "b.png", folder / "c.tif", "--output", "out")
+    assert done.exit_code == 1
+    stopped, error = done.stderr.splitlines()
+    assert stopped == "stopped: 1 file read (1 page)"
+    assert "the disk is full" in error
+    assert files(tmp_path / "out") == ["a.png.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(folder: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = child(folder, ("in",), stdout=full)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "the disk is full" in err.splitlines()[-1]
+
+
+def test_options_are_those_of_a_request(folder: Path, reader: FakeReader) -> None:
+    flags = {
+        "--text-det-limit-side-len": "640",
+        "--text-det-limit-type": "min",
+        "--text-det-max-side-limit": "2000",
+        "--text-det-thresh": "0.25",
+        "--text-det-box-thresh": "0.5",
+        "--text-det-unclip-ratio": "1.5",
+        "--text-rec-score-thresh": "0.9",
+    }
+    arguments = [part for pair in flags.items() for part in pair]
+    switches = ("--use-textline-orientation", "--no-return-word-box")
+    assert predict("in/a.png", *arguments, *switches).exit_code == 0
+    assert reader.seen[-1] == Options(
+        use_textline_orientation=True,
+        text_det_limit_side_len=640,
+        text_det_limit_type="min",
+        text_det_max_side_limit=2000,
+        text_det_thresh=0.25,
+        text_det_box_thresh=0.5,
+        text_det_unclip_ratio=1.5,
+        text_rec_score_thresh=0.9,
+        return_word_box=False,
+    )
+    assert predict("in/a.png").exit_code == 0
+    assert reader.seen[-1] == Options()
+    shown = predict("--help").stdout
+    assert [name for name in Options.model_fields if name.replace("_", "-") not in shown] == []
+
+
+def test_pdf_dpi(folder: Path) -> None:
+    Image.new("RGB", (100, 50)).save(folder / "p.pdf", resolution=72)
+    widths = [
+        json.loads(predict("in/p.pdf", "--format", "json", *arguments).stdout)["width"]
+        for arguments in ((), ("--pdf-dpi", 72))
+    ]
+    assert widths == [200, 100]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Missing argument"),
+        (("in", "--format", "xml"), "'xml' is not one of"),
+        (("in", "--resume"), "--resume needs --output or --save-img"),
+        (("in", "--text-det-thresh", "2"), "--text-det-thresh: Input should be less than or equal"),
+        (("in", "--text-det-thresh", "x"), "--text-det-thresh: Input should be a valid number"),
+        (("in", "--text-det-limit-type", "x"), "--text-det-limit-type: Input should be 'min'"),
+        (("in", "--pdf-dpi", "20"), "36<=x<=1200"),
+        (("in", "--save-img", "in/../in"), "its images would be read, too"),
+        (("in", "--output", "in/a.png"), "is a file"),
+    ],
+)
+def test_wrong_usage(folder: Path, reader: FakeReader, arguments: Any, words: str) -> None:
+    done = predict(*arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert not reader.seen
+
+
+CHILD = """
+import sys
+sys.path[:0] = [sys.argv.pop(1)]
+from http_fake import FakeReader
+import serving.api
+from pathlib import Path
+gate = Path(sys.argv.pop(1))
+serving.api.open_pipeline = lambda *_, **__: FakeReader(gate=gate)
+from serving.cli import main
+main()
+"""
+
+
+def child(
+    folder: Path, arguments: tuple[str, ...], before: str = "", **streams: Any
+) -> subprocess.Popen[str]:
+    gate, yaml = folder.parent / "gate", ROOT / "configs" / "PP-OCRv4_mobile.yaml"
+    support = str(ROOT / "tests" / "support")
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            before + CHILD,
+            support,
+            gate,
+            "predict",
+            "--pipeline",
+            yaml,
+            *arguments,
+        ],
+        cwd=folder.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+        text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+def test_ctrl_c_ends_with_130_and_says_what_is_done(folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(folder / "c.tif")  # held until the gate opens
+    run = child(folder, ("in", "--output", "out"))
+    while not (tmp_path / "gate.reached").exists():
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (130, "")
+    assert err.splitlines()[1:] == [
+        "interrupted: 2 files read (2 pages), 1 failed; "
+        "the same command with --resume reads the rest"
+    ]
+    assert files(tmp_path / "out") == ["a.png.txt", "b.png.txt"]
+
+
+def test_a_terminal_on_stderr_shows_a_bar_and_stdout_stays_clean(folder: Path) -> None:
+    parent, terminal = pty.openpty()
+    run = child(folder, ("in",), stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    with pytest.raises(OSError, match="Input/output"):  # the end, on a terminal
+        while part := os.read(parent, 4096):
+            shown += part
+    os.close(parent)
+    assert run.stdout is not None
+    assert run.stdout.read() == (
+        "==> in/a.png <==\nfake 40x20 字\n==> in/b.png <==\nfake 50x20 字\n"
+        "==> in/c.tif <==\nfake 60x20 字\n\ffake 60x20 字\n"
+    )
+    run.stdout.close()
+    assert run.wait(60) == 1
+    assert b"4/4" in shown
+    assert b"broken.png" in shown
+
+
+def test_many_files_are_not_kept_in_memory(folder: Path) -> None:
+    """Of 60 large pages no more than a few are in memory at once."""
+    many = folder.parent / "many"
+    many.mkdir()
+    Image.new("RGB", (3000, 3000), (9, 9, 9)).save(many / "0.png")
+    for number in range(1, 60):
+        os.link(many / "0.png", many / f"{number}.png")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+    run = child(folder, ("many", "--format", "json", "--output", "out"), before=limit)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert "60 files read (60 pages)" in err

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from store_server import FILES, ModelServer, serving_models, tar_of
 
-from serving.errors import FetchError, ModelInvalid, ModelMissing
+from serving.errors import DiskError, FetchError, ModelInvalid, ModelMissing
 from serving.models.files import digest, disk_errors
 from serving.models.manifest import OfficialSource, WheelSource
 from serving.models.progress import Lines, Quiet
@@ -229,14 +229,14 @@ def test_a_disk_that_takes_no_more_leaves_nothing(server: ModelServer, store: St
     )
     command = [sys.executable, "-c", limited + CHILD, str(store.root), NAME, server.url]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert "serving.errors.FetchError" in done.stderr
+    assert "serving.errors.DiskError" in done.stderr
     assert "File too large" in done.stderr
     assert left_over(store) == set()
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(FetchError, match="disk is full"),
+        pytest.raises(DiskError, match="disk is full"),
         disk_errors(tmp_path),
         Path("/dev/full").open("wb") as full,
     ):
@@ -248,7 +248,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_read_only_store_is_a_clear_error(server: ModelServer, store: Store) -> None:
     store.root.mkdir()
     store.root.chmod(0o500)
-    with pytest.raises(FetchError, match="writable"):
+    with pytest.raises(DiskError, match="writable"):
         store.fetch(NAME, mirror=server.url)
 
 

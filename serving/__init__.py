@@ -9,12 +9,20 @@ for result in pipeline.predict("page.jpg"):
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serving.api import OcrPipeline, PageResult, load_pipeline
     from serving.config.options import Options
     from serving.types import Image, Line, Page, Point, Quad, Word
+
+# ONNX Runtime and OpenVINO report their use over the network when they are imported, and leave ids
+# in the home folder. Here, and in every child process, they do not: OpenVINO finds its reporter
+# missing, which it allows for.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _MODULES = {
     "serving.api": ("OcrPipeline", "PageResult", "load_pipeline"),

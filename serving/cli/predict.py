@@ -156,8 +156,9 @@ def command(
             click.echo(f"stopped: {done.text()}", err=True)
         raise
     if not alone or folders:
-        where = f"; written to {' and '.join(map(str, filter(None, (output, save_img))))}"
-        click.echo(done.text() + (where if folders and done.files else ""), err=True)
+        places = dict.fromkeys(str(path) for path in (output, save_img) if path is not None)
+        where = f"; written to {' and '.join(places)}" if places and done.files else ""
+        click.echo(done.text() + where, err=True)
     if done.errors:
         raise click.exceptions.Exit(1)
 

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ def disk_error(error: OSError, root: Path | None = None) -> DiskError:
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
     reason = error.strerror or str(error)
     if error.errno in _DISK_FULL:
-        what = f"{root or where}: " if root or where else ""
+        what = f"{where}: " if where else ""
         return DiskError(
             f"{what}the disk is full ({reason.lower()}); nothing half done was kept. Free some "
             "space or choose another folder, then run the same command again"
@@ -143,7 +143,8 @@ def _access(path: Path) -> str:
     except KeyError:
         me = f"user {os.geteuid()}"
     return (
-        f"{near} belongs to {owner}, and this is {me}. Make it readable and writable, or choose another folder"
+        f"{near} belongs to {owner}, and this is {me}. Make it readable and writable, or choose "
+        "another folder"
     )
 
 
@@ -156,9 +157,26 @@ def disk_errors(root: Path) -> Iterator[None]:
         raise disk_error(error, root) from error
 
 
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of that file; `on_wait` is called where another process has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def publish(staged: Path, target: Path) -> None:
-    """Rename the finished folder `staged` to `target`, atomically and flushed to disk."""
-    for path in staged.iterdir():
+    """Rename the finished file or folder `staged` to `target`, atomically and flushed to disk."""
+    for path in staged.iterdir() if staged.is_dir() else ():
         _fsync(path)
     _fsync(staged)
     staged.rename(target)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import FetchError, ModelInvalid, ModelMissing
-from serving.models.files import digest, disk_errors, model_files, publish
+from serving.models.files import digest, disk_errors, locked, model_files, publish
 from serving.models.manifest import (
     GraphFormat,
     Host,
@@ -184,16 +184,9 @@ class Store:
 
         What a killed process left behind is removed first.
         """
-        from filelock import FileLock, Timeout
-
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            progress.message(f"waiting for another process that is fetching into {self.root}")
-            lock.acquire()
-        try:
+        waiting = f"waiting for another process that is fetching into {self.root}"
+        with locked(self.root / ".lock", lambda: progress.message(waiting)):
             home = self.root / ".staging"
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(exist_ok=True)  # the pip of a killed process may still write there
@@ -202,8 +195,6 @@ class Store:
                 yield staging
             finally:
                 shutil.rmtree(home, ignore_errors=True)
-        finally:
-            lock.release()
 
 
 def _checked(name: str) -> str:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from serving.config.pipeline import PipelineConfig
@@ -21,7 +20,7 @@ from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import share
 from serving.models.conversion import needs_conversion
-from serving.models.files import digest, model_files, write_atomically
+from serving.models.files import digest, disk_errors, locked, model_files, write_atomically
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Progress
 from serving.optimize.fuse import VARIANT
@@ -164,15 +163,17 @@ class Builder:
     def build(self, config: PipelineConfig) -> tuple[Plan, bool]:
         """The pipeline's plan, recorded for serving, and whether it had to be measured.
 
-        Raises ConfigError, ModelError, EngineError, DeviceError and PlanError.
+        Raises ConfigError, ModelError, EngineError, DeviceError, DiskError and PlanError.
         """
         devices = parse_devices(self.device)
         check_alike(devices)
         inputs = plan_inputs(config, self.models, share(self.cores, len(devices)), devices[0])
         calibration = calibration_hash(self.own_images)
         engines = self.models / "engines"
-        engines.mkdir(parents=True, exist_ok=True)
-        with FileLock(engines / ".build.lock"):
+        lock, waiting = engines / ".build.lock", f"waiting for another build in {engines}"
+        with disk_errors(self.models), ExitStack() as stack:
+            engines.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(lock, lambda: self.progress.message(waiting)))
             plan = self._current(inputs, calibration)
             made = plan is None
             versions = _checked_versions(inputs) if made else {}  # before minutes of work

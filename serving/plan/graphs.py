@@ -174,7 +174,7 @@ class Graphs:
 def _missing(target: Path) -> Iterator[Path | None]:
     """Where to write `target`, a file or folder, under a lock; None where it exists already.
 
-    On leaving without an error what was written is renamed to `target`.
+    On leaving without an error what was written is renamed to `target`; else it is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / ".lock"):
@@ -182,13 +182,19 @@ def _missing(target: Path) -> Iterator[Path | None]:
             yield None
             return
         staged = target.with_name(f".{target.name}.part")
-        if staged.is_dir():  # of a killed process
-            shutil.rmtree(staged)
-        yield staged
-        if staged.is_dir():
+        _remove(staged)  # of a killed process
+        try:
+            yield staged
             publish(staged, target)
-        else:
-            staged.replace(target)
+        finally:
+            _remove(staged)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

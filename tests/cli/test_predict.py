@@ -132,7 +132,7 @@ def test_every_input_has_an_output_of_its_own(folder: Path, tmp_path: Path) -> N
     done = predict(*names, "--save-img", "out", "--output", "out")
     assert done.exit_code == 0, done.output
     assert done.stdout == ""
-    assert done.stderr == "4 files read (5 pages); written to out and out\n"
+    assert done.stderr == "4 files read (5 pages); written to out\n"
     out = tmp_path / "out"
     assert files(out) == [
         "in/c.tif.page-1.png", "in/c.tif.page-2.png", "in/c.tif.txt",

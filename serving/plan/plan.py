@@ -62,9 +62,9 @@ class Trial:
 class BatchTrial:
     """Short lines in calls of several, compared with the same lines one by one, on one engine."""
 
-    time_ratio: float | None = None
+    time_ratio: float | None
     """Time of batches over time one by one, in the worse of two rounds."""
-    parity: bool = False
+    parity: bool
     """Whether each line's result is bit for bit that of the line alone."""
     reason: str = ""
     """Why the engine takes only one line a call."""

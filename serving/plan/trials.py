@@ -191,7 +191,7 @@ def _batch_trial(
         try:
             return measure_batches(engine, [reader.fit(crop) for crop in calibration.crops], batch)
         except EngineError as error:
-            return BatchTrial(reason=str(error))
+            return BatchTrial(None, parity=False, reason=str(error))
 
 
 def measure_batches(

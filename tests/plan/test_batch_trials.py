@@ -99,7 +99,7 @@ def test_batches_must_save_5_percent_and_keep_parity() -> None:
     assert BatchTrial(0.9, parity=True).worthwhile
     assert not BatchTrial(0.97, parity=True).worthwhile
     assert not BatchTrial(0.5, parity=False).worthwhile
-    assert not BatchTrial(reason="takes one").worthwhile
+    assert not BatchTrial(None, parity=False, reason="takes one").worthwhile
 
 
 def with_batch(
@@ -204,4 +204,4 @@ def test_a_model_that_takes_only_one_line_is_built(
     hpi = "{backend: onnxruntime, backend_config: {streams: 1}}"
     model = built_with(repo, store, hpi).models[SECTION]
     assert model.choice.batch == 1
-    assert model.batch_trial == BatchTrial(reason="takes one")
+    assert model.batch_trial == BatchTrial(None, parity=False, reason="takes one")

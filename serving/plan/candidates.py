@@ -56,10 +56,11 @@ def candidates(
     """
     settings = _settings(hpi)
     cores = int(settings.pop("cpu_num_threads", cores))
-    _check_batch(settings.get("batch", 1), device)
+    card = gpu(device) if device != "cpu" and hpi.backend in (None, *_GPU_BACKENDS) else None
+    if card is None and settings.get("batch", 1) not in _CPU_BATCHES:
+        raise ConfigError("hpi_config.backend_config.batch: must be 1, 2 or 4 on a CPU")
     if not lines:  # pages come one at a time
         settings.pop("batch", None)
-    card = gpu(device) if device != "cpu" and hpi.backend in (None, *_GPU_BACKENDS) else None
     if hpi.backend == "tensorrt" and card is None:
         raise ConfigError(
             "hpi_config.backend: tensorrt needs an NVIDIA GPU, and this is for the CPU"
@@ -122,13 +123,6 @@ def _settings(hpi: HpiConfig) -> dict[str, Any]:
             f"allowed: {', '.join(sorted(_KEYS))}"
         )
     return settings
-
-
-def _check_batch(batch: object, device: str) -> None:
-    allowed: Sequence[int] = _CPU_BATCHES if device == "cpu" else range(1, MAX_BATCH + 1)
-    if not isinstance(batch, int) or batch not in allowed:
-        text = "1, 2 or 4 on a CPU" if device == "cpu" else f"1 to {MAX_BATCH}"
-        raise ConfigError(f"hpi_config.backend_config.batch: must be {text}")
 
 
 def _fixed(

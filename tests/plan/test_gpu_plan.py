@@ -108,7 +108,9 @@ def test_hpi_config_narrows_and_fixes_on_a_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert {spec.batch for spec in offered(eight, lines=False)} == {1}
     # A YAML that names a backend of the processor keeps it there.
     assert {spec.device for spec in offered(HpiConfig(backend="openvino"))} == {"cpu"}
-    for wrong in ({"precision": "float32"}, {"precision": "int8"}, {"batch": 64}):
+    with pytest.raises(ConfigError, match="batch: must be 1, 2 or 4 on a CPU"):
+        offered(HpiConfig(backend="openvino", backend_config={"batch": 8}))
+    for wrong in ({"precision": "float32"}, {"precision": "int8"}):
         with pytest.raises(ConfigError, match="backend_config"):
             offered(HpiConfig(auto_config=False, backend="tensorrt", backend_config=wrong))
 

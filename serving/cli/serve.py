@@ -122,10 +122,23 @@ _COUNT = click.IntRange(min=1)
     "addresses are refused, redirects are checked again.  [default: no URL is fetched]",
 )
 @_setting(
+    "--allow-origin",
+    "allow_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web origin whose pages may use this server from a browser (CORS), for example "
+    "https://app.example.org, or *. May be given more than once.  [default: none]",
+)
+@_setting(
     "--models",
     default=Path("models"),
     type=click.Path(file_okay=False, path_type=Path),
     help="Where models and engines are kept.",
+)
+@_setting(
+    "--pidfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the master's process id there while the server runs, for kill -HUP and kill -TERM.",
 )
 def command(
     pipelines: tuple[tuple[str, Path], ...],

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from flask.json.provider import DefaultJSONProvider
+from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
 
 from serving.http import context, errors, metrics
@@ -64,6 +65,9 @@ def create_app(
     errors.register(app)
     metrics.count_requests(app)
     require_keys(app, keys)
+    if settings.allow_origins:
+        exposed = ["X-Request-Id", "Server-Timing", "Retry-After", "X-OCR-Hint"]
+        CORS(app, origins=settings.allow_origins, expose_headers=exposed)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.register_blueprint(page.blueprint)  # for people: no part of the API

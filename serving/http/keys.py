@@ -82,7 +82,7 @@ def require_keys(app: Flask, keys: Keys | None) -> None:
 
     @app.before_request
     def check() -> None:
-        if not is_open(request.path):
+        if request.method != "OPTIONS" and not is_open(request.path):
             add_log_fields(request.environ, key=_owner(keys))
 
 

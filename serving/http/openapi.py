@@ -1,7 +1,4 @@
-"""The OpenAPI document of one server: the routes' own descriptions, and its pipelines' names.
-
-Routes that describe themselves: what checks a request also tells /openapi.json of it.
-"""
+"""Routes that describe themselves: what checks a request also describes it in /openapi.json."""
 
 from __future__ import annotations
 
@@ -135,22 +132,23 @@ _PIPELINE = "/ocr/v1/{name}"
 
 def document(app: Flask) -> dict[str, Any]:
     """All that is served, as OpenAPI 3.1."""
-    told: dict[str, Any] = app.api_doc  # type: ignore[attr-defined]
+    api: dict[str, Any] = app.api_doc  # type: ignore[attr-defined]
+    api["servers"] = [{"url": "."}]  # relative to this document, also behind a path prefix
     [name] = [
-        item for item in told["paths"][_PIPELINE]["post"]["parameters"] if item["in"] == "path"
+        item for item in api["paths"][_PIPELINE]["post"]["parameters"] if item["in"] == "path"
     ]
     name["schema"] = {"type": "string", "enum": list(app.extensions["ocr"].registry.names)}
     if app.extensions["ocr.keys"] is not None:
-        _ask_for_keys(told)
-    return told
+        _require_keys(api)
+    return api
 
 
-def _ask_for_keys(told: dict[str, Any]) -> None:
-    told["components"]["securitySchemes"] = {
+def _require_keys(api: dict[str, Any]) -> None:
+    api["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    for path, operations in told["paths"].items():
+    for path, operations in api["paths"].items():
         if not is_open(path):
             for operation in operations.values():
                 operation["security"] = [{"bearer": []}, {"header": []}]

@@ -40,8 +40,12 @@ class ServedPipeline(Protocol):
 class Registry:
     """Pipelines by name, in the order given. Each appears once it has read a warm-up image."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(
+        self, names: Sequence[str], problem: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """problem: why no worker is ready, if the master knows."""
         self.names = tuple(names)
+        self._problem = problem
         self._pipelines: dict[str, ServedPipeline] = {}
 
     def open(self, load: Callable[[str], ServedPipeline], image: Image) -> None:
@@ -63,12 +67,17 @@ class Registry:
             raise NotFound(f"no pipeline {name[:60]!r}; there are: {known}")
         pipeline = self._pipelines.get(name)
         if pipeline is None:
-            raise NotReady(f"{name} is still loading; see GET /health/ready")
+            raise self._not_ready([name])
         return pipeline
 
-    def loading(self) -> list[str]:
-        """Names of the pipelines that are not ready."""
-        return [name for name in self.names if name not in self._pipelines]
+    def check_ready(self) -> None:
+        """Raise NotReady, with the reason, unless every pipeline is ready."""
+        if not self.ready:
+            raise self._not_ready([name for name in self.names if name not in self._pipelines])
+
+    def _not_ready(self, names: Sequence[str]) -> NotReady:
+        problem = self._problem()
+        return NotReady(f"still loading: {', '.join(names)}" + (f"; {problem}" if problem else ""))
 
     @property
     def identities(self) -> dict[str, str]:
@@ -81,7 +90,7 @@ class Registry:
 
     def _to_dict(self, name: str) -> PipelineAnswer:
         pipeline = self._pipelines.get(name)
-        answer = PipelineAnswer(name=name, url=f"/ocr/v1/{name}", ready=pipeline is not None)
+        answer = PipelineAnswer(name=name, url=f"v1/{name}", ready=pipeline is not None)
         if pipeline is not None:
             answer["models"] = pipeline.to_dict()
             if pipeline.plan:

@@ -161,6 +161,7 @@ class PipelineAnswer(TypedDict):
 
     name: str
     url: str
+    """Relative to this address, so that it holds behind a proxy with a path prefix."""
     ready: bool
     models: NotRequired[dict[str, ModelAnswer]]
     """By section of the pipeline's YAML, once loaded."""

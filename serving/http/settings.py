@@ -10,8 +10,8 @@ from serving.download import HostPattern
 
 _MIB = 1024 * 1024
 
-_SPARE_THREADS = 36
-"""8 that drain, 8 that linger, 4 that evict, and some that refuse and answer /health."""
+_SPARE_THREADS = 28
+"""8 that drain, 4 that evict, and some that refuse and answer /health."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,10 @@ class Settings:
     """Every request needs one of these keys; None: none is needed."""
     allow_url_hosts: tuple[HostPattern, ...] = ()
     """Hosts from which pictures are fetched by URL; none when empty."""
+    pidfile: Path | None = None
+    """Where the master's process id is written, until it ends."""
+    allow_origins: tuple[str, ...] = ()
+    """Origins whose pages may read answers in a browser (CORS); none when empty."""
     drain_time: float = 2.0
     """For draining a refused body, so that no reset overtakes the answer."""
 

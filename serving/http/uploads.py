@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    ParserLimitReached,
+    PushMultipartParser,
+)
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     PlainValidator,
     ValidationError,
     model_validator,
 )
-from werkzeug.datastructures import FileStorage
-from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
 from serving.download import Url
 from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.http.body import Body
-
-_Form = tuple[list[tuple[str | None, str]], list[tuple[str | None, FileStorage]]]
 
 
 class FormBody(BaseModel):
@@ -40,10 +41,15 @@ class FormBody(BaseModel):
 _FIELDS = tuple(FormBody.model_fields)
 _RAW = ("application/pdf", "application/octet-stream")
 _IMAGES = tuple(f"image/{kind}" for kind in ("jpeg", "png", "webp", "bmp", "tiff", "gif"))
-"""Shown to people; any other image/* is taken as well."""
-_CURLS_OWN = "application/x-www-form-urlencoded"
-_PIECE = 128 * 1024  # the parser is quickest with what the processor's cache holds
-_MAX_TEXT = 512 * 1024  # well above a piece of the body, which the parser counts as text too
+"""Documented; any other image/* is accepted too."""
+_CURL_DEFAULT = "application/x-www-form-urlencoded"
+_FILE_TYPES = ("image/", *_RAW)
+"""A part of such a Content-Type is a file also without a file name."""
+_PIECE = 128 * 1024
+"""Bytes; the parser is fastest with what fits into the processor's cache."""
+_MAX_MARKS = 100
+"""Values, keys and brackets of a JSON body, beside four for each image: data: URLs have commas."""
+_LONG_NUMBER = re.compile(rb"[:,\[]\s*-?\d{30}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WAYS = (
     'send it as curl -F "image=@page.jpg", as raw bytes with Content-Type image/jpeg (or another '
@@ -63,12 +69,12 @@ def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes |
     if kind == "multipart/form-data":
         documents = [*_multipart(body, options.get("boundary", ""), max_images)]
     elif kind == "application/json":
-        documents = _json(body.read())
+        documents = _json(body.read(), max_images)
     elif not kind or kind.startswith("image/") or kind in _RAW:
         documents = [body.read()]
     else:
-        curl = ", though curl says it unless told" if kind == _CURLS_OWN else ""
-        raise UnsupportedMedia(f"Content-Type {kind[:60]} is not read here{curl}; {_WAYS}")
+        curl = ", which curl sends by default" if kind == _CURL_DEFAULT else ""
+        raise UnsupportedMedia(f"unsupported Content-Type {kind[:60]}{curl}; {_WAYS}")
     if len(documents) > max_images:
         raise TooLarge(f"{len(documents)} images; a request may have {max_images} (--max-pages)")
     for index, document in enumerate(documents):
@@ -79,54 +85,55 @@ def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes |
 
 
 def _multipart(body: Body, boundary: str, max_images: int) -> list[bytes]:
+    """The files of a form. What a file is called, and in which encoding, does not matter."""
     if not boundary:
         raise BadRequest("multipart/form-data without a boundary in its Content-Type")
-    parser = MultiPartParser(
-        stream_factory=_in_memory,
-        max_form_memory_size=_MAX_TEXT,
-        buffer_size=_PIECE,
-        max_form_parts=max_images + len(_FIELDS),
-        cls=cast(Any, list),  # keeps the parts in their order
-    )
+    parts: list[tuple[MultipartSegment, bytearray]] = []
     try:
-        parsed = parser.parse(cast(Any, body), boundary.encode("latin-1"), None)
-    except RequestEntityTooLarge:
+        with PushMultipartParser(
+            boundary.encode("latin-1"),
+            header_charset="latin-1",
+            max_segment_count=max_images + len(_FIELDS),
+        ) as parser:
+            while not parser.closed:
+                for event in parser.parse(body.read(_PIECE)):
+                    if isinstance(event, MultipartSegment):
+                        _check_part(event)
+                        parts.append((event, bytearray()))
+                    elif event is not None:
+                        parts[-1][1].extend(event)
+    except ParserLimitReached as error:
         raise TooLarge(
-            f"the form has more than {max_images} files (--max-pages) or too long a text field"
+            f"the form has more than {max_images} files (--max-pages), or a part with too many "
+            f"headers ({error})"
         ) from None
-    except (ValueError, UnicodeError) as error:
+    except (MultipartError, UnicodeError) as error:
         raise BadRequest(f"the multipart body is malformed: {error}") from None
-    fields, files = cast(_Form, parsed)
-    for name, _ in fields:
-        if name in _FIELDS:
-            raise BadRequest(f"the field {name} is text, not a file; {_WAYS}")
-        raise BadRequest(f"unknown form field {name or ''!r:.60}; options go into the query string")
-    for name, _ in files:
-        if name not in _FIELDS:
-            raise BadRequest(f"a file in the field {name or ''!r:.60}; the field is image or file")
-    if not files:
+    if not parts:
         raise BadRequest(f"no image in the form; {_WAYS}")
-    return [cast(io.BytesIO, part.stream).getvalue() for _, part in files]
+    return [bytes(data) for _, data in parts]
 
 
-def _in_memory(
-    total_content_length: int | None,
-    content_type: str | None,
-    filename: str | None,
-    content_length: int | None = None,
-) -> io.BytesIO:
-    """Where a file of a form is kept. The body is bounded, so nothing goes to a disk."""
-    return io.BytesIO()
+def _check_part(part: MultipartSegment) -> None:
+    """Raise BadRequest for a part that is no file, or in another field."""
+    named = any("filename" in value for name, value in part.headerlist if name != "Content-Type")
+    is_file = named or (part.content_type or "").startswith(_FILE_TYPES)
+    if part.name in _FIELDS and not is_file:
+        raise BadRequest(f"the field {part.name} is text, not a file; {_WAYS}")
+    if part.name not in _FIELDS:
+        what = "a file in" if is_file else "unknown form"
+        hint = "the field is image or file" if is_file else "options go into the query string"
+        raise BadRequest(f"{what} field {part.name[:60]!r}; {hint}")
 
 
 def _decoded(value: Any) -> bytes | Url:
-    """Standard base64; white space and a data: URL's head are passed over. Or another URL."""
+    """Base64, white space and the head of a data: URL ignored; or another URL."""
     if not isinstance(value, str):
-        raise ValueError("a string of base64 is wanted")
+        raise ValueError("must be a string of base64")
     if value.startswith("data:"):
         head, _, value = value.partition(",")
         if not head.endswith(";base64"):
-            raise ValueError("a data: URL has to be base64")
+            raise ValueError("a data: URL must be base64")
     elif _URL.match(value):
         return Url(value)
     try:
@@ -149,7 +156,9 @@ class JsonBody(BaseModel):
     )
 
     image: Base64OrUrl = Field(default_factory=bytes)
-    images: Annotated[list[Base64OrUrl], Field(min_length=1)] = Field(default_factory=list)
+    images: Annotated[list[Base64OrUrl], Field(min_length=1), FailFast()] = Field(
+        default_factory=list
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> JsonBody:
@@ -171,13 +180,27 @@ BODIES = {
 
 
 def first_finding(error: ValidationError) -> str:
-    """What is wrong first, and where. Never the input itself: a picture, or the caller's text."""
+    """What is wrong first, and where. Never the input itself, which is the caller's document."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "JSON"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def _json(data: bytes) -> list[bytes | Url]:
+def check_json(data: bytes, max_values: int) -> None:
+    """Refuse JSON that would cost much more to parse than it has bytes, before it is parsed.
+
+    A caller's array of a million numbers becomes a million objects, or errors. Raises BadRequest.
+    """
+    marks = sum(map(data.count, (b",", b"[", b"{")))
+    if marks > 4 * max_values + _MAX_MARKS or _LONG_NUMBER.search(data):
+        raise BadRequest(
+            f"the JSON has more values than a request of {max_values} images (--max-pages), or a "
+            f"number of 30 digits; {_WAYS}"
+        )
+
+
+def _json(data: bytes, max_images: int) -> list[bytes | Url]:
+    check_json(data, max_images)
     try:
         return JsonBody.model_validate_json(data).documents()
     except ValidationError as error:

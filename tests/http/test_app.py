@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from serving.errors import EngineError, OcrError
 from serving.http.app import App, create_app
 from serving.http.errors import TABLE
 from serving.http.gunicorn.worker import warmup_image
+from serving.http.keys import Keys
 from serving.http.registry import Registry
 from serving.http.settings import Settings
 
@@ -108,7 +110,7 @@ def test_a_pipeline_that_cannot_read_the_warm_up_image_is_not_ready(app: App) ->
 
 def test_the_list_of_pipelines(app: App, client: FlaskClient) -> None:
     [before] = client.get("/ocr/v1").get_json()["pipelines"]
-    assert before == {"name": "accurate", "url": "/ocr/v1/accurate", "ready": False}
+    assert before == {"name": "accurate", "url": "v1/accurate", "ready": False}
     load(app)
     [after] = client.get("/ocr/v1/").get_json()["pipelines"]
     assert after["ready"]
@@ -162,3 +164,44 @@ def test_what_waits_too_long_is_a_504(tmp_path: Path) -> None:
     first.join(30)
     assert app.service.admission.held == 0
     app.service.close()
+
+
+def test_every_link_holds_behind_a_path_prefix(app: App) -> None:
+    """As a proxy that serves us below /ocr-service/ sees them: none begins with a slash."""
+    client = app.test_client()
+    page = client.get("/docs").get_data(as_text=True)
+    links = re.findall(r'(?:href|src|data-url)="([^"]+)"', page)
+    assert {"docs/swagger-ui.css", "openapi.json"} <= set(links)
+    with client.get("/") as index:
+        links += re.findall(r'(?:href|src)="([^"]+)"', index.get_data(as_text=True))
+    links += [server["url"] for server in client.get("/openapi.json").get_json()["servers"]]
+    links += [item["url"] for item in client.get("/ocr/v1").get_json()["pipelines"]]
+    assert [link for link in links if link.startswith(("/", "http"))] == []
+    assert client.get("/docs/").headers["Location"] == "../docs"
+
+
+def test_pages_of_other_origins_are_allowed_only_where_said() -> None:
+    settings = Settings(pipelines={"accurate": Path()}, allow_origins=("https://app.example",))
+    app = create_app(settings, Registry(("accurate",)), keys=Keys({"alice": "0" * 64}))
+    load(app)
+    client = app.test_client()
+    preflight = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-api-key",
+    }
+    allowed = client.options("/ocr/v1/accurate", headers=preflight)
+    assert allowed.status_code == 200
+    assert allowed.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    assert "x-api-key" in allowed.headers["Access-Control-Allow-Headers"].lower()
+    answer = client.get("/ocr/v1", headers={"Origin": "https://app.example"})
+    assert answer.status_code == 401  # an origin is no key
+    assert "X-Request-Id" in answer.headers["Access-Control-Expose-Headers"]
+    other = client.options("/ocr/v1/accurate", headers={**preflight, "Origin": "https://evil"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+    app.service.close()
+
+
+def test_without_allowed_origins_nothing_is_said_of_them(app: App) -> None:
+    answer = app.test_client().get("/health/live", headers={"Origin": "https://app.example"})
+    assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]

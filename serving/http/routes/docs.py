@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from flask import Response, current_app, send_file, url_for
+from flask import Response, current_app, redirect, request, send_file
 from werkzeug.exceptions import NotFound
 
 from serving.http.context import json_response
@@ -23,12 +23,13 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>paddleocr-hpi-serving</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="{css}">
-<div id="docs" data-url="{document}"></div>
-<script src="{bundle}"></script>
-<script src="{start}"></script>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<div id="docs" data-url="openapi.json"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
 </html>
 """
+"""Its links are relative: a proxy may put a prefix before every path."""
 _START = """const docs = document.getElementById("docs");
 SwaggerUIBundle({domNode: docs, url: docs.dataset.url, deepLinking: true, validatorUrl: null});
 """
@@ -48,13 +49,9 @@ def openapi() -> Response:
 @blueprint.get("/docs", responses=blueprint.answers({"text/html": str}))
 def docs() -> Response:
     """This description, for people. Works offline."""
-    page = _PAGE.format(
-        css=url_for(".asset", name="swagger-ui.css"),
-        bundle=url_for(".asset", name="swagger-ui-bundle.js"),
-        start=url_for(".start"),
-        document=url_for(".openapi"),
-    )
-    response = Response(page, mimetype="text/html")
+    if request.path.endswith("/"):
+        return redirect("../docs", Response=Response)  # type: ignore[return-value]
+    response = Response(_PAGE, mimetype="text/html")
     response.headers["Content-Security-Policy"] = _POLICY
     return response
 

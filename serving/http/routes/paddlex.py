@@ -11,7 +11,7 @@ from serving.http.context import add_timing, json_response
 from serving.http.openapi import READING_ERRORS, Routes
 from serving.http.schemas import HealthAnswer, InferError, InferRequest
 from serving.http.service import ReadRequest, Service
-from serving.http.uploads import first_finding
+from serving.http.uploads import check_json, first_finding
 from serving.output.paddlex import InferAnswer, infer_answer, pictures
 from serving.output.pages import total_timing
 
@@ -32,8 +32,10 @@ def infer() -> Response:
     pipeline = service.registry.get(name)
     body = Body.of(request.environ)
     service.admit(body)
+    data = body.read()
+    check_json(data, 1)
     try:
-        wanted = InferRequest.model_validate_json(body.read())
+        wanted = InferRequest.model_validate_json(data)
     except ValidationError as error:
         raise BadRequest(first_finding(error)) from None
     options = wanted.options()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flask import Response, current_app
 
-from serving.errors import NotReady
 from serving.http.context import json_response
 from serving.http.openapi import Routes
 from serving.http.schemas import HealthState, PipelinesAnswer
@@ -26,9 +25,7 @@ def live() -> Response:
 def ready() -> Response:
     """Every pipeline has answered a real warm-up image."""
     service: Service = current_app.extensions["ocr"]
-    if not service.registry.ready:
-        names = ", ".join(service.registry.loading())
-        raise NotReady(f"still loading: {names}")
+    service.registry.check_ready()
     return json_response({"status": "ready"})
 
 

@@ -11,6 +11,8 @@ rejects truncated files and prints nothing.
 
 from __future__ import annotations
 
+import ctypes
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -34,6 +36,12 @@ _BASE_MEMORY = 512 << 20
 _MEMORY_PER_PIXEL = 20
 
 
+# glibc keeps what decoders and engines free after a large page, up to 1 GB, and returns it only if
+# told to. That takes milliseconds: after pages of so many bytes.
+_LARGE_PAGE = 48 << 20
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)  # musl has none
+
+
 class Pages(Iterator[Image]):
     """The pages of one image or document, decoded one at a time by `next`.
 
@@ -54,7 +62,10 @@ class Pages(Iterator[Image]):
             raise StopIteration
         page = self._next
         self._next += 1
-        return self._decode_page(page)
+        image = self._decode_page(page)
+        if image.nbytes > _LARGE_PAGE:
+            weakref.finalize(image, _malloc_trim, 0).atexit = False
+        return image
 
 
 class Decoder:

@@ -34,8 +34,8 @@ class Header:
     """EXIF, 1 to 8."""
     opencv: bool = False
     """OpenCV decodes it to the same pixels as Pillow, in half the time."""
-    jpeg_mode: Literal["", "BGR", "CMYK", "CMYK;I"] = ""
-    """How `jpeg.decode` reads it, if at all; CMYK;I is Pillow's raw mode for inverted CMYK."""
+    jpeg_mode: str = ""
+    """BGR, CMYK or CMYK;I (inverted) if `jpeg.decode` can read it."""
     sandboxed: bool = False
     """Decoding time is not bounded by the file's size: a decoder process must do it."""
 
@@ -150,44 +150,39 @@ def _read_jpeg(data: Data) -> Header:
         raise Undecodable(f"broken JPEG: more than {_MAX_SEGMENTS} segments before its first scan")
     if not width or not height:
         raise Undecodable("broken JPEG: no frame header with a width and a height")
-    scans = 1  # if the first has every component: most files need no count
-    if progressive or data[position + 4] != len(components):
-        scans = _count_scans(data, position, components, progressive)
-    mode: Literal["", "BGR", "CMYK", "CMYK;I"] = ""
-    if precision == 8 and len(components) in (1, 3):
-        mode = "BGR"
-    elif precision == 8 and len(components) == 4:
-        mode = "CMYK;I" if adobe else "CMYK"
+    mode = {1: "BGR", 3: "BGR", 4: "CMYK;I" if adobe else "CMYK"}.get(len(components), "")
+    # If the first scan has every component, it is the only one: most files need no count.
+    single = not progressive and data[position + 4] == len(components)
     return Header(
         width,
         height,
         b"".join([*parts, data[copied:]]) if parts else data,
         exif_orientation(profile or b""),
-        jpeg_mode=mode,
-        sandboxed=scans > _MAX_SCANS,
+        jpeg_mode=mode if precision == 8 else "",
+        sandboxed=not single and _has_many_scans(data, position, components, progressive),
     )
 
 
-def _count_scans(data: bytes, position: int, components: bytes, progressive: bool) -> int:
-    """From the first one's `position` on, at most one more than _MAX_SCANS.
+def _has_many_scans(data: bytes, position: int, components: bytes, progressive: bool) -> bool:
+    """From the first one's `position` on. Raises Undecodable if there are few, but not all.
 
-    Raises Undecodable if scans are missing: a progressive image needs every coefficient to its last
-    bit. (T.81 allows less, but then no decoder can tell a whole file from one that was cut.)
+    A progressive image needs every coefficient to its last bit. (T.81 allows less, but then nobody
+    can tell a whole file from one that was cut between two scans.)
     """
-    missing = {(component, k) for component in components for k in range(64)}
-    scans = 0
-    # Inside a scan 0xFF is always stuffed, so that only markers are found.
-    while position >= 0 and scans <= _MAX_SCANS:
-        scans += 1
+    missing = set(product(components, range(64)))
+    for _ in range(_MAX_SCANS):
         end = position + 5 + 2 * data[position + 4]
         first, last, bits = data[end : end + 3].ljust(3, b"\xff") if progressive else (0, 63, 0)
         if bits & 15 == 0:
             named = data[position + 5 : min(end, position + 13) : 2]
-            missing.difference_update(product(named, range(first, last + 1)))
+            missing -= set(product(named, range(first, last + 1)))
+        # Inside a scan 0xFF is always stuffed, so that only markers are found.
         position = data.find(b"\xff\xda", position + 2, len(data) - 4)
-    if missing and scans <= _MAX_SCANS:
-        raise Undecodable("broken JPEG: it ends before its last scan")
-    return scans
+        if position < 0:
+            if missing:
+                raise Undecodable("broken JPEG: it ends before its last scan")
+            return False
+    return True
 
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -294,7 +289,8 @@ def _read_webp(data: Data) -> Header:
         raise Undecodable("broken WebP: no image header")
     if not width or not height:
         raise Undecodable(f"broken WebP: its size is {width} x {height}")
-    opencv = not flags & (_ANIMATED | _ALPHA)
+    # Of a shorter file OpenCV says on stderr that it is broken.
+    opencv = not flags & (_ANIMATED | _ALPHA) and len(data) >= 32
     return Header(width, height, data, orientation, opencv=opencv)
 
 

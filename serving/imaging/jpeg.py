@@ -6,8 +6,6 @@ has all its pixels from one that was cut, because libjpeg fills what is missing 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import simplejpeg
 from PIL import Image as PillowImage
@@ -22,17 +20,17 @@ _SECOND_SCAN = "more than one scan"
 _START_OF_SCAN, _END = b"\xff\xda", b"\xff\xd9"
 
 
-def decode(header: Header, order: Literal["BGR", "RGB"] = "BGR") -> Image | None:
-    """(H, W, 3), not yet upright; None if simplejpeg does not decode it (rare subsamplings).
+def decode(header: Header) -> Image | None:
+    """(H, W, 3) BGR, not yet upright; None if simplejpeg does not decode it (rare subsamplings).
 
     Raises Undecodable if a part of the data is missing, at the end or, in a damaged file, before.
     """
-    body, cmyk = bytes(header.body), header.jpeg_mode != "BGR"
+    body = bytes(header.body)
     if not body.endswith(_END):
         body += _END  # nothing is missing if this alone was; an earlier end still ends the image
     for strict in (True, False):  # other warnings do not mean that pixels are missing
         try:
-            pixels = simplejpeg.decode_jpeg(body, "CMYK" if cmyk else order, strict=strict)
+            pixels = simplejpeg.decode_jpeg(body, header.jpeg_mode[:4], strict=strict)
             break
         except ValueError as error:
             reason = str(error)
@@ -42,8 +40,8 @@ def decode(header: Header, order: Literal["BGR", "RGB"] = "BGR") -> Image | None
                 body = body[: body.find(_START_OF_SCAN, body.find(_START_OF_SCAN) + 2)]
     else:
         return None
-    if cmyk:
-        size = header.width, header.height
+    if header.jpeg_mode != "BGR":
+        size = pixels.shape[1::-1]
         image = PillowImage.frombuffer("CMYK", size, pixels, "raw", header.jpeg_mode, 0, 1)
-        pixels = np.asarray(image.convert("RGB"))[..., :: -1 if order == "BGR" else 1]
+        pixels = np.asarray(image.convert("RGB"))[..., ::-1]
     return np.asarray(pixels, np.uint8)

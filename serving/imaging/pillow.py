@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import ImageChops, ImageFile
+from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -65,12 +65,8 @@ def open_image(kind: PillowKind, data: Data) -> ImageFile.ImageFile:
 def decode(image: PillowImage.Image, orientation: int = 1) -> Image:
     """Its pixels, (H, W) grey or (H, W, 3) RGB, upright. Raises what Pillow raises."""
     image.load()
-    result: PillowImage.Image = image
-    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
-        # Pillow treats every CMYK JPEG as inverted, which only Adobe's are, by their marker.
-        result = ImageChops.invert(image)
     transpose = _TRANSPOSE.get(orientation)
-    return to_array(result if transpose is None else result.transpose(transpose))
+    return to_array(image if transpose is None else image.transpose(transpose))
 
 
 _TRANSPOSE = {

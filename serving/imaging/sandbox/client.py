@@ -295,11 +295,7 @@ class _DecoderProcess:
             self._channel.close()
             raise EngineError(f"a decoder process cannot be started: {error}") from error
         try:
-            self._await_answer(time.monotonic() + _START_SECONDS)
             protocol.receive(self._channel, deadline=time.monotonic() + _START_SECONDS)
-        except _ProcessStalled:
-            self.end()
-            raise
         except (OSError, EOFError):
             self.end()
             raise EngineError(

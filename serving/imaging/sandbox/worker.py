@@ -63,24 +63,18 @@ def main() -> None:
     os._exit(0)
 
 
-_FONT_FOLDERS = (ctypes.c_char_p * 6)(
-    b"/usr/share/fonts",
-    b"/usr/share/X11/fonts/Type1",
-    b"/usr/share/X11/fonts/TTF",
-    b"/usr/local/share/fonts",
-    os.fsencode(Path(__file__).parents[2] / "data"),
+_FONT_FOLDERS = (ctypes.c_char_p * 4)(
+    b"/usr/share/fonts", b"/usr/local/share/fonts", os.fsencode(Path(__file__).parents[2] / "data")
 )
-"""PDFium's own, and ours: text whose font is neither embedded nor found would be missing.
-Ends with a null pointer. PDFium keeps the address."""
+"""The system's and ours, with a null pointer at the end. PDFium keeps the address."""
 
 
 def _add_fonts() -> None:
+    """PDFium leaves out text whose font is neither embedded nor found."""
     strings = ctypes.POINTER(ctypes.POINTER(ctypes.c_char))
-    config = pdfium.FPDF_LIBRARY_CONFIG(
-        version=2, m_pUserFontPaths=ctypes.cast(_FONT_FOLDERS, strings)
-    )
+    paths = ctypes.cast(_FONT_FOLDERS, strings)
     pdfium.FPDF_DestroyLibrary()  # pypdfium2 initialises it on import, without our fonts
-    pdfium.FPDF_InitLibraryWithConfig(config)
+    pdfium.FPDF_InitLibraryWithConfig(pdfium.FPDF_LIBRARY_CONFIG(version=2, m_pUserFontPaths=paths))
 
 
 def _confine(memory_bytes: int) -> None:
@@ -204,8 +198,8 @@ class _Pictures:
     def decode(self, page: int, out: Image) -> None:
         if self._paged:
             self._image.seek(page)
-        pixels = jpeg.decode(self._jpeg, "RGB") if self._jpeg and self._jpeg.jpeg_mode else None
-        source = self._image if pixels is None else PillowImage.fromarray(pixels)
+        pixels = jpeg.decode(self._jpeg) if self._jpeg and self._jpeg.jpeg_mode else None
+        source = self._image if pixels is None else PillowImage.fromarray(pixels[..., ::-1])
         image = pillow.decode(source, self._orientation)
         if image.shape[:2] != out.shape[:2]:
             raise ValueError(f"decoded to {image.shape[1]} x {image.shape[0]} pixels")

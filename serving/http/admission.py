@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from serving.errors import Busy, NotReady, TimedOut
+from serving.errors import Busy, NotReady
 
 _EVICTION_TIME = 0.5
 """Seconds to wait until an evicted request has given its permit back."""
 _MAX_EVICTORS = 4
 _POLL = 0.25
-"""Seconds between two looks at whether the caller is still there."""
+"""Seconds between two checks whether a request may still wait."""
 
 
 class Sender(Protocol):
@@ -59,7 +59,7 @@ class Admission:
             permit = self._evict_for(sender)
         if permit is None:
             raise Busy(f"all {self.limit} permits for requests are taken; try again later")
-        return lambda: self._give_back(permit)
+        return lambda: self._give_back(permit, sender)
 
     def close(self) -> None:
         """Give back everything that this process holds."""
@@ -99,9 +99,10 @@ class Admission:
             return False
         return True
 
-    def _give_back(self, permit: int) -> None:
+    def _give_back(self, permit: int, sender: Sender) -> None:
         with self._changed:
-            if self._held.pop(permit, None) is not None:
+            if self._held.get(permit) is sender:  # and not the next one, if called twice
+                del self._held[permit]
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, permit)
                 self._changed.notify_all()
 
@@ -124,13 +125,12 @@ class PageSlots:
         """Moving average."""
 
     @contextmanager
-    def slot(self, deadline: float, check_caller: Callable[[], None]) -> Iterator[None]:
-        """Hold a slot for the `with` block. Raises TimedOut, NotReady and what `check_caller` does.
+    def slot(self, check: Callable[[], None]) -> Iterator[None]:
+        """Hold a slot for the `with` block. Raises NotReady and what `check` raises.
 
-        deadline: of waiting, by time.monotonic(). check_caller: called now and then meanwhile;
-        raises if the caller has gone.
+        check: called now and then while the request waits; raises if it is to wait no longer.
         """
-        self._acquire(deadline, check_caller)
+        self._acquire(check)
         start = time.monotonic()
         try:
             yield
@@ -155,7 +155,7 @@ class PageSlots:
             self._closed = True
             self._changed.wait_for(lambda: self._free == self.count)
 
-    def _acquire(self, deadline: float, check_caller: Callable[[], None]) -> None:
+    def _acquire(self, check: Callable[[], None]) -> None:
         turn = threading.Event()
         with self._changed:
             if self._free and not self._waiting and not self._closed:
@@ -163,12 +163,10 @@ class PageSlots:
                 return
             self._waiting.append(turn)
         try:
-            while not turn.wait(max(0.0, min(_POLL, deadline - time.monotonic()))):
-                check_caller()
+            while not turn.wait(_POLL):
+                check()
                 if self._closed:
                     raise NotReady("the server is stopping")
-                if time.monotonic() >= deadline:
-                    raise TimedOut("no page slot was free in time")
         except BaseException:
             with self._changed:
                 if turn.is_set():  # meanwhile

@@ -83,8 +83,8 @@ class Service:
         """Yield the pages as they are read, each within a page slot; log how many.
 
         Formats and limits of all documents are checked before a pixel of any is decoded. A page in
-        progress is finished even when the time is up. Raises InputError, TimedOut, NotReady, and
-        ClientDisconnected once the caller has gone.
+        progress is finished, and yielded, even when the time is up. Raises InputError, TimedOut,
+        NotReady, and ClientDisconnected once the caller has gone.
         """
         environ, pipeline = request.environ, request.pipeline
         add_log_fields(environ, pipeline=request.name, images=len(request.documents))
@@ -92,16 +92,22 @@ class Service:
         total = sum(document.count for document in documents)
         seconds = self.settings.timeout + total * self.settings.page_time
         deadline = time.monotonic() + seconds
-        queued = self.metrics.request_queued(request.name)
         done = lines = 0
+
+        def check() -> None:
+            _check_caller(environ)
+            if time.monotonic() >= deadline:
+                raise TimedOut(
+                    f"not done within {seconds:g} s; {done} pages were read. Send fewer pages at a "
+                    "time, or start the server with a larger --timeout"
+                )
+
+        queued = self.metrics.request_queued(request.name)
         try:
             for index, document in enumerate(documents):
                 for number in range(document.count):
-                    _check_caller(environ)
-                    with (
-                        _in_time(seconds, deadline, done),
-                        self.slots.slot(deadline, lambda: _check_caller(environ)),
-                    ):
+                    check()
+                    with self.slots.slot(check):
                         if not done:
                             queued.begin()
                         start = time.perf_counter()
@@ -113,6 +119,7 @@ class Service:
                         self.metrics.page_read(request.name, page)
                         picture = None if request.draw is None else request.draw(image, page.lines)
                         del image  # not kept while this request waits for its next slot
+                    _check_caller(environ)
                     done, lines = done + 1, lines + len(page.lines)
                     add_log_fields(environ, pages=done, lines=lines)
                     yield ReadPage(index, number, total, page, picture)
@@ -148,20 +155,6 @@ class Service:
 def _check_caller(environ: WSGIEnvironment) -> None:
     if hung_up(environ.get("gunicorn.socket")):
         raise ClientDisconnected
-
-
-@contextmanager
-def _in_time(seconds: float, deadline: float, pages: int) -> Iterator[None]:
-    """Say in TimedOut how far the request came. Raises it if the time is already up."""
-    try:
-        if time.monotonic() >= deadline:
-            raise TimedOut
-        yield
-    except TimedOut as error:
-        raise TimedOut(
-            f"not done within {seconds:g} s; {pages} pages were read. Send fewer pages at a time, "
-            "or start the server with a larger --timeout"
-        ) from error
 
 
 @contextmanager

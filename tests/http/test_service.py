@@ -98,3 +98,14 @@ def test_a_document_out_of_time_says_how_far_it_came() -> None:
     with pytest.raises(TimedOut, match="1 pages were read"):
         next(pages)
     service.close()
+
+
+def test_a_page_that_cannot_be_decoded_in_time_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overloaded(*_: Any, **__: Any) -> None:
+        raise TimedOut("page 0: not decoded within 20 s")
+
+    monkeypatch.setattr("serving.imaging.sandbox.client.Sandbox.decode", overloaded)
+    with pytest.raises(TimedOut, match="not decoded"):
+        list(service.read(request_of(FakeReader(), picture(kind="TIFF", pages=2))))

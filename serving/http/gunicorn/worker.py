@@ -26,7 +26,7 @@ from serving.http.errors import code_of, error_body
 from serving.http.gunicorn.messages import WorkerEvents
 from serving.http.gunicorn.sockets import HEADER_TIME, TimedListener, TimedSocket
 from serving.http.metrics import count_as
-from serving.http.registry import Reader, Registry
+from serving.http.registry import ServedPipeline, Registry
 from serving.models.probe import draw_text
 from serving.types import Image
 
@@ -195,7 +195,7 @@ def warmup_image() -> Image:
 
 
 def load_in_background(
-    registry: Registry, load: Callable[[str], Reader], events: WorkerEvents
+    registry: Registry, load: Callable[[str], ServedPipeline], events: WorkerEvents
 ) -> threading.Thread:
     """Load the pipelines while the worker already answers /health; report the result."""
 

@@ -17,7 +17,7 @@ ensure_peer() { # DIR REQUIREMENT...
   lock_environments "$base"
   if ! { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$contents" ]; }; then
     say "making $dir: $* (minutes)"
-    rm -rf "$dir"
+    new_environment "$dir" peer || return
     "$base" -m venv "$dir" >&2
     "$dir/bin/python" -m pip install --disable-pip-version-check --no-input --quiet "$@" >&2
     "$dir/bin/python" -c "import cv2" || {
@@ -26,6 +26,7 @@ ensure_peer() { # DIR REQUIREMENT...
       return 1
     }
     echo "$contents" >"$stamp"
+    rm "$dir/$MAKING"
   fi
   unlock_environments
 }
@@ -38,36 +39,42 @@ ensure_charts() {
     --editable ".[benchmark]" >&2)
 }
 
-command=compare peers= arguments=() pipelines=() help=
+command=compare peers= arguments=() pipelines=()
+if is_help "$@"; then
+  case " $* " in *" --serve "*) command=serve ;; *" --soak"*) command=soak ;; esac
+  show_help "${BASH_SOURCE[0]}" "$ROOT/.venv/bin/python" -m benchmarks "$command"
+fi
+need() { [ $# -gt 1 ] || usage_error "$1 needs a value"; }
 while [ $# -gt 0 ]; do
   case $1 in
     --serve) command=serve ;;
-    --soak) command=soak && [ $# -gt 1 ] && arguments+=(--minutes "$2") && shift ;;
+    --soak) command=soak && need "$@" && arguments+=(--minutes "$2") && shift ;;
     --soak=*) command=soak && arguments+=(--minutes "${1#*=}") ;;
     --peers) peers=yes ;;
-    --pipeline) [ $# -gt 1 ] && pipelines+=("$2") && arguments+=("$1" "$2") && shift ;;
+    --pipeline) need "$@" && pipelines+=("$2") && arguments+=("$1" "$2") && shift ;;
     --pipeline=*) pipelines+=("${1#*=}") && arguments+=("$1") ;;
+    --data=* | --report=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
     --data | --report) # relative to where the caller is, not to the repository
-      [ $# -gt 1 ] && arguments+=("$1" "$(realpath -m "$2")") && shift ;;
-    -h | --help) help=yes && arguments+=("$1") ;;
+      need "$@"
+      [ "$1" = --report ] || [ -d "$2" ] || usage_error "--data $2: no such folder"
+      arguments+=("$1" "$(realpath -m "$2")") && shift ;;
     *) arguments+=("$1") ;;
   esac
   shift
 done
 
+check_yamls ${pipelines[@]+"${pipelines[@]}"}
 ensure_serving
 cd "$ROOT"
-if [ -z "$help" ]; then
-  [ "$command" = serve ] || ensure_charts
-  bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
-  bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
-  if [ -n "$peers" ] && [ "$command" != soak ]; then
-    ensure_peer "$ROOT/.venv-peer-paddlex" "paddlex[ocr,serving]==3.7.2" "paddlepaddle==3.2.2" "onnxruntime>=1.22,<2"
-    arguments+=(--paddlex "$ROOT/.venv-peer-paddlex/bin/python")
-  fi
-  if [ -n "$peers" ] && [ "$command" = compare ]; then
-    ensure_peer "$ROOT/.venv-rapidocr" "rapidocr==3.10.0" "onnxruntime>=1.22,<2" "openvino>=2025.3,<2027"
-    arguments+=(--rapidocr "$ROOT/.venv-rapidocr/bin/python")
-  fi
+[ "$command" = serve ] || ensure_charts
+bash scripts/fetch_models.sh ${pipelines[@]+"${pipelines[@]}"} >&2
+bash scripts/build_engines.sh ${pipelines[@]+"${pipelines[@]}"} >&2
+if [ -n "$peers" ] && [ "$command" != soak ]; then
+  ensure_peer "$ROOT/.venv-peer-paddlex" "paddlex[ocr,serving]==3.7.2" "paddlepaddle==3.2.2" "onnxruntime>=1.22,<2"
+  arguments+=(--paddlex "$ROOT/.venv-peer-paddlex/bin/python")
+fi
+if [ -n "$peers" ] && [ "$command" = compare ]; then
+  ensure_peer "$ROOT/.venv-rapidocr" "rapidocr==3.10.0" "onnxruntime>=1.22,<2" "openvino>=2025.3,<2027"
+  arguments+=(--rapidocr "$ROOT/.venv-rapidocr/bin/python")
 fi
 exec .venv/bin/python -m benchmarks "$command" ${arguments[@]+"${arguments[@]}"}

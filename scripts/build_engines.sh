@@ -3,9 +3,12 @@
 # Takes all options of `ocr-hpi build`. Run at deploy time.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+is_help "$@" && show_help "${BASH_SOURCE[0]}" "$ROOT/.venv/bin/ocr-hpi" build
+for argument in "$@"; do
+  case $argument in -*) ;; *.yaml | *.yml) check_yamls "$argument" ;; esac
+done
 ensure_serving
 cd "$ROOT"
-case " $* " in *" --help "* | *" -h "*) exec .venv/bin/ocr-hpi build "$@" ;; esac
 
 pending=$(.venv/bin/ocr-hpi build --pending-conversions "$@")
 if [ -n "$pending" ] && [ -z "${OCR_HPI_BUILD_PYTHON:-}" ]; then

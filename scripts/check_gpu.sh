@@ -13,9 +13,9 @@ esac
 yaml=configs/PP-OCRv4_mobile.yaml device=gpu:0 rest=()
 while [ $# -gt 0 ]; do
   case $1 in
-    *.yaml | *.yml) yaml=$(realpath -m "$1") ;;
+    *.yaml | *.yml) yaml=$(realpath -m "$1") && check_yamls "$yaml" ;;
     --device) device=${2:-} && shift ;;
-    --images) rest+=("$1" "$(realpath -m "${2:-}")") && shift ;;
+    --images) [ -d "${2:-}" ] || usage_error "--images ${2:-}: no such folder" && rest+=("$1" "$(realpath -m "${2:-}")") && shift ;;
     *) say "unknown: $1; see --help" && exit 2 ;;
   esac
   shift

@@ -3,6 +3,10 @@
 # Takes all options of `ocr-hpi fetch`.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+is_help "$@" && show_help "${BASH_SOURCE[0]}" "$ROOT/.venv/bin/ocr-hpi" fetch
+for argument in "$@"; do
+  case $argument in -*) ;; *.yaml | *.yml) check_yamls "$argument" ;; esac
+done
 ensure_serving
 cd "$ROOT"
 prefer=()

@@ -6,6 +6,10 @@
 #   ensure_serving [EXTRA]     .venv; by default with the extra that it has, at first cpu
 #   serving_extra              the extra of .venv: cpu or gpu
 #   ensure_paddlex             .venv-paddlex: PaddleX and PaddleOCR on our engines
+#   new_environment DIR EXTRA  an empty folder for one, in place of an old one that may be removed
+#   usage_error TEXT           exit code 2
+#   check_yamls YAML...        a usage error where one is not there; before anything is installed
+#   show_help SCRIPT COMMAND   the script's usage and, where it is installed, the command's
 #   build_python               a Python that has the packages of the conversion; fails without
 
 set -euo pipefail
@@ -15,6 +19,33 @@ STAMP=.ocr-hpi-stamp   # in a finished environment: what it was made from
 MAKING=.ocr-hpi-making # in an unfinished one: its extra
 
 say() { echo "$*" >&2; }
+
+usage_error() {
+  say "Error: $*"
+  exit 2
+}
+
+check_yamls() { # YAML... relative to the repository
+  local yaml
+  for yaml in "$@"; do
+    (cd "$ROOT" && [ -f "$yaml" ]) || usage_error "$yaml: no such file; the shipped pipelines are in configs/"
+  done
+}
+
+# Installs nothing: the options are those of a command that may not be installed yet.
+show_help() { # SCRIPT COMMAND...
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
+  shift
+  if [ -x "$1" ]; then
+    echo
+    cd "$ROOT"
+    exec "$@" --help
+  fi
+  echo "The first run installs ${1#"$ROOT"/}; after that, --help lists the options."
+  exit 0
+}
+
+is_help() { case " $* " in *" --help "* | *" -h "*) ;; *) return 1 ;; esac }
 
 # The first Python whose version is in [LOW, HIGH).
 find_python() { # LOW HIGH PYTHON...
@@ -87,15 +118,37 @@ ensure_venv() { # DIR EXTRA [PYTHON]
   unlock_environments
 }
 
+# Whether this user may change an environment or make one there. What another made stays as it is.
+check_owner() { # DIR
+  local near=$1
+  [ -e "$near" ] || near=$(dirname "$near")
+  if [ ! -O "$near" ] && { [ "$near" = "$1" ] || [ ! -w "$near" ]; }; then
+    say "$near belongs to $(stat -Lc %U "$near"), and this is $(id -un): nothing was changed. Run the same" \
+      "command as that user, or move ${near} away"
+    return 1
+  fi
+}
+
+new_environment() { # DIR EXTRA
+  check_owner "$1" || return
+  if [ ! -e "$1/$STAMP" ] && [ ! -e "$1/$MAKING" ] && [ -n "$(ls -A "$1" 2>/dev/null)" ]; then
+    say "$1 is in the way: it has no working pip, and these scripts did not make it. Nothing was" \
+      "changed; move it away, then run the same command again"
+    return 1
+  fi
+  rm -rf "$1"
+  mkdir "$1"
+  echo "$2" >"$1/$MAKING"
+}
+
 make_venv() { # DIR EXTRA PYTHON
   local dir=$1 extra=$2 base=$3 python="$1/bin/python" quiet=(--quiet --progress-bar=off)
+  check_owner "$dir" || return
   # Unfinished, of a Python that is gone, or moved from another folder: start over.
   if [ -e "$dir/$MAKING" ] || ! "$python" -m pip --version >/dev/null 2>&1 ||
     { [ -f "$dir/$STAMP" ] && ! grep -qF " $ROOT " "$dir/$STAMP"; }; then
     say "making $dir with $("$base" --version)"
-    rm -rf "$dir"
-    mkdir "$dir"
-    echo "$extra" >"$dir/$MAKING"
+    new_environment "$dir" "$extra" || return
     "$base" -m venv "$dir" >&2 || {
       say "$base cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
       return 1

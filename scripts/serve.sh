@@ -3,51 +3,95 @@
 # serve.sh [options of `ocr-hpi serve`]. A second start skips what has been done.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# The options that decide what is fetched and built; the server validates them all.
+# Reads what decides what is fetched and built. What can be told to be wrong is told before anything
+# is installed; `ocr-hpi serve --check` then looks at all of it before anything is fetched or built.
 read_options() {
-  local pipelines=() value
+  local flag value chosen=()
   IFS=, read -ra pipelines <<<"${OCR_HPI_PIPELINE:-}"
   models=${OCR_HPI_MODELS:-models} threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-}
   device=${OCR_HPI_DEVICE:-} fallback=${OCR_HPI_ALLOW_CPU_FALLBACK:-}
-  local chosen=()
+  host=${OCR_HPI_HOST:-127.0.0.1} port=${OCR_HPI_PORT:-8868} keys=${OCR_HPI_API_KEYS_FILE:-} check=
   while [ $# -gt 0 ]; do
-    case $1 in
-      --pipeline | --models | --threads | --workers | --device) value=${2:-} ;;
-      *) value=${1#*=} ;;
-    esac
-    case $1 in
-      --pipeline | --pipeline=*) chosen+=("$value") ;;
-      --models | --models=*) models=$value ;;
-      --threads | --threads=*) threads=$value ;;
-      --workers | --workers=*) workers=$value ;;
-      --device | --device=*) device=$value ;;
+    flag=${1%%=*} value=
+    case $flag in
       --allow-cpu-fallback) fallback=yes ;;
-      --help | -h) help=yes ;;
+      --check) check=yes ;;
+      --debug) ;;
+      --host | --port | --pipeline | --device | --workers | --threads | --max-body-mb | --max-pixels | \
+        --max-pages | --queue | --timeout | --api-keys-file | --allow-url-hosts | --allow-origin | \
+        --models | --pidfile)
+        case $1 in
+          *=*) value=${1#*=} ;;
+          *) [ $# -gt 1 ] && value=$2 && shift || usage_error "$flag needs a value; see --help" ;;
+        esac
+        ;;
+      *) usage_error "$1: no option of serve.sh; see --help" ;;
+    esac
+    case $flag in
+      --pipeline) chosen+=("$value") ;;
+      --models) models=$value ;;
+      --threads) threads=$value ;;
+      --workers) workers=$value ;;
+      --device) device=$value ;;
+      --host) host=$value ;;
+      --port) port=$value ;;
+      --api-keys-file) keys=$value ;;
     esac
     shift
   done
-  [ ${#chosen[@]} -gt 0 ] && pipelines=("${chosen[@]}")
-  yamls=()
-  for value in ${pipelines[@]+"${pipelines[@]}"}; do yamls+=("${value#*=}"); done
+  [ ${#chosen[@]} -eq 0 ] || pipelines=("${chosen[@]}")
 }
 
+check_options() {
+  local value
+  yamls=()
+  for value in ${pipelines[@]+"${pipelines[@]}"}; do
+    [[ $value == ?*=?* ]] ||
+      usage_error "--pipeline '$value' is not NAME=YAML, for example accurate=configs/PP-OCRv4_mobile.yaml"
+    yamls+=("${value#*=}")
+  done
+  check_yamls ${yamls[@]+"${yamls[@]}"}
+  for value in "--port $port" "--threads ${threads:-1}" "--workers ${workers:-1}"; do
+    [[ ${value#* } =~ ^[0-9]{1,5}$ ]] || usage_error "$value: not a number"
+  done
+  [ "$((10#$port))" -le 65535 ] || usage_error "--port $port: the highest is 65535"
+  [ -z "$keys" ] || (cd "$ROOT" && [ -r "$keys" ]) || usage_error "--api-keys-file $keys: cannot be read"
+}
+
+check_port() { # as the server will take it
+  "$(base_python)" - "$host" "$port" <<'PYTHON'
+import socket, sys
+
+host, port = sys.argv[1], int(sys.argv[2])
+try:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+except OSError as error:
+    sys.exit(f"Error: cannot listen on {host} port {port}: {error.strerror}; choose with --host and --port")
+PYTHON
+}
+
+is_help "$@" && show_help "${BASH_SOURCE[0]}" "$ROOT/.venv/bin/ocr-hpi" serve
+read_options "$@"
+check_options
+is_made "$ROOT/.venv" "$(serving_extra)" || check_port
 ensure_serving
 cd "$ROOT"
-help=
-read_options "$@"
-if [ -z "$help" ]; then
-  options=(--models "$models")
-  if [[ $threads =~ ^[0-9]+$ && $workers =~ ^[0-9]+$ ]]; then # one plan, whose cores they share
-    options+=(--threads "$((10#$threads * 10#$workers))")
-  elif [ -n "$threads" ]; then
-    options+=(--threads "$threads")
-  fi
-  [ -z "$device" ] || options+=(--device "$device")
-  # Names what is missing or has changed since the plan was made; says nothing where it is valid.
-  if ! .venv/bin/ocr-hpi plan --check "${options[@]}" ${yamls[@]+"${yamls[@]}"} >&2; then
-    bash scripts/fetch_models.sh --models "$models" ${yamls[@]+"${yamls[@]}"} >&2
-    bash scripts/build_engines.sh "${options[@]}" ${yamls[@]+"${yamls[@]}"} >&2 ||
-      [ -n "$fallback" ] || exit 1 # with it, the server itself names what is missing
-  fi
+[ -z "$check" ] || exec .venv/bin/ocr-hpi serve "$@"
+options=(--models "$models")
+if [ -n "$threads" ] && [ -n "$workers" ]; then # one plan, whose cores they share
+  options+=(--threads "$((10#$threads * 10#$workers))")
+elif [ -n "$threads" ]; then
+  options+=(--threads "$threads")
+fi
+[ -z "$device" ] || options+=(--device "$device")
+# Names what is missing or has changed since the plan was made; says nothing where it is valid.
+if ! .venv/bin/ocr-hpi plan --check "${options[@]}" ${yamls[@]+"${yamls[@]}"} >&2; then
+  .venv/bin/ocr-hpi serve "$@" --check
+  bash scripts/fetch_models.sh --models "$models" ${yamls[@]+"${yamls[@]}"} >&2
+  bash scripts/build_engines.sh "${options[@]}" ${yamls[@]+"${yamls[@]}"} >&2 ||
+    [ -n "$fallback" ] || exit 1 # with it, the server itself names what is missing
 fi
 exec .venv/bin/ocr-hpi serve "$@"

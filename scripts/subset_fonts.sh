@@ -2,6 +2,12 @@
 # Recreates the fonts: subsets of Noto, from Debian's packages (Debian or Ubuntu).
 # Needs apt-get, dpkg and a Python with fonttools (PYTHON names it). Run only to change the coverage.
 set -euo pipefail
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 work="$(mktemp -d)"

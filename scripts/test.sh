@@ -2,6 +2,7 @@
 # Installs, fetches and builds what the tests need, then runs them: test.sh [pytest arguments]
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+is_help "$@" && show_help "${BASH_SOURCE[0]}" "$ROOT/.venv-test/bin/pytest"
 ensure_venv "$ROOT/.venv-test" cpu,dev
 ensure_paddlex # an environment of its own, because PaddleX pins another OpenCV
 cd "$ROOT"

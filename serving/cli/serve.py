@@ -14,6 +14,7 @@ from serving.cli.options import Device
 
 if TYPE_CHECKING:
     from serving.download import HostPattern
+    from serving.http.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -140,11 +141,17 @@ _COUNT = click.IntRange(min=1)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the master's process id there while the server runs, for kill -HUP and kill -TERM.",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only check the options, the YAML files, the keys and the port; needs no model or plan.",
+)
 def command(
     pipelines: tuple[tuple[str, Path], ...],
     workers: int | None,
     threads: int | None,
     max_body_mb: float,
+    check: bool,
     **settings: Any,
 ) -> None:
     """Serve pipelines over HTTP until a signal ends it.
@@ -173,8 +180,25 @@ def command(
         max_body=int(max_body_mb * 1024 * 1024),
         **settings,
     )
+    if check:
+        _check(started)
+        return
     first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
     if workers is None and threads is None:
         planned = first.planned
         started = replace(started, workers=planned, threads=share(cores, planned))
     run(started, first=first)
+
+
+def _check(settings: Settings) -> None:
+    """Raise ConfigError for what would keep the server from starting, models and plans aside."""
+    from serving.config import load_config
+    from serving.config.pipeline import check_supported
+    from serving.http.gunicorn.server import bind
+    from serving.http.keys import read_keys
+
+    for path in settings.pipelines.values():
+        check_supported(load_config(path))
+    if settings.api_keys_file is not None:
+        read_keys(settings.api_keys_file)
+    bind(settings.host, settings.port).close()

@@ -72,9 +72,14 @@ class Body:
 
     @property
     def lag(self) -> float:
-        """Seconds by which the body is behind 64 KiB a second; 0 in its first second."""
-        late = time.monotonic() - self._start - self._arrived / _RATE
-        return 0.0 if self.over or late < _GRACE else late
+        """Seconds by which the caller is late: with a body, behind 64 KiB a second; then with
+        taking the answer. 0 in the first second.
+        """
+        if not self.over:
+            late = time.monotonic() - self._start - self._arrived / _RATE
+        else:
+            late = 0.0 if self._socket is None else self._socket.send_lag
+        return 0.0 if late < _GRACE else late
 
     @property
     def _arrived(self) -> int:
@@ -82,15 +87,17 @@ class Body:
         return self._received if self._socket is None else self._socket.received
 
     def evict(self) -> None:
-        """From another thread: end the body here, because its permit is needed."""
+        """From another thread: end the body here, or the answer, because its permit is needed."""
         self._evicted = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
-                self._socket.end_reading()
+                self._socket.end_reading(and_sending=self.over)
 
-    def at_end(self, call: Callable[[], None]) -> None:
-        """Call this when the request's answer has been sent."""
-        self._at_end.append(call)
+    def admitted(self, give_back: Callable[[], None]) -> None:
+        """It has a permit, which `give_back` returns once the answer has been sent."""
+        self._at_end.append(give_back)
+        if self._socket is not None:
+            self._socket.hold_thread()
 
     def end(self) -> None:
         """The answer has been sent, or never will be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import MutableMapping
@@ -14,6 +15,10 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 _ACCESS = logging.getLogger("serving.access")
+
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What JSON lets through and a terminal or an editor obeys; and half characters, which cannot be
+written."""
 
 _FIELDS = "ocr.log_fields"
 
@@ -32,7 +37,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        text = json.dumps(entry, ensure_ascii=False, default=str)
+        return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def configure_logs() -> None:

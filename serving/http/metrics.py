@@ -8,6 +8,8 @@ worker goes on counting where an earlier one of its number stopped.
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -32,8 +34,15 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from serving.http.registry import Registry
 from serving.types import Page
 
+_LOG = logging.getLogger("serving.http")
+
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SHM = Path("/dev/shm")  # noqa: S108  (counting must not wait for a disk)
+_PREFIX = "ocr-hpi-metrics-"
+_STARTING = 60.0
+"""Seconds in which a new folder gets its lock."""
+_FILE_BYTES = 256 * 1024
+"""Of each of a worker's files: enough for ten pipelines, then they grow."""
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -43,21 +52,63 @@ _ENGINE = ("pipeline", "module", "model", "backend", "precision", "streams", "th
 
 @contextmanager
 def metrics_folder() -> Iterator[None]:
-    """In the master: a folder for the workers' files, removed when the server ends."""
+    """In the master: a folder for the workers' files, removed when the server ends.
+
+    Removes those of servers that were killed, too: nobody holds their lock.
+    """
     master = os.getpid()
-    folder = tempfile.mkdtemp(prefix="ocr-hpi-metrics-", dir=_SHM if _SHM.is_dir() else None)
-    os.environ[_FOLDER] = folder
+    parent = _SHM if _SHM.is_dir() else Path(tempfile.gettempdir())
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if time.time() - folder.stat().st_mtime > _STARTING and _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    lock = os.open(folder, os.O_RDONLY)  # the workers inherit it, and may outlive a killed master
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.environ[_FOLDER] = str(folder)
     try:
         yield
     finally:
         if os.getpid() == master:  # a forked worker leaves this block as well
-            del os.environ[_FOLDER]
-            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+            remove_metrics()
+
+
+def remove_metrics() -> None:
+    """When the server has ended, or in a worker whose master was killed."""
+    shutil.rmtree(os.environ.pop(_FOLDER, ""), ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:  # another user's, or gone
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def count_as(number: int) -> None:
-    """In a worker, before its first metric: count in the files of this number."""
-    values.ValueClass = values.MultiProcessValue(lambda: number)
+    """In a worker, before its first metric: count in the files of this number.
+
+    Where the disk has no room for them, the worker counts for itself alone: writing to a mapped
+    file without room ends a process with SIGBUS.
+    """
+    try:
+        for kind in ("counter", "gauge_livesum", "histogram"):
+            with Path(os.environ[_FOLDER], f"{kind}_{number}.db").open("ab") as file:
+                size = max(_FILE_BYTES, os.fstat(file.fileno()).st_size)
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        _LOG.error("metrics of this worker are not added to the others': %s", error)
+        del os.environ[_FOLDER]
+        values.ValueClass = values.MutexValue
+    else:
+        values.ValueClass = values.MultiProcessValue(lambda: number)
 
 
 def forget_gauges(number: int) -> None:

@@ -68,7 +68,7 @@ class Service:
 
         Raises Busy.
         """
-        body.at_end(self.admission.admit(body))
+        body.admitted(self.admission.admit(body))
 
     def fetch(self, documents: Sequence[bytes | Url], environ: WSGIEnvironment) -> list[bytes]:
         """The documents, those behind URLs downloaded. Raises what `UrlFetcher.fetch` does."""

@@ -17,12 +17,14 @@ from gunicorn.arbiter import Arbiter
 
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.engines.base import OnBatch
+from serving.errors import ConfigError
 from serving.http.admission import Admission
 from serving.http.app import App, create_app
 from serving.http.gunicorn.messages import SharedState, WorkerEvents
 from serving.http.gunicorn.worker import Worker, load_in_background
 from serving.http.keys import Keys, read_keys
 from serving.http.logs import GunicornLogger
+from serving.http.metrics import remove_metrics
 from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
 from serving.machine import usable_cores
@@ -53,6 +55,8 @@ class Generation:
     loaded: str | None = None
     """Fingerprint of what its workers have loaded; None before the first is ready."""
     since: float = field(default_factory=time.monotonic)
+    failures: int = 0
+    """Workers in a row that could not serve."""
 
 
 def read_generation(number: int, settings: Settings) -> Generation:
@@ -98,12 +102,15 @@ class Application(BaseApplication):
             "worker_class": Worker,
             "workers": settings.workers,
             "threads": settings.http_threads,
-            "worker_connections": _max_connections(),
+            "worker_connections": _max_connections(settings.http_threads),
             # Seconds without a sign of life from the worker's main loop, not from a request.
             "timeout": 120,
             "graceful_timeout": int(settings.timeout + settings.page_time),
             "keepalive": 15,
             "control_socket_disable": True,
+            "sendfile": False,
+            "forwarder_headers": "",  # no header sets SCRIPT_NAME or PATH_INFO
+            "pidfile": str(settings.pidfile) if settings.pidfile else None,
             "logger_class": GunicornLogger,
             "loglevel": "warning",
             "post_worker_init": self._start_loading,
@@ -116,7 +123,7 @@ class Application(BaseApplication):
 
     def load(self) -> Any:
         """In a worker: the app, with no pipelines yet."""
-        registry = Registry(tuple(self.settings.pipelines))
+        registry = Registry(tuple(self.settings.pipelines), self._problem)
         self._app = create_app(
             self.settings, registry, self._admission, self._reload_state, self.generation.keys
         )
@@ -136,6 +143,11 @@ class Application(BaseApplication):
         """In a worker: its generation, and how the last reload went."""
         return {"generation": self.generation.number, "reload": self.state.read()["reload"]}
 
+    def _problem(self) -> str | None:
+        """In a worker: why no worker can serve, if that is so."""
+        problem: str | None = self.state.read()["problem"]
+        return problem
+
     def _start_loading(self, worker: Worker) -> None:
         assert self._app is not None
         configs, service = self.generation.configs, self._app.service
@@ -147,26 +159,33 @@ class Application(BaseApplication):
 
             return self._load(name, configs[name], worker.slot, on_batch)
 
-        self._loader = load_in_background(service.registry, load, self.events)
+        self._loader = load_in_background(service.registry, load, self.events, worker.load_delay)
 
     def _close(self, master: Arbiter, worker: Any) -> None:
         if worker.pid != os.getpid() or self._app is None:
             return
+        if os.getppid() != worker.ppid:  # the master was killed
+            remove_metrics()
         if self._loader is not None and self._loader.is_alive():
             os._exit(0)  # a library may crash when the interpreter ends while it loads
         self._app.service.close()
 
 
-def _max_connections() -> int:
-    """Connections that a worker may hold: Gunicorn's worker ends when it runs out of files.
+def _max_connections(threads: int) -> int:
+    """Connections that a worker with so many threads may hold.
 
-    Raises this process's limit of open files, as far as it is allowed.
+    Raises this process's limit of open files, as far as it is allowed. Raises ConfigError where it
+    is too low.
     """
     needed = _CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        _CONNECTIONS if soft == resource.RLIM_INFINITY else min(_CONNECTIONS, soft - _OTHER_FILES)
-    )
+    allowed = needed if soft == resource.RLIM_INFINITY else min(soft, needed)
+    if allowed < _OTHER_FILES + threads:
+        raise ConfigError(
+            f"this process may open {allowed} files, and a worker needs {_OTHER_FILES + threads}; "
+            "raise the limit: `ulimit -n 4352`, or LimitNOFILE=4352 of the systemd service"
+        )
+    return allowed - _OTHER_FILES

@@ -2,10 +2,13 @@
 
 | state     | current generation        | next generation             | ends when |
 | --------- | ------------------------- | --------------------------- | --------- |
-| starting  | loads                     |                             | all are ready: `ready` is printed; one fails: the server ends |
+| starting  | loads                     |                             | all are ready: `ready` is printed; one raises an error: the server ends |
 | idle      | serves                    |                             | a SIGHUP  |
 | loading   | serves                    | loads, accepts no connections | all are ready: it becomes the current one; one fails, or 15 minutes pass: idle, with the error |
 | finishing | serves                    |                             | the workers of the generation before have answered their requests and ended |
+
+A worker that crashes while it loads, or that fails once the server has been ready, is replaced at
+once by one that answers /health and 503 with the reason, and loads after a delay that doubles.
 
 Why processes, and not new pipelines loaded beside the old ones in each worker: a model that crashes
 while it loads would end every worker, with all requests in progress; here it ends a process that
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterable
@@ -26,7 +30,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from serving.errors import OcrError
+from serving.errors import ConfigError, OcrError
 from serving.http.gunicorn.application import Application, Generation, read_generation
 from serving.http.gunicorn.messages import WorkerEvent
 from serving.http.gunicorn.worker import END_SIGNALS, Worker
@@ -36,14 +40,19 @@ _LOG = logging.getLogger("serving.http")
 
 _LOAD_TIME = 900.0
 """Seconds for a new generation to load."""
-_RESPAWN_DELAY = 10.0
-"""Seconds until a worker that could not be replaced is tried again."""
+_SPAWN_DELAY = 1.0
+"""Seconds until a process is started again that could not be, or that ended at once."""
+_MAX_LOAD_DELAY = 60.0
+"""Seconds at most until a worker loads again what could not be loaded."""
 _KILL_DELAY = 10.0
 """Seconds for a worker without requests to end."""
 
 
 class Master(Arbiter):
     """Starts, replaces and ends workers; at most two generations of them live at a time."""
+
+    # Gunicorn ends the server when a worker exits with one of these: none does.
+    WORKER_BOOT_ERROR = APP_LOAD_ERROR = 256
 
     def __init__(self, application: Application, first: Generation) -> None:
         super().__init__(application)
@@ -56,7 +65,10 @@ class Master(Arbiter):
         self._stopping = False
         self._reload_requested = False
         self._error: dict[str, str] | None = None
-        self._respawn_at = 0.0
+        self._problem: str | None = None
+        """Why no worker can serve at the moment."""
+        self._signalled = False
+        self._spawn_at = 0.0
         self.cfg.set("pre_fork", self._before_fork)
         self.cfg.set("child_exit", self._worker_exited)
         self._publish_state()
@@ -70,7 +82,7 @@ class Master(Arbiter):
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
         """Wait for signals, and handle the events of workers meanwhile."""
-        busy = not self._ready or self._next is not None or self._ending()
+        busy = self._next is not None or not all(worker.ready for worker in self._workers())
         signals: list[int] = super().wait_for_signals(0.1 if busy else timeout)
         for event in self._application.events.receive():
             self._handle_event(event)
@@ -85,11 +97,17 @@ class Master(Arbiter):
             workers = self._workers_of(generation)
             for worker in workers[self.num_workers :]:
                 self._terminate_worker(worker, self._application.longest_request)
-            if generation is self._current and time.monotonic() < self._respawn_at:
+            if time.monotonic() < self._spawn_at:
                 continue
             for _ in range(self.num_workers - len(workers)):
                 self._application.generation = generation
-                self.spawn_worker()
+                try:
+                    self.spawn_worker()
+                except OSError as error:  # no memory, no processes, no room for its heartbeat file
+                    self.cfg.set("worker_tmp_dir", None)
+                    self._spawn_at = time.monotonic() + _SPAWN_DELAY
+                    self._record_error(f"a worker process cannot be started: {error.strerror}")
+                    break
 
     def spawn_worker(self) -> Any:
         """Fork, with signals blocked until the worker has handlers of its own."""
@@ -99,12 +117,49 @@ class Master(Arbiter):
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
+    def start(self) -> None:
+        try:
+            super().start()
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(f"--pidfile: {error}") from error
+
+    def handle_term(self) -> None:
+        self._stop_at("SIGTERM", "stopping once the requests in progress are answered")
+        super().handle_term()
+
+    def handle_int(self) -> None:
+        self._stop_at("SIGINT", "stopping at once")
+        super().handle_int()
+
+    def handle_quit(self) -> None:
+        self._stop_at("SIGQUIT", "stopping at once")
+        super().handle_quit()
+
+    def _stop_at(self, signal_name: str, message: str) -> None:
+        self._signalled = True
+        _LOG.info(message, extra={"fields": {"signal": signal_name}})
+
     def stop(self, graceful: bool = True) -> None:
         self._stopping = True
         super().stop(graceful)
 
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        try:
+            super().halt(reason, exit_status)
+        finally:
+            if self._signalled:
+                _LOG.info("stopped")
+
+    def reap_workers(self) -> None:
+        for worker in self._workers():
+            worker.ended = how_it_ended(worker.pid)
+        super().reap_workers()
+
     def _before_fork(self, master: Arbiter, worker: Worker) -> None:
-        worker.generation = self._application.generation
+        generation = worker.generation = self._application.generation
+        if generation.failures:
+            worker.load_delay = min(2.0 ** (generation.failures - 1), _MAX_LOAD_DELAY)
+        worker.spawned = time.monotonic()
         worker.slot = free_number(other.slot for other in self._workers_of(worker.generation))
         worker.number = free_number(other.number for other in self._workers())
         if any(other.ready for other in self._workers()):
@@ -117,11 +172,20 @@ class Master(Arbiter):
             return
         if worker.kill_at is not None:
             self._publish_state()
-        elif worker.generation is self._next or not worker.ready:
-            reason = f"a worker ended while loading (process {worker.pid}); see the log"
-            self._reject_worker(worker, reason)
-        elif not self._serving():
-            self._current.loaded = None  # no worker is left that a new one could differ from
+        elif not worker.ready:
+            reason = f"a worker ended while loading (process {worker.pid}, {worker.ended})"
+            if worker.generation is self._next:
+                self._abort_reload(reason)
+                return
+            if time.monotonic() < worker.spawned + worker.load_delay:  # not even that far
+                self._spawn_at = time.monotonic() + _SPAWN_DELAY
+            self._worker_failed(worker.generation, reason)
+        else:
+            _LOG.error("a worker ended (process %d, %s): replacing it", worker.pid, worker.ended)
+            if not self._serving():
+                self._current.loaded = None  # no worker is left that a new one could differ from
+                self._problem = f"the worker ended ({worker.ended}), another one is loading"
+                self._publish_state()
 
     # Events of workers
 
@@ -142,20 +206,34 @@ class Master(Arbiter):
             worker.ready = True
             if worker.generation is self._current:
                 worker.resume_accepting()
+                self._problem = None
+                if self._current.failures and self._all_ready(self._current):
+                    _LOG.info("all workers are ready again")
+                    self._current.failures, self._error = 0, None
+                self._publish_state()
 
     def _reject_worker(self, worker: Worker, reason: str) -> None:
         """Handle a worker that cannot serve."""
         if worker.generation is self._next:
             self._abort_reload(reason)
-        elif not self._ready or not (self._serving() or self._next):
+        elif not self._ready:
             self._fail(reason)
         else:
             self._terminate_worker(worker, _KILL_DELAY)
-            self._respawn_at = time.monotonic() + _RESPAWN_DELAY
-            self._record_error(f"a worker cannot be replaced, the others keep serving: {reason}")
+            self._worker_failed(worker.generation, reason)
+
+    def _worker_failed(self, generation: Generation, reason: str) -> None:
+        """A worker of the current generation cannot serve: the next one tries again, but later."""
+        generation.failures += 1
+        others = self._serving()
+        if not others:
+            generation.loaded = None
+            self._problem = reason
+        meanwhile = "the others keep serving" if others else "requests get 503 until one can serve"
+        self._record_error(f"a worker cannot serve, {meanwhile}: {reason}; trying again")
 
     def _fail(self, reason: str) -> None:
-        """End the server: what cannot load now would not load the next time either."""
+        """End the server: what raised an error now would raise it the next time too."""
         self.failure = self.failure or reason
         raise HaltServer(reason, 0)
 
@@ -186,6 +264,10 @@ class Master(Arbiter):
         except OcrError as error:
             self._abort_reload(str(error))
             return
+        except Exception as error:  # whatever a file does, what was loaded before keeps serving
+            _LOG.error("a reload raised an error that is a bug", exc_info=True)
+            self._abort_reload(f"{type(error).__name__}: {error}")
+            return
         _LOG.info("loading", extra={"fields": {"generation": number}})
         if self._next.planned != self._current.planned:  # the queue and the threads depend on it
             _LOG.warning(
@@ -199,7 +281,7 @@ class Master(Arbiter):
 
     def _swap(self, new: Generation) -> None:
         old, self._current, self._next, self._error = self._current, new, None, None
-        self._respawn_at = 0.0
+        self._spawn_at, self._problem = 0.0, None
         self._publish_state()  # first: the old workers look there how to end
         for worker in self._workers_of(new):
             worker.resume_accepting()
@@ -225,7 +307,10 @@ class Master(Arbiter):
         """Write what the workers know of the master; GET /ocr/v1 shows it."""
         state = "loading" if self._next else "finishing" if self._ending() else "idle"
         reload = {"state": state, "error": self._error}
-        self._application.state.write({"generation": self._current.number, "reload": reload})
+        problem = None if self._serving() else self._problem
+        self._application.state.write(
+            {"generation": self._current.number, "reload": reload, "problem": problem}
+        )
 
     # Workers
 
@@ -254,6 +339,22 @@ class Master(Arbiter):
     def _all_ready(self, generation: Generation) -> bool:
         workers = self._workers_of(generation)
         return len(workers) >= self.num_workers and all(worker.ready for worker in workers)
+
+
+def how_it_ended(pid: int) -> str:
+    """How a child process ended that has not been reaped yet."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        ended = None
+    if ended is None:
+        return "ended"
+    if ended.si_code == os.CLD_EXITED:
+        return f"exit status {ended.si_status}"
+    known = {number.value: number.name for number in signal.Signals}
+    name = known.get(ended.si_status, f"signal {ended.si_status}")
+    hint = {"SIGKILL": ", out of memory?", "SIGBUS": ", is /dev/shm or a disk full?"}.get(name, "")
+    return f"killed by {name}{hint}"
 
 
 def free_number(taken: Iterable[int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -10,23 +11,26 @@ import os
 import select
 import selectors
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.workers.gthread import ThreadWorker
 
 from serving.errors import OcrError
 from serving.http.context import new_request_id
 from serving.http.errors import code_of, error_body
 from serving.http.gunicorn.messages import WorkerEvents
-from serving.http.gunicorn.sockets import HEADER_TIME, TimedListener, TimedSocket
+from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER, Header, TimedListener
 from serving.http.metrics import count_as
-from serving.http.registry import ServedPipeline, Registry
+from serving.http.registry import Registry, ServedPipeline
 from serving.models.probe import draw_text
 from serving.types import Image
 
@@ -44,8 +48,10 @@ _SWITCH_INTERVAL = 0.0005
 Each read, write and wait of a request queues for the interpreter lock anew. With Python's default
 of 5 ms, refusals beside pages in progress took four times as long or more.
 """
-_MAX_LINGERING = 8
 _LINGER_TIME = 2.0
+_MAX_LINGER_BYTES = 1024 * 1024
+_EVICTED = 64
+"""Connections that are dropped when there are too many."""
 
 
 class Worker(ThreadWorker):
@@ -60,6 +66,12 @@ class Worker(ThreadWorker):
     """The same within its generation; it selects one of several GPUs."""
     ready = False
     """In the master: it has reported that its pipelines answer."""
+    load_delay = 0.0
+    """Seconds to wait before loading, because loading failed before."""
+    spawned = 0.0
+    """In the master: when it was started (`time.monotonic`)."""
+    ended = ""
+    """In the master: how it ended."""
     kill_at: float | None = None
     """In the master: when it is killed if it has not ended by then (`time.monotonic`)."""
     _accept_event: int | None = None
@@ -79,7 +91,7 @@ class Worker(ThreadWorker):
     def init_process(self) -> None:
         listeners: list[Any] = [TimedListener(listener) for listener in self.sockets]
         self.sockets = listeners
-        self._lingering = threading.BoundedSemaphore(_MAX_LINGERING)
+        self._waiting: dict[Any, tuple[float, Callable[[Any], None]]] = {}
         sys.setswitchinterval(_SWITCH_INTERVAL)
         count_as(self.number)
         try:
@@ -105,24 +117,136 @@ class Worker(ThreadWorker):
         os.close(event)
         self._accept_event = None
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread, but only once its whole header has arrived.
+    # A connection has a thread only from a request's whole header to its answer. Before and after
+    # that it waits in the poller, for a limited time.
 
-        Until then it waits in the poller, for a limited time.
-        """
-        buffered = conn.parser is not None and conn.parser.unreader.buf.getvalue()
-        if buffered or not isinstance(conn.sock, TimedSocket) or conn.sock.header_complete():
+    def accept(self, listener: Any) -> None:
+        try:
+            super().accept(listener)
+        except OSError as error:  # Gunicorn's worker would end
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            _LOG.error("a connection cannot be accepted: %s", error.strerror)
+            if not self._evict(1):
+                time.sleep(0.1)
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Give a connection to a thread once its request's whole header has arrived."""
+        if conn.parser is not None:  # a request that was sent behind the last one
+            conn.sock.unread(conn.parser.unreader.take_buffered())
+        self._read_header(conn, time.monotonic() + HEADER_TIME)
+
+    def _read_header(self, conn: Any, deadline: float) -> None:
+        header = conn.sock.read_header()
+        if header is Header.WHOLE:
             conn.data_ready = True
-            conn.header_deadline = None
             super().enqueue_req(conn)
-            return
-        if getattr(conn, "header_deadline", None) is None:
-            conn.header_deadline = time.monotonic() + HEADER_TIME
-        conn.timeout = conn.header_deadline
-        conn.sock.setblocking(False)
-        self.pending_conns.append(conn)
-        on_readable = partial(self.on_pending_socket_readable, conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
+        elif header is Header.TOO_LARGE:
+            most = f"the header is larger than {MAX_HEADER} bytes"
+            self._refuse(conn, "431 Request Header Fields Too Large", most)
+        else:
+            then = partial(self._read_header, conn, deadline)
+            self._wait(conn, selectors.EVENT_READ, deadline, then, self._header_is_late)
+
+    def _header_is_late(self, conn: Any) -> None:
+        if conn.sock.held:
+            late = f"the header has not arrived within {HEADER_TIME:.0f} s"
+            self._refuse(conn, "408 Request Timeout", late)
+        else:
+            self._drop(conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """A thread is done with a request; the client may not have all of the answer yet."""
+        sock = conn.sock
+        if sock.fileno() < 0 or fs.cancelled() or fs.exception() is not None:
+            self._drop(conn)
+        elif sock.unsent:
+            deadline = time.monotonic() + sock.send_time_left
+            then = partial(self._flush, conn, partial(self.finish_request, conn, fs))
+            self._wait(conn, selectors.EVENT_WRITE, deadline, then, self._drop)
+        elif not fs.result():
+            self._close(conn)
+        elif sock.held or conn.parser.unreader.buf.getvalue():
+            self.enqueue_req(conn)  # the poller does not see what has been read already
+        else:
+            super().finish_request(conn, fs)
+
+    def _flush(self, conn: Any, then: Callable[[], None]) -> None:
+        try:
+            conn.sock.flush()
+        except OSError:
+            self._drop(conn)
+        else:
+            then()
+
+    def _refuse(self, conn: Any, status_line: str, message: str) -> None:
+        """Answer without a thread what has no whole header, and close."""
+        try:
+            conn.sock.sendall(_error_response(status_line, message))
+        except OSError:
+            self._drop(conn)
+        else:
+            self._close(conn)
+
+    def _close(self, conn: Any) -> None:
+        """Close once the client has done so, but soon: see `TimedSocket.linger`."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+        else:
+            self._linger(conn, time.monotonic() + _LINGER_TIME, _MAX_LINGER_BYTES)
+
+    def _linger(self, conn: Any, deadline: float, max_bytes: int) -> None:
+        left = conn.sock.linger(max_bytes)
+        if left == 0:
+            self._drop(conn)
+        else:
+            then = partial(self._linger, conn, deadline, left)
+            self._wait(conn, selectors.EVENT_READ, deadline, then, self._drop)
+
+    def _wait(
+        self,
+        conn: Any,
+        event: int,
+        deadline: float,
+        then: Callable[[], None],
+        late: Callable[[Any], None],
+    ) -> None:
+        """Call `then()` once the event is there, or `late(conn)` at the deadline."""
+
+        def ready(_: Any) -> None:
+            self._stop_waiting(conn)
+            then()
+
+        self._waiting[conn] = deadline, late
+        self.poller.register(conn.sock, event, ready)
+
+    def _stop_waiting(self, conn: Any) -> None:
+        if self._waiting.pop(conn, None) is not None:
+            self.poller.unregister(conn.sock)
+
+    def _drop(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _evict(self, count: int) -> int:
+        """Drop the connections that have waited longest; how many."""
+        longest = list(islice(self._waiting, count))
+        for conn in longest:
+            self._stop_waiting(conn)
+            self._drop(conn)
+        return len(longest)
+
+    def murder_pending(self) -> None:
+        """Gunicorn's main loop: end what has waited too long."""
+        now = time.monotonic()
+        late = [(conn, end) for conn, (deadline, end) in self._waiting.items() if deadline <= now]
+        for conn, end in late:
+            self._stop_waiting(conn)
+            end(conn)
+        if self.nr_conns >= self.worker_connections:
+            self._evict(_EVICTED)  # others must be able to connect
 
     def set_accept_enabled(self, enabled: bool | None) -> None:
         """When stopping, accept the connections made so far, then close the listeners.
@@ -142,41 +266,42 @@ class Worker(ThreadWorker):
             while not replaced and not paused and select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
             listener.close()
-        for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout or 0.0, time.monotonic() + _LINGER_TIME)
+        soon = time.monotonic() + _LINGER_TIME
+        for conn, (deadline, late) in self._waiting.items():
+            if late == self._header_is_late:
+                self._waiting[conn] = min(deadline, soon), late
 
     def handle(self, conn: Any) -> Any:
-        """Serve one request; then linger in this thread, not in the main loop as Gunicorn does.
-
-        There a client that keeps its side open would block all others.
-        """
-        keep_alive = super().handle(conn)
-        if keep_alive is False and isinstance(conn.sock, TimedSocket) and conn.sock.fileno() >= 0:
-            may_wait = self._lingering.acquire(blocking=False)
-            try:
-                conn.sock.linger(_LINGER_TIME if may_wait else 0.0, max_bytes=1024 * 1024)
-            finally:
-                if may_wait:
-                    self._lingering.release()
-        return keep_alive
+        """In a thread: serve one request."""
+        conn.sock.begin_request()
+        return super().handle(conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer in JSON what never reached the app, such as a malformed header."""
         recorder = _ResponseRecorder()
         super().handle_error(req, cast(Any, recorder), addr, exc)
         status_line = recorder.getvalue().partition(b"\r\n")[0].decode("latin-1")
-        status_line = status_line or "HTTP/1.1 500 Internal Server Error"
-        status = int(status_line.split()[1])
-        message = "internal error" if status >= 500 else f"malformed request: {exc}"
-        request_id = new_request_id()
-        body = json.dumps(error_body(code_of(status), message, request_id)).encode()
-        head = (
-            f"{status_line}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-Id: {request_id}\r\nServer-Timing: total;dur=0.0\r\n\r\n"
-        )
+        status_line = status_line.partition(" ")[2] or "500 Internal Server Error"
+        if isinstance(exc, UnsupportedTransferCoding):  # Gunicorn: 501
+            status_line = "400 Bad Request"
+        message = f"malformed request: {exc}"
+        if status_line.startswith("5"):
+            message = "internal error"
         with contextlib.suppress(OSError):
-            client.sendall(head.encode() + body)
+            client.sendall(_error_response(status_line, message))
+
+
+def _error_response(status_line: str, message: str) -> bytes:
+    """A whole answer, after which the connection is closed."""
+    request_id = new_request_id()
+    code = code_of(int(status_line.split()[0]))
+    body = json.dumps(error_body(code, message, request_id)).encode()
+    head = (
+        f"HTTP/1.1 {status_line}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"X-Request-Id: {request_id}\r\nServer-Timing: total;dur=0.0\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 class _ResponseRecorder(io.BytesIO):
@@ -195,11 +320,18 @@ def warmup_image() -> Image:
 
 
 def load_in_background(
-    registry: Registry, load: Callable[[str], ServedPipeline], events: WorkerEvents
+    registry: Registry,
+    load: Callable[[str], ServedPipeline],
+    events: WorkerEvents,
+    delay: float = 0.0,
 ) -> threading.Thread:
-    """Load the pipelines while the worker already answers /health; report the result."""
+    """Load the pipelines while the worker already answers /health; report the result.
+
+    delay: seconds to wait before.
+    """
 
     def work() -> None:
+        time.sleep(delay)
         try:
             registry.open(load, warmup_image())
         except OcrError as error:

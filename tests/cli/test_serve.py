@@ -120,7 +120,7 @@ def test_workers_are_what_the_plans_say(
     numbers = [(settings.workers, settings.threads, settings.cores) for settings in started]
     # Of two pipelines the smaller number: both are in every process, and were measured alone.
     assert numbers == [(4, 4, 16), (2, 8, 16), (3, 5, 16), (8, 2, 16), (1, 8, 8), (1, 16, 16)]
-    assert started[0].places == 4 * 4 + 32
+    assert started[0].permits == 4 * 4 + 32
 
 
 def test_the_first_pipeline_stays_the_first(started: list[Settings]) -> None:
@@ -162,7 +162,7 @@ def test_a_wrong_yaml_is_an_error_before_anything_starts(
     assert not started
 
 
-def test_threads_and_places_add_up() -> None:
+def test_threads_and_permits_add_up() -> None:
     settings = Settings(pipelines={}, workers=2, threads=3, queue=5)
-    assert settings.places == 11
-    assert settings.http_threads > settings.bodies > settings.places
+    assert settings.permits == 11
+    assert settings.http_threads > settings.permits

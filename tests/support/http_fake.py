@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
 from serving.errors import EngineError, OcrError
+from serving.http.gunicorn import master
 from serving.http.gunicorn.server import run
 from serving.http.settings import Settings
 from serving.types import Image, Line, Page
@@ -123,21 +125,28 @@ def document(*colours: Any, size: tuple[int, int] = (40, 20), kind: str = "TIFF"
     return file.getvalue()
 
 
+def _raising(error: type[Exception]) -> Any:
+    def read_generation(number: int, settings: Settings) -> None:
+        raise error("from a reload")
+
+    return read_generation
+
+
 def main() -> int:
     told = json.loads(sys.argv[1])
     pipelines = told["settings"]["pipelines"]
+    if error := told["settings"].pop("fail_reload", None):
+        master.read_generation = _raising(getattr(builtins, error))
     if isinstance(pipelines, list):
         pipelines = dict.fromkeys(pipelines, CONFIG)
-    for name in ("api_keys_file", "models"):
+    for name in ("api_keys_file", "models", "pidfile"):
         if path := told["settings"].get(name):
             told["settings"][name] = Path(path)
     settings = Settings(
         **told["settings"] | {"pipelines": {n: Path(yaml) for n, yaml in pipelines.items()}}
     )
 
-    def load(
-        name: str, config: PipelineConfig, slot: int, on_batch: OnBatch
-    ) -> FakeReader:
+    def load(name: str, config: PipelineConfig, slot: int, on_batch: OnBatch) -> FakeReader:
         folder = config.sub_modules.recognition.model_dir
         name = name if folder is None else folder.name
         if name == "crash":
@@ -146,6 +155,8 @@ def main() -> int:
             wait_for(Path(told["gate"]))
         if name == "broken":
             raise EngineError("broken: there is no such model; run: bash scripts/fetch_models.sh")
+        if Path(told["gate"]).with_suffix(".broken").exists():
+            raise EngineError("the model is broken")
         if name == "bug":
             raise ZeroDivisionError("oops")
         on_disk = Path(told["gate"]).with_suffix(".models")

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ PATIENCE = 30.0
 class Server:
     """`http_fake.py` as a child process."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, command: Sequence[str] = (), **settings: Any) -> None:
+        """command: starts the server, which it gets as its arguments."""
         self.gate = folder / "gate"
         told = {
             "settings": {"pipelines": ["accurate"], "port": 0, **settings},
@@ -35,7 +36,7 @@ class Server:
         }
         self.log = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "http_fake.py"), json.dumps(told)],
+            [*command, sys.executable, str(HERE / "http_fake.py"), json.dumps(told)],
             env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
             stdout=subprocess.PIPE,
             stderr=self.log,

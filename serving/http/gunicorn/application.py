@@ -84,6 +84,7 @@ class Application(BaseApplication):
 
     def __init__(self, settings: Settings, load: Load, listener: socket.socket) -> None:
         self.settings = settings
+        self._max_connections = _max_connections(settings.http_threads)
         self.events = WorkerEvents()
         self.state = SharedState()
         host, port = listener.getsockname()[:2]
@@ -102,7 +103,7 @@ class Application(BaseApplication):
             "worker_class": Worker,
             "workers": settings.workers,
             "threads": settings.http_threads,
-            "worker_connections": _max_connections(settings.http_threads),
+            "worker_connections": self._max_connections,
             # Seconds without a sign of life from the worker's main loop, not from a request.
             "timeout": 120,
             "graceful_timeout": int(settings.timeout + settings.page_time),

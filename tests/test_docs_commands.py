@@ -60,11 +60,13 @@ class Shell:
         self.folder = folder
         for name in ("configs", "docs", "models", ".venv"):
             (folder / name).symlink_to(ROOT / name)
-        self.server, self.url = self.start("bash scripts/serve.sh")
+        pidfile = folder / "ocr-hpi.pid"
+        self.server, self.url = self.start(f"bash scripts/serve.sh --pidfile {pidfile}")
 
     def start(self, command: str) -> tuple[subprocess.Popen[str], str]:
         """A server in a session of its own, and its address once it is ready."""
         command = command.replace("keys.txt", f"{self.folder}/keys.txt")
+        command = command.replace(" ocr-hpi.pid", f" {self.folder}/second.pid")
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
             env={**os.environ, "OCR_HPI_PORT": str(free_port())},
@@ -86,9 +88,8 @@ class Shell:
         process.stdout.close()
 
     def run(self, command: str) -> str:
-        """What the command prints. Its server is the one that was started here, also for pgrep."""
+        """What the command prints. Its server is the one that was started here."""
         here = command.replace("http://127.0.0.1:8868", self.url)
-        here = here.replace("pgrep -of", f"pgrep -s {self.server.pid} -of")
         folder = ROOT if command.startswith("bash scripts/") else self.folder
         done = subprocess.run(["bash", "-c", here], cwd=folder, capture_output=True, timeout=600)
         assert done.returncode == 0, done.stderr.decode()

@@ -70,7 +70,7 @@ def _print_head(console: Console, path: Path, plan: Plan) -> None:
     console.print(f"{path}: made {plan.made} for {where}; {versions}")
     console.print(f"gate: {gate}")
     console.print("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
-    console.print("on a CPU, 2x4 is 2 streams (parallel calls) of 4 threads each")
+    console.print("on a CPU, 2x4 is 2 streams (parallel calls) of 4 threads each, 8 threads in all")
     for section, cost in plan.cold_shape_ms.items():
         console.print(
             f"the first input of a shape that is not warmed costs {section} {cost:.0f} ms"

@@ -96,6 +96,8 @@ class InferRequest(BaseModel):
 class EngineAnswer(TypedDict):
     """What a model runs on."""
 
+    name: NotRequired[str]
+    """As `ocr-hpi plan` prints it; on a CPU, 2x4 is 2 streams of 4 threads each."""
     backend: str
     precision: NotRequired[str]
     streams: NotRequired[int]

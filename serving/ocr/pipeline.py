@@ -112,9 +112,13 @@ class Pipeline:
 
     def to_dict(self) -> dict[str, Any]:
         """Models and their engines, by section of the pipeline YAML."""
+        specs = {name: stage.engine.spec for name, stage in self.stages.items()}
         return {
-            name: {"model": stage.model.name, "engine": stage.engine.spec.to_dict()}
-            for name, stage in self.stages.items()
+            name: {
+                "model": self.stages[name].model.name,
+                "engine": {"name": str(spec), **spec.to_dict()},
+            }
+            for name, spec in specs.items()
         }
 
     @property

@@ -190,6 +190,9 @@ def test_widths_come_in_a_bounded_set_of_classes_close_above() -> None:
 def test_describe_is_plain(pipeline: Pipeline) -> None:
     described = json.loads(json.dumps(pipeline.to_dict()))
     assert described["TextRecognition"]["model"] == "PP-OCRv4_mobile_rec"
+    engine = described["TextRecognition"]["engine"]
+    each = engine["threads"] // engine["streams"]
+    assert f"{engine['streams']}x{each}" in engine["name"]  # as `ocr-hpi plan` prints it
 
 
 def test_an_empty_answer_at_a_small_scale_says_so(pipeline: Pipeline) -> None:

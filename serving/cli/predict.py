@@ -132,6 +132,8 @@ def command(
             ocr = stack.enter_context(load_pipeline(pipeline, models=models))
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
             inputs = _Inputs(paths, recursive, folders)
+            for note in inputs.left_out():
+                click.echo(note, err=True)
             shown = stack.enter_context(_shown(inputs))
             for item in inputs.each(done.failed(shown.say)):
                 shown.begin(item.name)
@@ -239,6 +241,16 @@ class _Inputs:
                 yield from self._in_folder(path, base, on_error)
             else:
                 yield _local(Path(path), base)
+
+    def left_out(self) -> Iterator[str]:
+        """A line for each folder with folders in it that are not read."""
+        for folder in () if self.recursive else map(Path, self.paths):
+            with suppress(OSError):
+                inner = [path for path in folder.iterdir() if path.is_dir()]
+                count = sum(os.path.realpath(path) not in self.without for path in inner)
+                if count:
+                    what = _counted(count, "folder")
+                    yield f"{_printable(str(folder))}: {what} in it not read, without --recursive"
 
     def _in_folder(
         self, folder: str, base: str, on_error: Callable[[str, BaseException], None]

@@ -153,6 +153,7 @@ def test_folders_are_mirrored_and_what_is_written_is_not_read(folder: Path) -> N
     (folder / "broken.png").unlink()
     flat = predict(folder, "--output", folder / "out", "--format", "json")
     assert flat.exit_code == 0
+    assert flat.stderr.splitlines()[0] == f"{folder}: 1 folder in it not read, without --recursive"
     assert files(folder / "out") == ["a.png.jsonl", "b.png.jsonl", "c.tif.jsonl"]
     for _ in range(2):
         deep = predict(folder, "-r", "--save-img", folder / "out")

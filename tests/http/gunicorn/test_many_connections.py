@@ -117,6 +117,21 @@ def test_pipelined_requests_are_all_answered(server: Server) -> None:
     assert answer.count(b"HTTP/1.1 200 ") == 41
 
 
+def test_no_header_sets_the_path_prefix(server: Server) -> None:
+    for name in ("SCRIPT_NAME", "PATH_INFO", "Script-Name"):
+        response = requests.get(
+            server.base + "/health/live", headers={name: "/other"}, timeout=PATIENCE
+        )
+        assert response.status_code == 200
+
+
+def test_readers_that_do_not_read_make_room(start: Callable[..., Server]) -> None:
+    """They hold all permits, and the slowest is dropped for a caller who needs one."""
+    server = start(threads=2, queue=2).wait_ready()
+    with callers(server, request(picture(colour=LONG)) * 20):
+        assert eventually(lambda: server.post().status_code == 200)
+
+
 def test_an_unknown_transfer_coding_is_a_bad_request(server: Server) -> None:
     with server.connect() as caller:
         caller.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: zip\r\n\r\n")

@@ -11,7 +11,7 @@ from docs_text import links, pages, programs
 
 from serving.config import load_config
 from serving.http.errors import TABLE
-from serving.http.query import OcrQuery
+from serving.http.schemas import OcrQuery
 
 
 @pytest.fixture(scope="module")

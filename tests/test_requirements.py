@@ -14,7 +14,7 @@ LOCKS = {
     "gpu": ["gpu"],
     "build": ["build"],
     "paddlex": ["paddlex"],
-    "dev": ["cpu", "dev", "test", "benchmark", "int8"],
+    "dev": ["cpu", "dev", "test", "benchmark"],
 }
 """File of requirements/ -> the extras of setup.cfg that it holds."""
 

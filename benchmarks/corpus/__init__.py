@@ -6,6 +6,7 @@ same versions of Pillow, OpenCV and NumPy.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from benchmarks.corpus.documents import article, letter, notice
 from benchmarks.corpus.forms import form, invoice, receipt
 from benchmarks.corpus.texts import Language, Writer, load_lists
 
-__all__ = ["Sample", "TruthLine", "calibration", "lines", "pages"]
+__all__ = ["Sample", "TruthLine", "calibration", "lines", "pages", "singles"]
 
 _LAYOUTS = (letter, article, form, receipt, invoice, notice)
 _LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -58,9 +59,25 @@ def lines(seed: int = 0, count: int = 100) -> Iterator[Sample]:
         yield degrade(crop, index // 4, rng.getrandbits(32)) if index % 2 else crop
 
 
-def calibration() -> list[Sample]:
-    """What render_calibration.py writes: more than 500 lines with 12,000 characters in all.
+def singles(seed: int = 0) -> Sample:
+    """A page of 160 cells with a single character each: half common hanzi, half digits."""
+    rng = random.Random(f"singles {seed}")  # noqa: S311
+    words = "".join(itertools.chain.from_iterable(load_lists()["zh"].values()))
+    hanzi = sorted({sign for sign in words if "一" < sign <= "鿿"})  # 一 alone is a dash
+    signs = [*rng.sample(hanzi, 80), *("0123456789" * 8)]
+    canvas = Canvas(1120, 760, (250, 250, 248))
+    for index, sign in enumerate(signs):
+        row, column = divmod(index, 16)
+        font = fonts.load_font(fonts.CHINESE[index % 2], 26 + 4 * (row % 4))
+        canvas.write(sign, 30 + 66 * column, 60 + 70 * row, font)
+    return Sample(f"singles-{seed}", canvas.image(), tuple(canvas.lines), degraded=False)
 
-    Half of the pages are degraded, so that the gate sees where engines begin to disagree.
+
+def calibration() -> list[Sample]:
+    """What render_calibration.py writes: more than 600 lines with 12,000 characters in all.
+
+    Half of the pages are degraded, so that the gate sees where engines begin to disagree. Single
+    characters have a page of their own: their crops are narrower than any other line's.
     """
-    return list(pages(seed=_CALIBRATION_SEED, count=_CALIBRATION_PAGES))
+    full = pages(seed=_CALIBRATION_SEED, count=_CALIBRATION_PAGES)
+    return [*full, singles(seed=_CALIBRATION_SEED)]

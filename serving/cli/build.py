@@ -29,6 +29,9 @@ from serving.cli.options import DEFAULT_PIPELINES, Device, models_option, named_
     help="cpu, gpu or gpu:0,1; `serve` follows it.  [default: gpu where one can be used, else cpu]",
 )
 @click.option(
+    "--again", is_flag=True, help="Measure even where nothing has changed, as on a quiet machine."
+)
+@click.option(
     "--pending-conversions",
     is_flag=True,
     help="Only list the models that must be converted from Paddle to ONNX, one a line.",
@@ -39,6 +42,7 @@ def command(
     calibration: Path | None,
     threads: int | None,
     device: str | None,
+    again: bool,
     pending_conversions: bool,
     models: Path,
 ) -> None:
@@ -56,7 +60,7 @@ def command(
     from serving.machine import usable_cores
     from serving.models.progress import progress_on
     from serving.plan.build import Builder
-    from serving.plan.plan import select_device
+    from serving.plan.plan import BUILD, select_device
 
     cores, progress = threads or usable_cores(), progress_on()
     configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
@@ -64,11 +68,14 @@ def command(
         check_supported(config)
     for path, config in configs.items():
         target = device or select_device(models, config, cores)
-        plan, made = Builder(models, cores, progress, calibration, target).build(config)
+        builder = Builder(models, cores, progress, calibration, target, again)
+        plan, made = builder.build(config)
         click.echo(f"{path} on {target}: {'built' if made else 'already built'}")
         for section, model in plan.models.items():
             click.echo(f"  {section}: {model.model} on {model.choice}")
         click.echo(f"  worker processes: {plan.workers * len(parse_devices(target))}")
+        if warning := plan.warning(f"{BUILD} {path}"):
+            click.echo(f"  {warning}")
 
 
 def _list_pending(pipelines: tuple[Path, ...], models: Path) -> None:

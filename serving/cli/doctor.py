@@ -196,6 +196,8 @@ def _pipeline(path: Path, models: Path, cores: int) -> Finding:
     text = f"models and a plan for {deployment.device}, made {plan.made}"
     if differences := inputs.differences(plan, str(plan.calibration["hash"])):
         text += f"; a build may find a faster plan: {differences}; {deployment.command()}"
+    if warning := plan.warning(deployment.command()):
+        text += f"; {warning}"
     return Finding(path.stem, "ok", text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def command(
 ) -> None:
     """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
     from serving.config import load_config
-    from serving.plan.plan import check_plan, find_plan
+    from serving.plan.plan import BUILD, check_plan, find_plan
 
     configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
     if check:
@@ -53,6 +54,8 @@ def command(
     for path, config in configs.items():
         plan = find_plan(config, models, threads, device)
         _print_head(console, path, plan)
+        if warning := plan.warning(f"{BUILD} {path}"):
+            console.print(warning, style="bold")
         for section, model in plan.models.items():
             console.print(_model_table(section, model))
             if model.batch_trial is not None:
@@ -77,18 +80,31 @@ def _print_head(console: Console, path: Path, plan: Plan) -> None:
         )
 
 
-def _model_table(section: str, model: ModelPlan) -> Table:
+def _table(title: str, columns: str, rows: Iterable[tuple[bool, Sequence[str]]]) -> Table:
+    """columns: names parted by |; those of numbers begin with >. rows: whether chosen, cells."""
     from rich.table import Table
 
-    table = Table(title=f"{section}: {model.model}", title_justify="left")
-    for column in ("engine", "ms", "agreement", "verdict", "reason"):
-        table.add_column(column, justify="right" if column == "ms" else "left")
-    for trial in model.trials:
-        ms = "" if trial.ms is None else f"{trial.ms:.1f}"
-        style = "bold" if trial.verdict == "chosen" else None
-        row = (str(trial.spec), ms, _agreement(trial), trial.verdict, trial.reason or _nodes(trial))
-        table.add_row(*row, style=style)
+    table = Table(title=title, title_justify="left")
+    for column in columns.split("|"):
+        table.add_column(column.lstrip(">"), justify="right" if column[:1] == ">" else "left")
+    for chosen, cells in rows:
+        table.add_row(*cells, style="bold" if chosen else None)
     return table
+
+
+def _model_table(section: str, model: ModelPlan) -> Table:
+    rows = (
+        (str(t.spec), _number(t.ms, 1), _agreement(t), t.verdict, t.reason or _nodes(t))
+        for t in model.trials
+    )
+    title = f"{section}: {model.model}"
+    return _table(
+        title, "engine|>ms|agreement|verdict|reason", ((r[3] == "chosen", r) for r in rows)
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _batches(model: ModelPlan, batch_trial: BatchTrial) -> str:
@@ -124,32 +140,20 @@ def _agreement(trial: Trial) -> str:
 
 
 def _combination_table(plan: Plan) -> Table:
-    from rich.table import Table
-
-    table = Table(title="whole pages", title_justify="left")
-    for column in ("engines", "pages/s", "single request, ms", ""):
-        table.add_column(column, justify="left" if column == "engines" else "right")
+    rows = []
     for item in plan.combinations:
         engines = "; ".join(f"{section}: {spec}" for section, spec in item.engines.items())
-        row = (engines, f"{item.pages_per_second:.2f}", f"{item.latency_ms:.0f}")
-        table.add_row(*row, "chosen" if item.chosen else "", style="bold" if item.chosen else None)
-    return table
+        figures = _number(item.pages_per_second, 2), _number(item.latency_ms, 0)
+        rows.append((item.chosen, (engines, *figures, "chosen" if item.chosen else "")))
+    return _table("whole pages", "engines|>pages/s|>single request, ms|", rows)
 
 
 def _worker_table(plan: Plan) -> Table:
-    from rich.table import Table
-
-    table = Table(title="worker processes, which share the cores", title_justify="left")
-    for column in ("processes", "pages/s together", "single request, ms", "MiB each", "", "reason"):
-        table.add_column(column, justify="left" if column == "reason" else "right")
+    rows = []
     for trial in plan.worker_trials:
-        table.add_row(
-            str(trial.workers),
-            "" if trial.pages_per_second is None else f"{trial.pages_per_second:.2f}",
-            "" if trial.latency_ms is None else f"{trial.latency_ms:.0f}",
-            ", ".join(f"{kind} {size}" for kind, size in trial.memory_mb.items()),
-            "chosen" if trial.chosen else "",
-            trial.reason,
-            style="bold" if trial.chosen else None,
-        )
-    return table
+        figures = _number(trial.pages_per_second, 2), _number(trial.latency_ms, 0)
+        memory = ", ".join(f"{kind} {size}" for kind, size in trial.memory_mb.items())
+        verdict = "chosen" if trial.chosen else ""
+        rows.append((trial.chosen, (str(trial.workers), *figures, memory, verdict, trial.reason)))
+    columns = ">processes|>pages/s together|>single request, ms|>MiB each||reason"
+    return _table("worker processes, which share the cores", columns, rows)

@@ -43,7 +43,7 @@ Side = Annotated[int, Field(ge=1, le=65535)]
 Shape = tuple[Literal[3], Side, Side]
 LimitType = Literal["min", "max", "resize_long"]
 Backend = Literal["paddle", "openvino", "onnxruntime", "tensorrt"]
-Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1024)]
 
 

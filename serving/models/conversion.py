@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import ConfigError, ConversionError
-from serving.models.files import digest, model_files
+from serving.errors import ConfigError, ConversionError, ModelInvalid
+from serving.models.files import digest, is_intact, model_files, sidecar, write_sidecar
 from serving.models.probe import Input, Round, model_kind, other_rounds, text_rounds
 from serving.models.progress import Progress, Quiet
 
@@ -53,8 +53,8 @@ def converted_path(folder: Path, engines: Path) -> Path:
 
 
 def needs_conversion(folder: Path, engines: Path) -> bool:
-    """Whether the model has only a Paddle graph and is not converted yet."""
-    return model_files(folder).onnx is None and not converted_path(folder, engines).is_file()
+    """Whether the model has only a Paddle graph and no conversion of it is there and intact."""
+    return model_files(folder).onnx is None and not is_intact(converted_path(folder, engines))
 
 
 def onnx_graph(
@@ -68,14 +68,15 @@ def onnx_graph(
     """The ONNX graph of a model: its own, the cached conversion, or one made now.
 
     convert: `hpi_config.auto_paddle2onnx` of the YAML: whether one may be made now.
-    Raises ConfigError if it may not, ModelInvalid for an incomplete folder, ConversionError as
-    `to_onnx` does.
+    Raises ConfigError if it may not, ModelInvalid for an incomplete folder or weights outside it,
+    ConversionError as `to_onnx` does.
     """
     own = model_files(folder).onnx
     if own is not None:
+        _check_external_data(own)
         return own
     out = converted_path(folder, engines)
-    if not out.is_file():
+    if not is_intact(out):
         if not convert:
             raise ConfigError(
                 f"hpi_config.auto_paddle2onnx: False, and {folder} has only a Paddle graph, which "
@@ -83,6 +84,22 @@ def onnx_graph(
             )
         to_onnx(folder, out, python=python or find_build_python(), progress=progress)
     return out
+
+
+def _check_external_data(graph: Path) -> None:
+    """Raise ModelInvalid where weights are not read from the graph's folder; a link counts, too."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        onnx.load(graph)  # refuses absolute paths, .. and links
+    except onnx.checker.ValidationError as error:
+        raise ModelInvalid(
+            f"{graph}: its external data is missing or outside the model's folder ({error}); put "
+            "the weights beside the graph or into it"
+        ) from error
+    except DecodeError:
+        pass  # told by whatever reads the graph
 
 
 def to_onnx(
@@ -158,6 +175,8 @@ def _convert(
             failures.setdefault(str(error), []).append(str(opset))
             continue
         if difference <= TOLERANCE:
+            write_sidecar(work / "model.onnx", out.name)
+            sidecar(work / out.name).replace(sidecar(out))
             (work / "model.onnx").replace(out)
             out.with_suffix(".log").unlink(missing_ok=True)
             progress.message(

@@ -105,6 +105,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sidecar(path: Path) -> Path:
+    """The file beside `path` with its hash, as `sha256sum` writes and checks it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def write_sidecar(path: Path, name: str | None = None) -> None:
+    """Record the hash of `path` beside it. name: which it will have."""
+    target = path.with_name(name or path.name)
+    write_atomically(sidecar(target), f"{sha256(path)}  {target.name}\n")
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the file is there, with the hash in its sidecar."""
+    try:
+        return sidecar(path).read_text(encoding="utf-8").split()[:1] == [sha256(path)]
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return False
+
+
 def _has_bytes(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 

@@ -50,10 +50,6 @@ class Bench(ABC):
         """The answers on the whole calibration set."""
         return self._pool.map(self.read, self._images)
 
-    def inputs(self) -> list[Image]:
-        """The model's inputs for the whole calibration set."""
-        return [self.fit(image) for image in self._images]
-
     def close(self) -> None:
         """Free the engine and the threads."""
         self._pool.close()

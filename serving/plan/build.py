@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,6 @@ from serving.devices import check_alike, kind, parse_devices
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import share
-from serving.models.conversion import needs_conversion
 from serving.models.files import digest, disk_errors, locked, model_files, write_atomically
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Progress
@@ -27,7 +26,7 @@ from serving.optimize.fuse import VARIANT
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import candidates, requested_batch, version
 from serving.plan.end_to_end import measure_combinations, whole_pages
-from serving.plan.graphs import GraphOf, Graphs, nncf_version, require_nncf
+from serving.plan.graphs import GraphOf, Graphs
 from serving.plan.plan import (
     OBJECTIVE,
     ModelPlan,
@@ -36,7 +35,6 @@ from serving.plan.plan import (
     check_requirements,
     find_plan,
     installed_version,
-    int8_name,
     is_trial_of,
     key,
     machine,
@@ -44,7 +42,7 @@ from serving.plan.plan import (
     save_plan,
 )
 from serving.plan.shapes import cold_shape_ms, hot_shapes
-from serving.plan.trials import run_batch_trials, run_trials
+from serving.plan.trials import kind_of, run_batch_trials, run_trials
 from serving.plan.workers import with_workers, worker_counts
 
 _LINES = "TextRecognition"
@@ -98,25 +96,15 @@ class PlanInputs:
         """Installed versions of all that the candidates need; "" for what is not installed."""
         specs = [spec for listed in self.specs.values() for spec in listed]
         backends = sorted({spec.backend for spec in specs})
-        found = {backend: installed_version(backend) or "" for backend in backends}
-        if any(spec.precision == "int8" for spec in specs):
-            found["nncf"] = nncf_version() or ""
-        return found
+        return {backend: installed_version(backend) or "" for backend in backends}
 
     def differences(self, plan: Plan, calibration: str) -> str:
-        """How a build would differ from the one that made the plan; empty where it would not.
-
-        What NNCF made is kept where NNCF is no longer installed.
-        """
-        now = self.versions()
-        if not now.get("nncf", "x"):
-            now["nncf"] = plan.versions.get("nncf", "")
-        names = sorted(
-            {name for name in now | plan.versions if now.get(name) != plan.versions.get(name)}
-        )
+        """How a build would differ from the one that made the plan; empty where it would not."""
+        before, now = plan.versions, self.versions()
         changed = [
-            f"{name} {plan.versions.get(name, 'absent')} -> {now.get(name, 'absent')}"
-            for name in names
+            f"{name} {before.get(name, 'absent')} -> {now.get(name, 'absent')}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
         ]
         if not changed and plan.key != self.key(calibration):
             changed = ["other candidates, calibration set or settings"]
@@ -159,6 +147,8 @@ class Builder:
     """The user's calibration images, in addition to the rendered ones."""
     device: str = "cpu"
     """cpu, gpu:0 or gpu:0,1; the plan is measured on the first of equal GPUs."""
+    again: bool = False
+    """Whether to measure even where nothing has changed."""
 
     def build(self, config: PipelineConfig) -> tuple[Plan, bool]:
         """The pipeline's plan, recorded for serving, and whether it had to be measured.
@@ -176,8 +166,10 @@ class Builder:
             stack.enter_context(locked(lock, lambda: self.progress.message(waiting)))
             plan = self._current(inputs, calibration)
             made = plan is None
-            versions = _checked_versions(inputs) if made else {}  # before minutes of work
-            eta = Eta(self.progress, self._expected(inputs, calibration))
+            versions = inputs.versions()
+            for backend in versions if made else ():  # before minutes of work
+                version(backend)
+            eta = Eta(self.progress, self._steps(inputs, calibration))
             try:
                 self._fuse(inputs, eta)
                 plan = plan or self._measure(inputs, versions, eta)
@@ -188,6 +180,8 @@ class Builder:
 
     def _current(self, inputs: PlanInputs, calibration: str) -> Plan | None:
         """The recorded plan, where a build would compare the same as the one that made it."""
+        if self.again:
+            return None
         try:
             plan = find_plan(inputs.config, self.models, self.cores, self.device)
             check_requirements(plan, inputs.config, inputs.parts, inputs.device, "")
@@ -195,17 +189,15 @@ class Builder:
             return None
         return None if inputs.differences(plan, calibration) else plan
 
-    def _expected(self, inputs: PlanInputs, calibration: str) -> list[float]:
-        graphs, engines = Graphs(self.models), self.models / "engines"
-        missing = [part for part in inputs.parts.values() if not graphs.has(part)]
-        known = {
-            section
-            for section in inputs.parts
-            if self._trials_path(inputs, section, calibration).is_file()
-        }
-        converted = [needs_conversion(part.folder, engines) for part in missing]
-        numbers = len(worker_counts(inputs.cores, inputs.device))
-        return expected_seconds(converted, inputs.specs, known, numbers if numbers > 1 else 0)
+    def _steps(self, inputs: PlanInputs, calibration: str) -> int:
+        """How many steps a build without a plan takes."""
+        graphs = Graphs(self.models)
+        steps = sum(not graphs.has(part) for part in inputs.parts.values())
+        for section, specs in inputs.specs.items():
+            if self.again or not self._trials_path(inputs, section, calibration).is_file():
+                steps += 1 + len({kind_of(spec) for spec in specs})
+        counts = worker_counts(inputs.cores, inputs.device)
+        return steps + 4 + (len(counts) if len(counts) > 1 else 0)
 
     def _fuse(self, inputs: PlanInputs, eta: Eta) -> None:
         graphs = Graphs(self.models)
@@ -220,7 +212,7 @@ class Builder:
         batch = requested_batch(config.hpi(found[_LINES].module))
         eta.begin("reading the calibration set")
         calibration = calibration_set(self.own_images)
-        graphs = self._graphs(inputs, calibration, versions, eta)
+        graphs = {section: partial(self._graph, part) for section, part in found.items()}
         trials = {
             section: self._trials(inputs, section, graphs[section], calibration, eta)
             for section in found
@@ -267,33 +259,23 @@ class Builder:
         pages = whole_pages(calibration)
         return with_workers(plan, config, self.models, inputs.device, pages, eta.begin)
 
-    def _graphs(
-        self, inputs: PlanInputs, calibration: Calibration, versions: Mapping[str, str], eta: Eta
-    ) -> dict[str, GraphOf]:
-        """By section, the file for each engine; an int8 graph is made where one is wanted."""
-        graphs = Graphs(self.models)
-        int8 = int8_name(calibration.hash, versions.get("nncf", ""))
-        for section, part in inputs.parts.items():
-            if any(spec.precision == "int8" for spec in inputs.specs[section]):
-                eta.begin(f"{part.model.name}: making an int8 graph")
-                graphs.build_int8(part, int8, calibration)
-        return {section: partial(self._graph, part, int8) for section, part in inputs.parts.items()}
-
-    def _graph(self, part: PipelineModel, int8: str, spec: EngineSpec) -> Path:
+    def _graph(self, part: PipelineModel, spec: EngineSpec) -> Path:
         """What an engine of that spec loads; TensorRT's engines are built here."""
         graphs = Graphs(self.models)
-        if spec.backend == "tensorrt":
-            fused = graphs.find(part.folder, part.model)
-            return graphs.build_tensorrt(part, spec, fused, self.progress)
-        return graphs.file(part, int8, spec)
+        if spec.backend != "tensorrt":
+            return graphs.file(part, spec)
+        return graphs.build_tensorrt(
+            part, spec, graphs.find(part.folder, part.model), self.progress
+        )
 
     def _trials(
         self, inputs: PlanInputs, section: str, graph: GraphOf, calibration: Calibration, eta: Eta
     ) -> list[Trial]:
         """The model's trials, kept on disk: where one model changes, only that is measured."""
         path = self._trials_path(inputs, section, calibration.hash)
-        with suppress(OSError, ValidationError):
-            return _TRIALS.validate_json(path.read_bytes())
+        if not self.again:
+            with suppress(OSError, ValidationError):
+                return _TRIALS.validate_json(path.read_bytes())
         trials = run_trials(
             inputs.parts[section],
             inputs.specs[section],
@@ -309,20 +291,8 @@ class Builder:
 
     def _trials_path(self, inputs: PlanInputs, section: str, calibration: str) -> Path:
         content = {**inputs.model(section), "calibration": calibration}
-        if any(spec.precision == "int8" for spec in inputs.specs[section]):
-            content["nncf"] = nncf_version()
         name = inputs.parts[section].model.name
         return self.models / "engines" / "trials" / f"{name}-{key(content)}.json"
-
-
-def _checked_versions(inputs: PlanInputs) -> dict[str, str]:
-    """Raises ConfigError and PlanError for what is not installed."""
-    versions = inputs.versions()
-    for backend in versions.keys() - {"nncf"}:
-        version(backend)
-    if "nncf" in versions:
-        require_nncf()
-    return versions
 
 
 def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
@@ -358,34 +328,20 @@ def _marked(trials: list[Trial], choice: EngineSpec) -> tuple[Trial, ...]:
     )
 
 
-_TRUST = 10.0
-"""Seconds of work after which what was measured counts as much as what was expected."""
-
-
 class Eta:
-    """Follows steps whose seconds are guessed beforehand, and mends the guess by what they take.
-
-    One thread begins and ends; any may ask for the text.
-    """
+    """Says which step of how many runs, and about how long the rest takes at the pace so far."""
 
     def __init__(
-        self,
-        progress: Progress,
-        expected: Sequence[float],
-        clock: Callable[[], float] = time.monotonic,
+        self, progress: Progress, steps: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """expected: seconds of each step on some machine; their ratios matter."""
-        self._progress, self._clock = progress, clock
-        self._expected = list(expected)
-        self._step = 0
-        self._start = self._since = clock()
+        self._progress, self._steps, self._clock = progress, steps, clock
+        self._step, self._start = 0, clock()
         self._shown = ExitStack()
 
     def begin(self, what: str) -> None:
         """The step before is done, and this one begins; it is shown while it lasts."""
-        self._shown.close()
+        self.end()
         self._step += 1
-        self._since = self._clock()
         self._shown.enter_context(self._progress.step(lambda: self.text(what)))
 
     def end(self) -> None:
@@ -393,57 +349,9 @@ class Eta:
         self._shown.close()
 
     def text(self, what: str) -> str:
-        """`[3/20] what, about 1 min 20 s left`."""
-        count = max(self._step, len(self._expected))
-        return f"[{self._step}/{count}] {what}, about {in_words(self.seconds_left())} left"
-
-    def seconds_left(self) -> float:
-        """What was expected, times how much slower than expected it went so far."""
-        before = sum(self._expected[: self._step - 1])
-        here = sum(self._expected[self._step - 1 : self._step])
-        after = sum(self._expected[self._step :])
-        past, spent = self._since - self._start, self._clock() - self._since
-        slowness = max(
-            (past + _TRUST) / (before + _TRUST),
-            (past + spent + _TRUST) / (before + here + _TRUST),  # this step is not done yet
-        )
-        return max(here * slowness - spent, 0.0) + after * slowness
-
-
-def in_words(seconds: float) -> str:
-    """`45 s`, `1 min 20 s`, `12 min`: as exact as a guess is."""
-    minutes, rest = divmod(max(5, round(seconds / 5) * 5), 60)
-    if minutes >= 10:
-        return f"{minutes} min"
-    return " ".join([*([f"{minutes} min"] if minutes else []), *([f"{rest} s"] if rest else [])])
-
-
-_TRIAL = {"TextDetection": 3.0, "TextLineOrientation": 0.4, "TextRecognition": 5.0}
-"""Seconds of one candidate's trial, on 2 cores with PP-OCRv4 mobile."""
-_REFERENCE, _TIMING = 1.5, 1.5
-"""The reading of the reference, and the timing of those that race: so many trials' time."""
-
-CONVERT, FUSE, READ, QUANTISE = 20.0, 1.0, 0.2, 12.0
-BATCHES, PAGES, COLD = 4.0, 15.0, 2.0
-WORKERS = 30.0
-"""Start of a number of worker processes, and two rounds beside a smaller one."""
-
-
-def expected_seconds(
-    graphs: list[bool], specs: Mapping[str, list[EngineSpec]], known: set[str], workers: int = 0
-) -> list[float]:
-    """Seconds of each step in order.
-
-    graphs: for each graph that is missing, whether Paddle's must be converted for it.
-    specs: candidates by section. known: sections whose trials are on disk. workers: numbers of
-    worker processes to measure.
-    """
-    steps = [CONVERT if converted else FUSE for converted in graphs] + [READ]
-    for listed in specs.values():
-        if any(spec.precision == "int8" for spec in listed):
-            steps.append(QUANTISE)
-    for section, listed in specs.items():
-        if section not in known:
-            one = _TRIAL[section]
-            steps += [_REFERENCE * one, *[one] * len(listed), _TIMING * one]
-    return [*steps, BATCHES, PAGES, COLD, *[WORKERS] * workers]
+        """`[3/20] what, about 80 s left`."""
+        done, count = self._step - 1, max(self._step, self._steps)
+        # As if three steps of 5 s had gone before: the first ones say little.
+        each = (self._clock() - self._start + 15.0) / (done + 3)
+        seconds = max(5, 5 * round(each * (count - done) / 5))
+        return f"[{self._step}/{count}] {what}, about {seconds} s left"

@@ -74,8 +74,7 @@ def candidates(
         available = _on_gpu(card, cores, device, _GPU_BATCHES if lines else (1,))
     else:
         where = "this machine"
-        int8 = settings.get("precision") == "int8"
-        available = _on_cpu(cores, settings.pop("batch", 1), paddle_graph, int8)
+        available = _on_cpu(cores, settings.pop("batch", 1), paddle_graph)
     specs = [
         spec
         for spec in available
@@ -148,8 +147,8 @@ def _fixed(
     )
 
 
-def _on_cpu(cores: int, batch: int, paddle_graph: bool, int8: bool) -> Iterator[EngineSpec]:
-    """The backends that are installed; int8 only where it is requested."""
+def _on_cpu(cores: int, batch: int, paddle_graph: bool) -> Iterator[EngineSpec]:
+    """The backends that are installed."""
     backends = [
         name
         for name in _CPU_BACKENDS
@@ -159,8 +158,6 @@ def _on_cpu(cores: int, batch: int, paddle_graph: bool, int8: bool) -> Iterator[
     if "openvino" in backends:
         flags = cpu_flags()
         kinds += [("openvino", precision) for precision in _FLAGS if _FLAGS[precision] & flags]
-    if int8:
-        kinds.append(("openvino", "int8"))
     # Streams share the cores: all for one, a few each, one each.
     streams = sorted({1, max(1, cores // 4), max(1, cores // 2), cores})
     for backend, precision in kinds:

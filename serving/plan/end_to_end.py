@@ -21,12 +21,14 @@ from serving.plan.calibration import Calibration
 from serving.plan.graphs import GraphOf
 from serving.plan.plan import Combination
 from serving.plan.shapes import Shapes
-from serving.plan.timing import Work, fastest, interleaved
+from serving.plan.timing import Measure, fastest, race, timed
 from serving.types import Image
 
 MAX_LATENCY_RATIO = 1.2
 """Single-request latency over that of the best combination."""
 _PAGES = 2
+_MAX_SECONDS = 30.0
+"""Of each of the two races: a run takes seconds."""
 
 
 def measure_combinations(
@@ -58,19 +60,20 @@ def measure_combinations(
             pipelines.append(pipeline)
         callers = Scheduler(cores, name="caller")
         stack.callback(callers.close)
-        single = interleaved([_single(pipeline, pages) for pipeline in pipelines], repeats=1)
-        concurrent = interleaved(
-            [_concurrent(pipeline, pages * cores, callers) for pipeline in pipelines], repeats=1
+        single = race([_single(pipeline, pages) for pipeline in pipelines], _MAX_SECONDS)
+        concurrent = race(
+            [_concurrent(pipeline, pages * cores, callers) for pipeline in pipelines], _MAX_SECONDS
         )
-    limit = MAX_LATENCY_RATIO * min(map(min, single))
-    eligible = [index for index, rounds in enumerate(single) if min(rounds) <= limit]
-    best = eligible[fastest([concurrent[index] for index in eligible])]
+    limit = MAX_LATENCY_RATIO * min(single.ms) * (1 + single.noise)  # noise excludes nobody
+    eligible = [index for index, ms in enumerate(single.ms) if ms <= limit]
+    best = eligible[fastest([concurrent.ms[index] for index in eligible])]
     combinations = tuple(
         Combination(
             engines={section: str(spec) for section, spec in choice.items()},
-            pages_per_second=round(len(pages) * cores * 1e3 / min(concurrent[index]), 3),
-            latency_ms=round(min(single[index]) / len(pages), 3),
+            pages_per_second=round(len(pages) * cores * 1e3 / concurrent.ms[index], 3),
+            latency_ms=round(single.ms[index] / len(pages), 3),
             chosen=index == best,
+            noise=concurrent.noise,
         )
         for index, choice in enumerate(choices)
     )
@@ -82,9 +85,9 @@ def whole_pages(calibration: Calibration) -> list[Image]:
     return spread((*calibration.own_pages, *calibration.pages), _PAGES)
 
 
-def _single(pipeline: Pipeline, pages: list[Image]) -> Work:
-    return lambda: [pipeline.read(page) for page in pages]
+def _single(pipeline: Pipeline, pages: list[Image]) -> Measure:
+    return timed(lambda: [pipeline.read(page) for page in pages])
 
 
-def _concurrent(pipeline: Pipeline, pages: list[Image], callers: Scheduler) -> Work:
-    return lambda: callers.map(pipeline.read, pages)
+def _concurrent(pipeline: Pipeline, pages: list[Image], callers: Scheduler) -> Measure:
+    return timed(lambda: callers.map(pipeline.read, pages))

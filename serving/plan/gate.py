@@ -9,6 +9,9 @@ from serving.config.gate import Gate
 from serving.scores import bootstrap_bound, box_overlap, character_errors
 from serving.types import Quad
 
+_SINGLES_LOST = 0.02
+"""Share of the lines of one character that may be read worse: among all characters they are few."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -29,6 +32,8 @@ def verdict(gate: Gate, figures: dict[str, float]) -> Verdict:
     for name, upper in (("error_rate", gate.error_rate), ("accuracy_loss", gate.accuracy_loss)):
         if figures.get(f"{name}_bound", 0.0) > upper:
             return Verdict(False, f"{_text(figures, name)} is over {upper:.2%}", figures)
+    if (lost := figures.get("singles_lost", 0.0)) > _SINGLES_LOST:
+        return Verdict(False, f"{lost:.1%} of single characters lost", figures)
     equal = figures.get("equal_lines", 1.0)
     if equal < gate.equal_lines:
         return Verdict(False, f"{equal:.1%} of lines equal, under {gate.equal_lines:.1%}", figures)
@@ -59,6 +64,10 @@ def judge_recognition(
     reference_lengths = [float(length) for _, length in changed]
     lost = [float(b - a) for a, b in zip(before, after, strict=True)]
     equal = sum(a == b for a, b in zip(reference, read, strict=True)) / max(1, len(read))
+    singles = [index for index, text in enumerate(truth) if len(text) == 1]
+    right_before, right_after = (
+        sum(texts[index] == truth[index] for index in singles) for texts in (reference, read)
+    )
     if not sum(reference_lengths):
         return Verdict(False, "the reference reads no text on the calibration set")
     figures = {
@@ -66,6 +75,7 @@ def judge_recognition(
         "error_rate_bound": bootstrap_bound(errors, reference_lengths, "upper"),
         "accuracy_loss": sum(lost) / sum(lengths),
         "accuracy_loss_bound": bootstrap_bound(lost, lengths, "upper"),
+        "singles_lost": (right_before - right_after) / max(1, len(singles)),
         "equal_lines": equal,
         "accuracy": 1 - sum(after) / sum(lengths),
     }

@@ -3,8 +3,8 @@
 models/engines/
     graphs/<model>-<key>/
         about.json        what they were made from
+        *.sha256          the hash of each file: what loads is checked
         fused-8.onnx      8-bit pixels in, arg-max out
-        int8-.../         the same in int8, where a pipeline requests it
         optimized-2.onnx  a detector's with PaddleX's inputs and outputs
     tensorrt/
         timing-<key>/     what TensorRT measured on this GPU, for later builds
@@ -15,17 +15,11 @@ models/engines/
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
-import io
 import json
-import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +27,28 @@ from filelock import FileLock
 
 from serving.config.model import Model
 from serving.engines.base import EngineSpec
-from serving.engines.factory import open_engine
 from serving.engines.tensorrt import ABOUT, CONTEXT
-from serving.errors import EngineError, PlanError
+from serving.errors import PlanError
 from serving.models.conversion import onnx_graph
-from serving.models.files import digest, paddle_graph, publish, write_atomically
+from serving.models.files import (
+    digest,
+    is_intact,
+    paddle_graph,
+    publish,
+    sidecar,
+    write_atomically,
+    write_sidecar,
+)
 from serving.models.pipeline_models import PipelineModel
 from serving.models.progress import Progress
 from serving.optimize.fuse import OPTIMIZED, VARIANT, check_input_size, fuse, optimize_detector
 from serving.optimize.parity import verify_parity
-from serving.plan.bench import BENCHES, spread
-from serving.plan.calibration import Calibration
 from serving.plan.candidates import MAX_BATCH, gpu_identity, version
 from serving.plan.plan import BUILD, key
 from serving.plan.shapes import profile
 
 GraphOf = Callable[[EngineSpec], Path]
 """Which file an engine of that spec loads, for one model."""
-
-NNCF = "nncf>=3,<4"
-"""As the extra `int8` has it."""
-_INT8_GRAPH = "graph.xml"
-_INPUTS = 300
-"""Calibration inputs whose activations NNCF looks at."""
 
 
 class Graphs:
@@ -66,34 +59,26 @@ class Graphs:
     def __init__(self, models: Path) -> None:
         self._engines = models / "engines"
 
-    def file(self, part: PipelineModel, int8: str, spec: EngineSpec) -> Path:
-        """What an engine of that spec loads. Raises PlanError where it is not built.
-
-        int8: name of the int8 graph.
-        """
+    def file(self, part: PipelineModel, spec: EngineSpec) -> Path:
+        """What an engine of that spec loads. Raises PlanError where it is not built or damaged."""
         if spec.backend == "paddle":
             return paddle_graph(part.folder)
-        if spec.backend == "tensorrt":
-            path = self._tensorrt_folder(part, _tensorrt_inputs(part, spec)) / CONTEXT
-            what = "TensorRT engine for this GPU, driver and TensorRT"
-        elif spec.precision == "int8":
-            path = self._folder(part.folder, part.model.name) / int8 / _INT8_GRAPH
-            what = "int8 graph"
-        else:
+        if spec.backend != "tensorrt":
             return self.find(part.folder, part.model)
-        if not path.is_file():
-            raise PlanError(f"{part.model.name} ({part.folder}) has no {what}; run: {BUILD}")
-        return path
+        folder = self._tensorrt_folder(part, _tensorrt_inputs(part, spec))
+        what = f"{part.model.name} ({part.folder}) has no TensorRT engine for this GPU and driver"
+        for name in (ABOUT, CONTEXT):
+            _check(folder / name, what)
+        return folder / CONTEXT
 
     def has(self, part: PipelineModel) -> bool:
-        """Whether the fused graph of a model is built."""
-        return self._fused(part.folder, part.model).is_file()
+        """Whether the fused graph of a model is built, and intact."""
+        return is_intact(self._fused(part.folder, part.model))
 
     def find(self, folder: Path, model: Model) -> Path:
-        """The fused graph of a model folder. Raises PlanError where it is not built."""
+        """The fused graph of a model folder. Raises PlanError where it is not built or damaged."""
         path = self._fused(folder, model)
-        if not path.is_file():
-            raise PlanError(f"{model.name} ({folder}) has no engine yet; run: {BUILD}")
+        _check(path, f"{model.name} ({folder}) has no engine yet")
         return path
 
     def build(
@@ -122,17 +107,6 @@ class Graphs:
             if staged:
                 optimize_detector(plain, staged)
         return optimized
-
-    def build_int8(self, part: PipelineModel, int8: str, calibration: Calibration) -> None:
-        """Build the int8 graph of that name where it is missing.
-
-        Raises PlanError where the fused graph is not built, and EngineError.
-        """
-        fused = self.find(part.folder, part.model)
-        with _missing(fused.with_name(int8)) as staged:
-            if staged:
-                staged.mkdir()
-                _quantise(part, fused, calibration, staged / _INT8_GRAPH)
 
     def build_tensorrt(
         self, part: PipelineModel, spec: EngineSpec, graph: Path, progress: Progress
@@ -170,21 +144,38 @@ class Graphs:
         return self._engines / "tensorrt" / f"{part.model.name}-{key(inputs)}"
 
 
+def _check(path: Path, absent: str) -> None:
+    """Raise PlanError where a cached file is missing, or not what was built."""
+    if not path.is_file():
+        raise PlanError(f"{absent}; run: {BUILD}")
+    if not is_intact(path):
+        raise PlanError(
+            f"{path}: is damaged: its sha256 is not the one in {sidecar(path).name}; run: {BUILD}"
+        )
+
+
 @contextmanager
 def _missing(target: Path) -> Iterator[Path | None]:
-    """Where to write `target`, a file or folder, under a lock; None where it exists already.
+    """Where to write `target`, a file or folder, under a lock; None where it is there and intact.
 
-    On leaving without an error what was written is renamed to `target`; else it is removed.
+    On leaving without an error what was written gets its hashes and is renamed to `target`; else
+    it is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / ".lock"):
-        if target.exists():
+        names = (ABOUT, CONTEXT) if target.suffix != ".onnx" else ("",)
+        if all(is_intact(target / name) for name in names):
             yield None
             return
         staged = target.with_name(f".{target.name}.part")
         _remove(staged)  # of a killed process
         try:
             yield staged
+            _remove(target)  # damaged
+            for path in list(staged.iterdir()) if staged.is_dir() else ():
+                write_sidecar(path)
+            if staged.is_file():
+                write_sidecar(staged, target.name)
             publish(staged, target)
         finally:
             _remove(staged)
@@ -213,47 +204,3 @@ def _tensorrt_inputs(part: PipelineModel, spec: EngineSpec) -> dict[str, Any]:
         "options": dict(spec.options),
         "profile": profile(part, MAX_BATCH).to_dict(),
     }
-
-
-def nncf_version() -> str | None:
-    """The installed version of NNCF; None where it is missing."""
-    if importlib.util.find_spec("nncf") is None:
-        return None
-    return metadata.version("nncf")
-
-
-def require_nncf() -> str:
-    """NNCF's version. Raises PlanError with the command that installs it."""
-    installed = nncf_version()
-    if installed is None:
-        raise PlanError(
-            "precision: int8 is made with NNCF, which is not installed; "
-            f"run: {sys.executable} -m pip install '{NNCF}'"
-        )
-    return installed
-
-
-def _quantise(part: PipelineModel, fused: Path, calibration: Calibration, target: Path) -> None:
-    """Write the int8 form of the fused graph (post-training quantisation): .xml and .bin.
-
-    Raises EngineError where NNCF cannot.
-    """
-    os.environ.setdefault("NNCF_CI", "ON")  # otherwise importing it sends telemetry
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        import nncf
-        import openvino as ov
-
-        nncf.set_log_level(40)  # errors
-        reader = open_engine(fused, EngineSpec("onnxruntime"))
-        with closing(BENCHES[part.section](part, reader, calibration)) as bench:
-            inputs = [image[None] for image in spread(bench.inputs(), _INPUTS)]
-        try:
-            model = nncf.quantize(
-                ov.Core().read_model(fused),
-                nncf.Dataset(inputs),
-                preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(inputs),
-            )
-            ov.save_model(model, target, compress_to_fp16=False)
-        except Exception as error:  # NNCF's errors share no base
-            raise EngineError(f"{part.model.name}: NNCF cannot quantise it: {error}") from error

@@ -56,6 +56,8 @@ def open_pipeline(
     def open_on(target: str, own: str, workers: int) -> Pipeline:
         plan = deployment.plan(target, device)
         check_requirements(plan, config, found, own, deployment.command(device))
+        if slot == 0 and (warning := plan.warning(deployment.command(device))):
+            _LOG.warning("%s: %s", config.source, warning)
         return open_planned(config, found, plan, models, own, workers, on_batch)
 
     try:
@@ -88,14 +90,14 @@ def open_planned(
 
     found: its models, by section of the YAML. device: cpu or gpu:N. workers: processes that share
     the plan's cores; this is one of them.
-    Raises PlanError where an engine is not built, EngineError and DeviceError.
+    Raises PlanError where an engine is not built or damaged, EngineError and DeviceError.
     """
     engines: dict[str, Engine] = {}
     for section, part in found.items():
         spec = plan.models[section].choice.shared(workers)
         if spec.kind == "gpu":  # the plan was measured on one of several equal cards
             spec = replace(spec, device=device)
-        graph = Graphs(models).file(part, plan.int8_graph, spec)
+        graph = Graphs(models).file(part, spec)
         observer = partial(on_batch, section) if on_batch and section != "TextDetection" else None
         engines[section] = open_fused(graph, spec, part.model, observer)
     choices = " ".join(str(model.choice) for model in plan.models.values())

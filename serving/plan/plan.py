@@ -2,7 +2,7 @@
 
 models/engines/plans/<YAML's stem>-<hash of the parsed YAML and the cores>.json holds the device
 that was chosen and, by kind of device, the plan that was measured for it. A plan lists what its
-engines require (`Requirements`). Serving compares these with this machine; what else could have
+engines require (`requirements`). Serving compares these with this machine; what else could have
 been chosen is looked at only by `build`.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from serving.config.pipeline import PipelineConfig, check_supported
 from serving.devices import check_alike, kind, parse_devices
@@ -31,43 +31,48 @@ from serving.optimize.fuse import VARIANT
 from serving.plan.candidates import gpu_identity, version
 from serving.plan.timing import GAIN
 
-OBJECTIVE = "pages a second with a caller a core, single-request latency within 1.2 of the best; 6"
+OBJECTIVE = "pages a second with a caller a core, single-request latency within 1.2 of the best; 7"
 """Every plan requires it. Change it when the way of measuring or choosing changes."""
 BUILD = "bash scripts/build_engines.sh"
-_QUANTISED = 1
-"""Part of an int8 graph's name. Change it when another graph is made."""
 _SIMD = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
 """Parts of the CPU flags that engines look at."""
 
 _LOG = logging.getLogger(__name__)
 
-Requirements = Mapping[str, str]
-"""What an engine needs, by its name -> the version, digest or value."""
+
+class _Record:
+    """What is read from a file: pydantic refuses the fields of another version."""
+
+    __slots__ = ()
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(_Record):
     """One candidate of one model: its speed, its accuracy, and the verdict."""
 
     spec: EngineSpec
     verdict: str
     """chosen, accepted, slower (not judged), rejected (by the gate) or failed (does not run)."""
     ms: float | None = None
-    """Median time of the model's workload."""
+    """Shortest time of the model's workload."""
     figures: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    noise: float = 0.0
+    """Of its race, where that was left open: see timing.py. So below."""
 
 
 @dataclass(frozen=True, slots=True)
-class BatchTrial:
+class BatchTrial(_Record):
     """Short lines in calls of several, compared with the same lines one by one, on one engine."""
 
     time_ratio: float | None
-    """Time of batches over time one by one, in the worse of two rounds."""
+    """Time of batches over time one by one."""
     parity: bool
     """Whether each line's result is bit for bit that of the line alone."""
     reason: str = ""
     """Why the engine takes only one line a call."""
+    noise: float = 0.0
 
     @property
     def worthwhile(self) -> bool:
@@ -76,7 +81,7 @@ class BatchTrial:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPlan:
+class ModelPlan(_Record):
     """One model's trials and the engine it runs on."""
 
     model: str
@@ -101,17 +106,18 @@ def is_trial_of(trial: Trial, choice: EngineSpec) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Combination:
+class Combination(_Record):
     """A set of engines, measured end to end."""
 
     engines: dict[str, str]
     pages_per_second: float
     latency_ms: float
     chosen: bool = False
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerTrial:
+class WorkerTrial(_Record):
     """A number of worker processes that share the cores, measured together."""
 
     workers: int
@@ -124,10 +130,11 @@ class WorkerTrial:
     chosen: bool = False
     reason: str = ""
     """Why it was not chosen, or not measured."""
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(_Record):
     """The engines of a pipeline's models on one kind of device, and how they were found."""
 
     key: str
@@ -170,13 +177,28 @@ class Plan:
         return summary
 
     @property
-    def int8_graph(self) -> str:
-        """Folder name of the int8 graphs that the plan was made with."""
-        return int8_name(str(self.calibration["hash"]), self.versions.get("nncf", ""))
+    def noise(self) -> float:
+        """The largest that left a race of what was chosen open, as a share of the time; else 0."""
+        models = self.models.values()
+        trials = [trial for model in models for trial in (model.trial, model.batch_trial)]
+        races = (*trials, *self.combinations, *self.worker_trials)
+        return max((item.noise for item in races if item is not None), default=0.0)
+
+    def warning(self, command: str) -> str:
+        """What to say of a plan that a busy machine may have spoilt; else empty.
+
+        command: builds it.
+        """
+        if not self.noise:
+            return ""
+        return (
+            f"measured on a busy machine (spread {self.noise:.0%}): build again when quiet: "
+            f"{command} --again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class Deployment(_Record):
     """What was built for a pipeline YAML and a number of cores: the content of one file."""
 
     pipeline: str
@@ -379,11 +401,6 @@ def installed_version(backend: str) -> str | None:
         return version(backend)
     except ConfigError:
         return None
-
-
-def int8_name(calibration: str, nncf: str) -> str:
-    """Folder name of an int8 graph: the recipe, the calibration set, NNCF's version."""
-    return f"int8-{_QUANTISED}-{calibration}-nncf-{nncf}"
 
 
 def key(content: Mapping[str, Any]) -> str:

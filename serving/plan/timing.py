@@ -1,54 +1,98 @@
-"""Timing candidates against one another on a noisy machine, and choosing."""
+"""Racing candidates against one another on a noisy machine, and choosing."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-Work = Callable[[], object]
+Measure = Callable[[], float]
+"""Runs a candidate's work once and returns the milliseconds that count."""
 
 GAIN = 0.95
-"""A candidate displaces a simpler one only when it takes at most this share of its time ..."""
-ROUNDS = 2
-"""... in each of the interleaved rounds."""
-SLOWER = 1.2
-"""A candidate whose first time is this multiple of a simpler one's is not judged."""
-_HOPELESS = 1.5
-"""A work whose first time is this multiple of the quickest one's is not repeated."""
+"""A candidate displaces a simpler one only when it takes at most this share of its time."""
+_CONTENDER = 3.0
+"""Who takes up to so many times the shortest time may still win, and runs in every round."""
+_MIN_RUNS, _MIN_SECONDS, _MAX_SECONDS = 5, 2.0, 12.0
+"""Of a race: a shorter one may lie within one burst of other load, and none goes on for ever."""
 
 
-def interleaved(works: Sequence[Work], *, repeats: int = 3) -> list[list[float]]:
-    """Milliseconds of each work by round, the median of its repeats; works alternate.
+@dataclass(frozen=True, slots=True)
+class Race:
+    """The result of a race. Candidates are in the order given, the simplest first."""
 
-    The works are warm. Each runs once first: a hopeless one keeps that time for every round.
+    winner: int
+    ms: tuple[float, ...]
+    """Shortest time of each: other load on the machine only adds."""
+    noise: float = 0.0
+    """By how much runs of the same work differ, where that left the race open; else 0."""
+
+
+def race(
+    candidates: Sequence[Measure],
+    max_seconds: float = _MAX_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Race:
+    """Run warm candidates in turn until the difference is larger than the noise.
+
+    The noise is by how much the shortest quarter of the runs of one candidate differ, for those
+    that may still win. Others pause after one run, and run twice more at the end: who was only hit
+    by a burst comes back into the race.
     """
-    first = [milliseconds(work) for work in works]
-    limit = _HOPELESS * min(first)
-    remaining = [index for index, ms in enumerate(first) if ms <= limit]
-    rounds = [[ms] * ROUNDS for ms in first]
-    for number in range(ROUNDS):
-        times: dict[int, list[float]] = {index: [] for index in remaining}
-        for _ in range(repeats):
-            for index in remaining:
-                times[index].append(milliseconds(works[index]))
-        for index, measured in times.items():
-            rounds[index][number] = statistics.median(measured)
-    return rounds
+    start = clock()
+    times = [[measure()] for measure in candidates]
+    while True:
+        contenders = _contenders(times)
+        for index in contenders:
+            times[index].append(candidates[index]())
+        seconds = clock() - start
+        few = seconds < _MIN_SECONDS or min(len(times[i]) for i in contenders) < _MIN_RUNS
+        if seconds < max_seconds and len(candidates) > 1 and (few or _judge(times).noise):
+            continue
+        others = set(range(len(candidates))).difference(contenders)
+        for index in (*others, *others):
+            times[index].append(candidates[index]())
+        if seconds >= max_seconds or not others.intersection(_contenders(times)):
+            return _judge(times)
 
 
-def milliseconds(work: Work) -> float:
-    """Of one run."""
-    start = time.perf_counter()
-    work()
-    return (time.perf_counter() - start) * 1e3
+def timed(work: Callable[[], object]) -> Measure:
+    """Measures one run of `work`."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        work()
+        return (time.perf_counter() - start) * 1e3
+
+    return measure
 
 
-def fastest(rounds: Sequence[Sequence[float]]) -> int:
-    """Index of the winner. rounds: milliseconds by candidate, the simplest first, and round."""
+def fastest(ms: Sequence[float]) -> int:
+    """Index of the winner. ms: by candidate, the simplest first."""
     best = 0
-    for challenger in range(1, len(rounds)):
-        pairs = zip(rounds[challenger], rounds[best], strict=True)
-        if all(new <= GAIN * old for new, old in pairs):
+    for challenger in range(1, len(ms)):
+        if ms[challenger] <= GAIN * ms[best]:
             best = challenger
     return best
+
+
+def _contenders(times: Sequence[Sequence[float]]) -> list[int]:
+    limit = _CONTENDER * min(map(min, times))
+    return [index for index, runs in enumerate(times) if min(runs) <= limit]
+
+
+def _judge(times: Sequence[Sequence[float]]) -> Race:
+    """The race so far. It is open while noise of more than 5 % may hide another winner."""
+    ms = tuple(map(min, times))
+    winner = fastest(ms)
+    noises = {index: _noise(times[index]) for index in _contenders(times)}
+    quiet = [time / (1 + noises.get(index, 0.0)) for index, time in enumerate(ms)]
+    quiet[winner] = ms[winner]
+    noise = max(noises.values(), default=0.0)
+    closed = noise <= 1 - GAIN or fastest(quiet) == winner
+    return Race(winner, ms, 0.0 if closed else round(noise, 3))
+
+
+def _noise(runs: Sequence[float]) -> float:
+    """By how much the shortest quarter of the runs, two at least, differ."""
+    return sorted(runs)[max(1, len(runs) // 4)] / min(runs) - 1

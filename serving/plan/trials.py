@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,11 @@ from serving.plan.calibration import Calibration
 from serving.plan.gate import Verdict
 from serving.plan.graphs import GraphOf
 from serving.plan.plan import BatchTrial, Trial
-from serving.plan.timing import SLOWER, fastest, interleaved, milliseconds
+from serving.plan.timing import fastest, race, timed
 from serving.types import Image
 
+_SLOWER = 1.2
+"""Who takes so many times as long as the best one is not judged."""
 REFERENCE = "onnxruntime"
 """Backend of the reference, in float32."""
 _BATCH = 4
@@ -43,10 +47,11 @@ def run_trials(
     cores: int,
     message: Callable[[str], None],
 ) -> list[Trial]:
-    """Judge and time candidates, the simplest first; the fastest accepted one is `chosen`.
+    """Race and judge candidates, the simplest first; the fastest accepted one is `chosen`.
 
-    A candidate that does not open or run has failed. One that is clearly slower than a simpler
-    accepted one cannot win and is not judged. One that reads other text is rejected.
+    Those of one backend and precision race in turn with the best so far. One that is clearly
+    slower cannot win and is not judged; one that reads other text is rejected; one that does not
+    open or run has failed.
     message: shows progress. Raises EngineError where none is accepted.
     """
     name = part.model.name
@@ -54,61 +59,77 @@ def run_trials(
     def open_bench(spec: EngineSpec) -> Bench:
         return BENCHES[part.section](part, open_fused(graph(spec), spec, part.model), calibration)
 
+    def open_warm(spec: EngineSpec) -> Bench:
+        with ExitStack() as stack:
+            bench = stack.enter_context(closing(open_bench(spec)))
+            bench.warm()
+            stack.pop_all()
+        return bench
+
     reference_spec = EngineSpec(REFERENCE, "float32", streams=cores, threads=cores)
     message(f"{name}: reading with the reference, float32 ONNX Runtime")
     with closing(open_bench(reference_spec)) as bench:
         judge = _Judge(gate, bench, graph)
-    trials: list[Trial] = []
-    accepted: dict[int, Bench] = {}  # by index in `trials`
-    quickest: Trial | None = None
+    trials: dict[str, Trial] = {}
+    best: Bench | None = None
+    benches: list[Bench] = []
     try:
-        for spec in specs:
-            message(f"{name}: trying {spec}")
-            try:
-                bench = open_bench(spec)
-            except EngineError as error:
-                trials.append(Trial(spec, "failed", reason=str(error)))
-                continue
-            trial = _run_trial(bench, judge, quickest)
-            if trial.verdict == "accepted":
-                accepted[len(trials)] = bench
-                quickest = min((quickest or trial, trial), key=_ms)
-            else:
-                bench.close()
-            trials.append(trial)
-        if not accepted:
-            raise EngineError(_no_candidate(name, trials))
-        message(f"{name}: timing {len(accepted)} candidates")
-        return _timed(trials, accepted)
+        for (backend, precision), heat in itertools.groupby(specs, kind_of):
+            message(f"{name}: trying {backend} {precision}")
+            benches = [] if best is None else [best]
+            for spec in heat:
+                try:
+                    benches.append(open_warm(spec))
+                except EngineError as error:
+                    trials[str(spec)] = Trial(spec, "failed", reason=str(error))
+            best = _run_heat(benches, judge, trials) if benches else None
+            for bench in benches:
+                if bench is not best:
+                    bench.close()
+            benches = [] if best is None else [best]
     finally:
-        for bench in accepted.values():
+        for bench in benches:
             bench.close()
+    ordered = [trials[str(spec)] for spec in specs]
+    if best is None:
+        raise EngineError(_no_candidate(name, ordered))
+    chosen = best.engine.spec
+    return [replace(t, verdict="chosen") if t.spec == chosen else t for t in ordered]
 
 
-def _run_trial(bench: Bench, judge: _Judge, quickest: Trial | None) -> Trial:
-    """One candidate: timed once against the quickest simpler one, then judged."""
-    spec = bench.engine.spec
-    try:
-        bench.warm()
-        ms = round(milliseconds(bench.work), 3)
-        if quickest is not None and ms > SLOWER * _ms(quickest):
-            return Trial(spec, "slower", ms, reason=f"not judged: slower than {quickest.spec}")
-        verdict = judge(bench)
-    except EngineError as error:
-        return Trial(spec, "failed", reason=str(error))
-    nodes = {f"nodes_{provider}": count for provider, count in bench.engine.nodes.items()}
-    word = "accepted" if verdict.accepted else "rejected"
-    return Trial(spec, word, ms, {**verdict.figures, **nodes}, verdict.reason)
+def kind_of(spec: EngineSpec) -> tuple[str, str]:
+    """Backend and precision: the specs that differ in no more than that race together."""
+    return spec.backend, spec.precision
 
 
-def _timed(trials: list[Trial], accepted: Mapping[int, Bench]) -> list[Trial]:
-    """The trials with the times of the accepted ones, and the winner marked."""
-    rounds = interleaved([bench.work for bench in accepted.values()])
-    winner = list(accepted)[fastest(rounds)]
-    for index, times in zip(accepted, rounds, strict=True):
-        verdict = "chosen" if index == winner else "accepted"
-        trials[index] = replace(trials[index], ms=round(min(times), 3), verdict=verdict)
-    return trials
+def _run_heat(benches: Sequence[Bench], judge: _Judge, trials: dict[str, Trial]) -> Bench | None:
+    """The fastest that passes the gate; the trials of all are added or replaced.
+
+    benches: warm, the simplest first; the best of earlier heats before them.
+    """
+    found = race([timed(bench.work) for bench in benches])
+    ms = {bench: round(time, 3) for bench, time in zip(benches, found.ms, strict=True)}
+
+    def add(bench: Bench, trial: Trial) -> Trial:
+        before = trials.get(str(trial.spec))  # the best of earlier heats keeps their noise
+        noise = found.noise if before is None else max(found.noise, before.noise)
+        trials[str(trial.spec)] = replace(trial, ms=ms[bench], noise=noise)
+        return trial
+
+    best: Bench | None = None
+    others = list(benches)
+    while best is None and others:
+        bench = others.pop(fastest([ms[other] for other in others]))
+        best = bench if add(bench, judge(bench)).verdict == "accepted" else None
+    if best is None:
+        return None
+    for bench in others:
+        if ms[bench] <= _SLOWER * ms[best] or judge.knows(bench):
+            add(bench, judge(bench))
+        else:
+            reason = f"not judged: slower than {best.engine.spec}"
+            add(bench, Trial(bench.engine.spec, "slower", reason=reason))
+    return best
 
 
 def _no_candidate(name: str, trials: Sequence[Trial]) -> str:
@@ -123,11 +144,6 @@ def _no_candidate(name: str, trials: Sequence[Trial]) -> str:
     )
 
 
-def _ms(trial: Trial) -> float:
-    assert trial.ms is not None
-    return trial.ms
-
-
 class _Judge:
     """The gate's verdict on a bench's engine: one for all numbers of streams and threads."""
 
@@ -137,11 +153,23 @@ class _Judge:
         verdict = reference.judge(gate, answers, answers)
         self._verdicts = {self._arithmetic(reference.engine.spec): verdict}
 
-    def __call__(self, bench: Bench) -> Verdict:
-        arithmetic = self._arithmetic(bench.engine.spec)
-        if arithmetic not in self._verdicts:
-            self._verdicts[arithmetic] = self._judge(bench)
-        return self._verdicts[arithmetic]
+    def knows(self, bench: Bench) -> bool:
+        """Whether an engine with the same arithmetic was judged."""
+        return self._arithmetic(bench.engine.spec) in self._verdicts
+
+    def __call__(self, bench: Bench) -> Trial:
+        """The trial of an engine, without its time."""
+        spec = bench.engine.spec
+        arithmetic = self._arithmetic(spec)
+        try:
+            if arithmetic not in self._verdicts:
+                self._verdicts[arithmetic] = self._judge(bench)
+        except EngineError as error:
+            return Trial(spec, "failed", reason=str(error))
+        verdict = self._verdicts[arithmetic]
+        nodes = {f"nodes_{provider}": count for provider, count in bench.engine.nodes.items()}
+        word = "accepted" if verdict.accepted else "rejected"
+        return Trial(spec, word, None, {**verdict.figures, **nodes}, verdict.reason)
 
     def _arithmetic(self, spec: EngineSpec) -> str:
         return f"{self._graph(spec)} {replace(spec, streams=1, threads=1).to_dict()}"
@@ -209,11 +237,11 @@ def measure_batches(
     batches = [np.stack(group) for group in groups]
     with closing(Scheduler(engine.spec.streams, name="batch-trial")) as pool:
         pool.run_on_every_thread(lambda: [engine.run(call) for call in (*one_by_one, *batches)])
-        alone, batched = interleaved(
-            [lambda: pool.map(engine.run, one_by_one), lambda: pool.map(engine.run, batches)]
-        )
-    ratio = max(new / old for new, old in zip(batched, alone, strict=True))
-    return BatchTrial(round(ratio, 3), all(_has_parity(engine, group) for group in groups))
+        calls = (one_by_one, batches)
+        found = race([timed(partial(pool.map, engine.run, lines)) for lines in calls])
+    alone, batched = found.ms
+    parity = all(_has_parity(engine, group) for group in groups)
+    return BatchTrial(round(batched / alone, 3), parity, noise=found.noise)
 
 
 def _batches(lines: Sequence[Image], spec: EngineSpec) -> list[list[Image]]:

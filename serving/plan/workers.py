@@ -1,8 +1,8 @@
 """How many worker processes give the highest throughput, measured in processes like the server's.
 
-More workers displace fewer only when they take 5 % less time a page in both interleaved rounds, and
-while the latency of a single request is at most 1.2 times the best. They must fit in memory twice,
-because a reload has two generations.
+More workers displace fewer only when they take 5 % less time a page, measured in turn with them,
+and while the latency of a single request is at most 1.2 times the best. They must fit in memory
+twice, because a reload has two generations.
 
 Each process runs `python -m serving.plan.workers`. Its first request says what to open
 (`WorkerSpec.to_dict`); then {"seconds": S} is answered with {"pages_per_second"}, with as many
@@ -37,11 +37,13 @@ from serving.plan.child import ChildProcess, ParentConnection
 from serving.plan.end_to_end import MAX_LATENCY_RATIO
 from serving.plan.load import open_planned
 from serving.plan.plan import Plan, WorkerTrial
-from serving.plan.timing import GAIN, ROUNDS, fastest
+from serving.plan.timing import GAIN, Race, race
 from serving.types import Image
 
-_SECONDS = 3.0
+_SECONDS = 2.0
 """Of the throughput measurement in each round."""
+_MAX_SECONDS = 60.0
+"""Of a race between two numbers of workers."""
 _TIMEOUT = 300.0
 """Seconds for a response; TensorRT's engines load for a minute."""
 _MIN_CORES = 4
@@ -118,11 +120,12 @@ class WorkerGroup:
             self._stack = stack.pop_all()
         self._on_gpu = (before[GPU] - after[GPU]) // workers if GPU in before else None
 
-    def measure(self) -> None:
-        """One round: single requests, then all workers together."""
+    def measure(self) -> float:
+        """Milliseconds a page of all workers together; before, those of a single request."""
         self.latencies.append(float(self._children[0].request()["latency_ms"]))
         responses = self._request(seconds=_SECONDS)
         self.page_times.append(1e3 / sum(each["pages_per_second"] for each in responses))
+        return self.page_times[-1]
 
     @property
     def memory(self) -> Memory:
@@ -182,6 +185,7 @@ def measure_workers(
     groups: list[WorkerGroup] = []
     reasons: dict[int, str] = {}
     best: WorkerGroup | None = None
+    noise = 0.0
     with ExitStack() as stack:
         for count in counts:
             message(f"measuring worker processes: {count}")
@@ -189,12 +193,14 @@ def measure_workers(
                 if groups:
                     _check_memory(count, groups[0].memory, free)
                 group = stack.enter_context(closing(launch(count)))
-                _interleave([group] if best is None else [best, group])
+                rivals = [group] if best is None else [best, group]
+                found = race([each.measure for each in rivals], _MAX_SECONDS)
             except EngineError as error:
                 reasons[count] = str(error)
                 break
             groups.append(group)
-            reasons[count] = "" if best is None else _reason_against(group, best, groups)
+            noise = max(noise, found.noise)
+            reasons[count] = "" if best is None else _reason_against(found, best, groups)
             if reasons[count]:
                 group.close()
                 continue
@@ -203,24 +209,18 @@ def measure_workers(
                 best.close()
             best = group
     chosen = counts[0] if best is None else best.workers
-    measured = {group.workers: _trial(group) for group in groups}
+    measured = {group.workers: _trial(group, noise) for group in groups}
     return tuple(
         replace(measured.get(count, WorkerTrial(count)), chosen=count == chosen, reason=reason)
         for count, reason in reasons.items()
     )
 
 
-def _interleave(groups: Sequence[WorkerGroup]) -> None:
-    for _ in range(ROUNDS):
-        for group in groups:
-            group.measure()
-
-
-def _reason_against(group: WorkerGroup, best: WorkerGroup, groups: Sequence[WorkerGroup]) -> str:
-    """Why it does not displace the best so far; empty where it does."""
-    if fastest([best.page_times[-ROUNDS:], group.page_times[-ROUNDS:]]) == 0:
+def _reason_against(found: Race, best: WorkerGroup, groups: Sequence[WorkerGroup]) -> str:
+    """Why the newest does not displace the best so far; empty where it does."""
+    if found.winner == 0:
         return f"not {1 - GAIN:.0%} faster than {best.workers}"
-    ratio = min(group.latencies) / min(min(other.latencies) for other in groups)
+    ratio = min(groups[-1].latencies) / min(min(other.latencies) for other in groups)
     return f"a single request takes {ratio:.2f} times as long" if ratio > MAX_LATENCY_RATIO else ""
 
 
@@ -235,12 +235,13 @@ def _check_memory(count: int, each: Memory, free: Memory) -> None:
             )
 
 
-def _trial(group: WorkerGroup) -> WorkerTrial:
+def _trial(group: WorkerGroup, noise: float) -> WorkerTrial:
     return WorkerTrial(
         group.workers,
         pages_per_second=round(1e3 / min(group.page_times), 3),
         latency_ms=round(min(group.latencies), 3),
         memory_mb={name: size // MIB for name, size in group.memory.items()},
+        noise=noise,
     )
 
 

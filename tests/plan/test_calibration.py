@@ -12,11 +12,11 @@ def test_the_shipped_set_is_what_recorded_plans_were_measured_on() -> None:
     """A new hash makes every plan anew: change it only with the set."""
     shipped = calibration_set()
     assert shipped.to_dict() == {
-        "hash": "830fe260adf09608",
-        "pages": 14,
+        "hash": "cdad9793e8185898",
+        "pages": 15,
         "own_pages": 0,
-        "lines": 505,
-        "characters": 12092,
+        "lines": 665,
+        "characters": 12252,
     }
     assert len(shipped.crops) == len(shipped.texts)
 

@@ -8,10 +8,8 @@ import pty
 import select
 import time
 
-import pytest
-
-from serving.models.progress import Lines, Quiet, Terminal
-from serving.plan.build import Eta, expected_seconds, in_words
+from serving.models.progress import Lines, Terminal
+from serving.plan.build import Eta
 
 
 class Clock:
@@ -22,51 +20,23 @@ class Clock:
         return self.now
 
 
-def test_the_time_left_is_corrected_by_what_the_steps_take() -> None:
-    clock = Clock()
-    pace = Eta(Quiet(), [10, 10, 20, 60], clock)
-    pace.begin("first")
-    assert pace.seconds_left() == pytest.approx(100)
-    clock.now += 10
-    assert pace.seconds_left() == pytest.approx(90)
-    pace.begin("second")
-    assert pace.seconds_left() == pytest.approx(90)
-    clock.now += 50  # five times as long as expected, and not done yet
-    slow = pace.seconds_left()
-    assert slow > 150
-    clock.now += 10
-    assert pace.seconds_left() > slow
-    pace.begin("third")
-    clock.now += 20
-    pace.begin("fourth")
-    before = pace.seconds_left()
-    clock.now += 5
-    assert pace.seconds_left() == pytest.approx(before - 5)
-    pace.end()
-
-
-def test_each_step_says_its_number_and_the_time_left() -> None:
+def test_each_step_says_its_number_and_the_time_left_at_the_pace_so_far() -> None:
     out = io.StringIO()
     clock = Clock()
-    pace = Eta(Lines(out), [20, 70], clock)
-    pace.begin("rendering")
-    clock.now += 20
-    pace.begin("measuring")
-    pace.begin("one more than was expected")
-    pace.end()
+    eta = Eta(Lines(out), 2, clock)
+    eta.begin("rendering")
+    clock.now += 45
+    eta.begin("measuring")
+    assert eta.text("measuring") == "[2/2] measuring, about 15 s left"
+    clock.now += 60
+    assert eta.text("measuring") == "[2/2] measuring, about 30 s left"
+    eta.begin("one more than was expected")
+    eta.end()
     assert out.getvalue().splitlines() == [
-        "[1/2] rendering, about 1 min 30 s left",
-        "[2/2] measuring, about 1 min 10 s left",
-        "[3/3] one more than was expected, about 5 s left",
+        "[1/2] rendering, about 10 s left",
+        "[2/2] measuring, about 15 s left",
+        "[3/3] one more than was expected, about 25 s left",
     ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "5 s"), (44, "45 s"), (60, "1 min"), (81, "1 min 20 s"), (1234, "20 min")],
-)
-def test_a_guess_is_said_as_exactly_as_it_is_one(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
 
 
 def test_a_slow_step_stays_alive_in_plain_lines() -> None:
@@ -92,11 +62,3 @@ def test_a_slow_step_ticks_on_a_terminal() -> None:
     os.close(ours)
     assert b"trying (0 s so far)" in seen
     assert b"trying (1 s so far)" in seen
-
-
-def test_steps_of_models_whose_trials_are_known_are_not_counted() -> None:
-    specs = {"TextDetection": [], "TextRecognition": []}
-    whole = expected_seconds([], specs, set())
-    assert len(expected_seconds([], specs, {"TextRecognition"})) == len(whole) - 2
-    assert len(expected_seconds([True], specs, set())) == len(whole) + 1
-    assert len(expected_seconds([], specs, set(), workers=3)) == len(whole) + 3

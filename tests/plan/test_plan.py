@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import numpy_helper
 
+from serving.cli import main
 from serving.config import PipelineConfig, load_config
 from serving.config.gate import Gate
 from serving.config.pipeline import HpiConfig
@@ -264,6 +266,7 @@ def test_a_build_killed_at_any_point_leaves_the_old_plan(
         '{"device": "cpu"}',
         '{"pipeline": "a", "cores": 2, "device": "moon", "plans": {}}',
         '{"pipeline": "a", "cores": 2, "device": "cpu", "plans": {"cpu": {"workers": "x"}}}',
+        '{"pipeline": "a", "cores": 2, "device": "cpu", "plans": {}, "renamed": 1}',
     ],
 )
 def test_a_damaged_file_is_an_error_and_a_build_replaces_it(
@@ -292,3 +295,55 @@ def test_the_file_is_named_after_the_yaml_and_holds_the_plan_of_each_device(
     assert deployment.device == "gpu:0"
     assert deployment.plan("cpu") == plan
     assert (deployment.workers("cpu"), deployment.workers("gpu:0")) == (plan.workers, 3)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (),
+        ("models", "TextRecognition"),
+        ("models", "TextRecognition", "batch_trial"),
+        ("models", "TextRecognition", "choice"),
+        ("models", "TextRecognition", "trials", 0),
+        ("combinations", 0),
+        ("worker_trials", 0),
+    ],
+)
+def test_a_field_of_another_version_is_an_error(
+    config: PipelineConfig, plan: Plan, tmp_path: Path, place: tuple[str | int, ...]
+) -> None:
+    """A plan made before a rename must not load with a hole where the new field is."""
+    save_plan(tmp_path, config, plan.cores, "cpu", plan)
+    (path,) = (tmp_path / "engines" / "plans").iterdir()
+    content = json.loads(path.read_text())
+    at = content["plans"]["cpu"]
+    for step in place:
+        at = at[step]
+    at["old_name"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=r"old_name: .*; run: bash scripts/build_engines.sh"):
+        find_plan(config, tmp_path)
+
+
+def test_a_plan_of_a_busy_machine_says_so(
+    config: PipelineConfig,
+    plan: Plan,
+    store: Path,
+    repo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    models = {
+        section: dataclasses.replace(
+            model, trials=tuple(dataclasses.replace(t, noise=0.4) for t in model.trials)
+        )
+        for section, model in plan.models.items()
+    }
+    save_plan(store, config, plan.cores, "cpu", dataclasses.replace(plan, models=models))
+    monkeypatch.chdir(repo)
+    words = "measured on a busy machine (spread 40%): build again when quiet: bash scripts/"
+    for command in (["plan", YAML], ["doctor"]):
+        done = CliRunner().invoke(main, [*command, "--models", str(store)])
+        assert words in " ".join(done.output.split()), done.output
+    open_pipeline(config, models=store).close()
+    assert words in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -81,7 +82,7 @@ def test_each_worker_has_its_share_of_threads_and_streams() -> None:
 
 
 class FakeGroup(WorkerGroup):
-    """Measures, round by round, what `figures` says: (milliseconds a page, latency)."""
+    """Measures, again and again, what `figures` says: (milliseconds a page, latency)."""
 
     def __init__(
         self, workers: int, figures: Iterator[tuple[float, float]], memory: Memory
@@ -89,13 +90,14 @@ class FakeGroup(WorkerGroup):
         self.workers, self.page_times, self.latencies = workers, [], []
         self._figures, self._memory, self.closed = figures, memory, False
 
-    def measure(self) -> None:
+    def measure(self) -> float:
         assert not self.closed
         page_time, latency = next(self._figures)
         if not page_time:
             raise EngineError("worker 2 of 4 ended with code -9: killed")
         self.page_times.append(page_time)
         self.latencies.append(latency)
+        return page_time
 
     @property
     def memory(self) -> Memory:
@@ -105,6 +107,11 @@ class FakeGroup(WorkerGroup):
         self.closed = True
 
 
+@pytest.fixture(autouse=True)
+def short_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.plan.timing._MIN_SECONDS", 0)
+
+
 def choose(
     figures: dict[int, list[tuple[float, float]]], free: Memory = PLENTY, each: Memory | None = None
 ) -> tuple[int, list[str]]:
@@ -112,7 +119,7 @@ def choose(
     groups: list[FakeGroup] = []
 
     def launch(count: int) -> WorkerGroup:
-        groups.append(FakeGroup(count, iter(figures[count]), each or {MAIN: 500 * MIB}))
+        groups.append(FakeGroup(count, itertools.cycle(figures[count]), each or {MAIN: 500 * MIB}))
         assert sum(not group.closed for group in groups) <= 2  # no more are in memory at a time
         return groups[-1]
 
@@ -122,23 +129,24 @@ def choose(
     return chosen, [trial.reason for trial in trials]
 
 
-def test_more_processes_must_be_faster_in_both_rounds() -> None:
-    one = [(100.0, 50.0)] * 6
-    assert choose({1: one, 2: [(94, 50)] * 4}) == (2, ["slower than 2", ""])
-    assert choose({1: one, 2: [(50, 50), (96, 50)]}) == (1, ["", "not 5% faster than 1"])
-    four = {1: one, 2: [(96, 50)] * 2, 4: [(60, 55)] * 2}
+def test_more_processes_must_be_faster() -> None:
+    one = [(100.0, 50.0)]
+    assert choose({1: one, 2: [(94, 50)]}) == (2, ["slower than 2", ""])
+    assert choose({1: one, 2: [(96, 50)]}) == (1, ["", "not 5% faster than 1"])
+    assert choose({1: one, 2: [(180, 50), (90, 50)]})[0] == 2  # a single noisy figure
+    four = {1: one, 2: [(96, 50)], 4: [(60, 55)]}
     assert choose(four) == (4, ["slower than 4", "not 5% faster than 1", ""])
-    assert choose({1: one, 2: [(80, 50)] * 4, 4: [(78, 50)] * 2})[0] == 2
+    assert choose({1: one, 2: [(80, 50)], 4: [(78, 50)]})[0] == 2
 
 
 def test_the_latency_of_a_single_request_is_bounded() -> None:
-    slow = choose({1: [(100.0, 50.0)] * 2 + [(100, 50)] * 2, 2: [(60, 61)] * 2})
+    slow = choose({1: [(100.0, 50.0)], 2: [(60, 61)]})
     assert slow == (1, ["", "a single request takes 1.22 times as long"])
-    assert choose({1: [(100.0, 50.0)] * 4, 2: [(60, 59)] * 2})[0] == 2
+    assert choose({1: [(100.0, 50.0)], 2: [(60, 59)]})[0] == 2
 
 
 def test_what_does_not_fit_in_memory_twice_is_not_started() -> None:
-    figures = {1: [(100.0, 50.0)] * 4, 2: [(60.0, 50.0)] * 4, 4: [(30.0, 50.0)] * 2}
+    figures = {1: [(100.0, 50.0)], 2: [(60.0, 50.0)], 4: [(30.0, 50.0)]}
     free = {MAIN: 3000 * MIB, GPU: 64 * MIB}
     chosen, reasons = choose(figures, free)
     assert chosen == 2
@@ -151,7 +159,7 @@ def test_what_does_not_fit_in_memory_twice_is_not_started() -> None:
 
 
 def test_what_fails_is_not_chosen_and_says_why() -> None:
-    one = [(100.0, 50.0)] * 4
+    one = [(100.0, 50.0)]
     chosen, reasons = choose({1: one, 2: [(60.0, 50.0), (0.0, 0.0)], 4: []})
     assert (chosen, reasons) == (1, ["", "worker 2 of 4 ended with code -9: killed"])
     assert choose({1: [(0.0, 0.0)], 2: []}) == (1, ["worker 2 of 4 ended with code -9: killed"])

@@ -29,9 +29,7 @@ from serving.plan.timing import fastest
 _LOG = logging.getLogger(__name__)
 
 _PLAIN_ONNX = {"openvino", "onnxruntime"}
-"""Backends that load the model's own ONNX graph, in a precision of theirs ..."""
-_FLOATS = {"float32", "bfloat16", "float16"}
-"""... which these are. int8 is another graph."""
+"""Backends that load the model's own ONNX graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ def planned(models: Path, gate: Gate) -> Choose:
         allowed = _allowed(request)
         if not request.hpi.auto_config:
             return allowed[0]
-        specs = [s for s in allowed if s.backend in _PLAIN_ONNX and s.precision in _FLOATS]
+        specs = [spec for spec in allowed if spec.backend in _PLAIN_ONNX]
         in_parallel = model_kind(request.folder) == "text_recognition"  # see EngineRunner
         if not in_parallel and "streams" not in (request.hpi.backend_config or {}):
             specs = [spec for spec in specs if spec.streams == 1]
@@ -112,7 +110,7 @@ def measured(
                 if current and trial.ms is not None and _passes(trial, model, gate):
                     newest.setdefault(str(trial.spec), trial)
     trials = [newest[str(spec)] for spec in specs if str(spec) in newest]
-    return trials[fastest([[trial.ms or 0.0] for trial in trials])].spec if trials else None
+    return trials[fastest([trial.ms or 0.0 for trial in trials])].spec if trials else None
 
 
 def _passes(trial: Trial, model: ModelPlan, gate: Gate) -> bool:
@@ -139,15 +137,9 @@ def _allowed(request: ModelRequest) -> list[EngineSpec]:
         )
     has_paddle = model_files(request.folder).paddle is not None
     try:
-        allowed = candidates(request.hpi, cores=usable_cores(), paddle_graph=has_paddle)
+        return candidates(request.hpi, cores=usable_cores(), paddle_graph=has_paddle)
     except ConfigError as error:
         raise ConfigError(f"{request.name}: {error}") from None
-    if allowed[0].precision == "int8":
-        raise ConfigError(
-            f"{request.name}: hpi_config asks for int8, which only this project's own pipelines "
-            "have (ocr-hpi build); under PaddleX use float32, bfloat16 or float16"
-        )
-    return allowed
 
 
 def _unplanned(request: ModelRequest, spec: EngineSpec) -> str:

@@ -27,7 +27,7 @@ from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
 from serving.plan.plan import BatchTrial, Deployment, Plan, find_plan
-from serving.plan.trials import measure_batches
+from serving.plan.trials import measure_batches, run_batch_trials
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 SECTION = "TextRecognition"
@@ -171,26 +171,56 @@ def calibrate_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
 
 
-def test_a_requested_batch_is_built_and_checked_for_parity(
+def test_a_requested_batch_is_built_and_measured(
     repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrate_with_few(monkeypatch)
-    fixed = "{auto_config: False, backend: onnxruntime, backend_config: {batch: %d}}"
-    alone = built_with(repo, store, fixed % 1).models[SECTION]
-    assert alone.batch_trial is None
-    assert alone.choice.batch == 1
-    model = built_with(repo, store, fixed % 2).models[SECTION]
+    hpi = "{auto_config: False, backend: onnxruntime, backend_config: {batch: 2}}"
+    model = built_with(repo, store, hpi).models[SECTION]
     assert model.batch_trial is not None
     assert model.choice.batch == 2
-    only = "{backend: onnxruntime, backend_config: {precision: float32%s}}"
-    paid = BatchTrial(0.5, parity=True)
-    monkeypatch.setattr("serving.plan.trials.measure_batches", lambda *_: paid)
-    assert built_with(repo, store, only % "").models[SECTION].choice.batch == 4
-    assert built_with(repo, store, only % ", batch: 1").models[SECTION].choice.batch == 1
+
+
+@pytest.mark.parametrize(
+    ("requested", "measured", "batch"),
+    [
+        (None, BatchTrial(0.5, parity=True), 4),
+        (None, BatchTrial(0.97, parity=True), 1),
+        (None, BatchTrial(0.5, parity=False), 1),
+        (None, None, 1),
+        (1, BatchTrial(0.5, parity=True), 1),
+    ],
+)
+def test_the_yaml_or_the_trial_decides_on_batches(
+    part: PipelineModel,
+    built: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requested: int | None,
+    measured: BatchTrial | None,
+    batch: int,
+) -> None:
+    monkeypatch.setattr("serving.plan.trials.measure_batches", lambda *_: measured)
+    [(spec, trial)] = batch_trials(part, built, requested)
+    assert spec.batch == batch
+    assert trial == (None if requested == 1 else measured)
+
+
+def test_a_requested_batch_without_parity_is_an_error(
+    part: PipelineModel, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mixed = BatchTrial(0.5, parity=False)
     monkeypatch.setattr("serving.plan.trials.measure_batches", lambda *_: mixed)
     with pytest.raises(EngineError, match="leave batch out"):
-        built_with(repo, store, fixed % 4)
+        batch_trials(part, built, 4)
+
+
+def batch_trials(
+    part: PipelineModel, built: Path, requested: int | None
+) -> list[tuple[EngineSpec, BatchTrial | None]]:
+    """Of one real engine."""
+    graph = Graphs(built).find(part.folder, part.model)
+    spec = EngineSpec("onnxruntime")
+    return run_batch_trials(part, [spec], requested, lambda _: graph, calibration_set())
 
 
 def test_a_model_that_takes_only_one_line_is_built(

@@ -192,7 +192,7 @@ class Plan(_Record):
         if not self.noise:
             return ""
         return (
-            f"measured on a busy machine (spread {self.noise:.0%}): build again when quiet: "
+            f"measured on a busy machine (spread {100 * self.noise:.0f} %): build again when quiet: "
             f"{command} --again"
         )
 

@@ -335,13 +335,16 @@ def test_a_plan_of_a_busy_machine_says_so(
 ) -> None:
     models = {
         section: dataclasses.replace(
-            model, trials=tuple(dataclasses.replace(t, noise=0.4) for t in model.trials)
+            model,
+            trials=tuple(dataclasses.replace(trial, noise=0.4) for trial in model.trials),
+            batch_trial=None,
         )
         for section, model in plan.models.items()
     }
-    save_plan(store, config, plan.cores, "cpu", dataclasses.replace(plan, models=models))
+    plan = dataclasses.replace(plan, models=models, combinations=(), worker_trials=())
+    save_plan(store, config, plan.cores, "cpu", plan)
     monkeypatch.chdir(repo)
-    words = "measured on a busy machine (spread 40%): build again when quiet: bash scripts/"
+    words = "measured on a busy machine (spread 40 %): build again when quiet: bash scripts/"
     for command in (["plan", YAML], ["doctor"]):
         done = CliRunner().invoke(main, [*command, "--models", str(store)])
         assert words in " ".join(done.output.split()), done.output

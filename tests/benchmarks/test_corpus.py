@@ -22,7 +22,9 @@ def calibration() -> list[Sample]:
 
 
 def test_calibration_is_large_and_half_of_it_degraded(calibration: list[Sample]) -> None:
-    lines = [(line, page.degraded) for page in calibration for line in page.lines]
+    # The page of single characters is clean; of the others half are degraded.
+    pages = [page for page in calibration if not page.name.startswith("singles")]
+    lines = [(line, page.degraded) for page in pages for line in page.lines]
     characters = sum(len(line.text) for line, _ in lines)
     assert len(lines) >= 400
     assert characters >= 12_000

@@ -178,7 +178,7 @@ class Plan(_Record):
 
     @property
     def noise(self) -> float:
-        """The largest that left a race of what was chosen open, as a share of the time; else 0."""
+        """The largest that left a race of what was chosen open, as a share of its time; or 0."""
         models = self.models.values()
         trials = [trial for model in models for trial in (model.trial, model.batch_trial)]
         races = (*trials, *self.combinations, *self.worker_trials)
@@ -191,10 +191,9 @@ class Plan(_Record):
         """
         if not self.noise:
             return ""
-        return (
-            f"measured on a busy machine (spread {100 * self.noise:.0f} %): build again when quiet: "
-            f"{command} --again"
-        )
+        spread = f"{100 * self.noise:.0f} %"
+        why = f"measured on a busy machine (spread {spread}): build again when quiet"
+        return f"{why}: {command} --again"
 
 
 @dataclass(frozen=True, slots=True)

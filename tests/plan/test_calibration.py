@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from serving.config import load_config
+from serving.config.model import RecognitionModel
+from serving.engines.base import EngineSpec
+from serving.engines.factory import open_fused
 from serving.errors import ConfigError
+from serving.models.pipeline_models import pipeline_models
+from serving.ocr.recognise import Recogniser
 from serving.plan.calibration import calibration_hash, calibration_set
+from serving.plan.graphs import Graphs
 
 
 def test_the_shipped_set_is_what_recorded_plans_were_measured_on() -> None:
@@ -34,3 +42,21 @@ def test_the_users_pages_come_beside_and_change_the_hash(tmp_path: Path) -> None
     assert calibration_hash(tmp_path) != own.hash
     with pytest.raises(ConfigError, match="no such folder"):
         calibration_hash(tmp_path / "absent")
+
+
+def test_the_single_characters_of_the_set_are_read(built: Path, repo: Path) -> None:
+    """The gate compares with a reference that reads them: what both lost, it would not see."""
+    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
+    part = next(
+        part for part in pipeline_models(config, built) if part.section == "TextRecognition"
+    )
+    assert isinstance(part.model, RecognitionModel)
+    whole = calibration_set()
+    singles = [pair for pair in zip(whole.crops, whole.texts, strict=True) if len(pair[1]) == 1]
+    assert len(singles) >= 160
+    assert {text for _, text in singles} >= set("0123456789")
+    graph = Graphs(built).find(part.folder, part.model)
+    with closing(open_fused(graph, EngineSpec("onnxruntime"), part.model)) as engine:
+        reader = Recogniser(engine, part.model, restore_spaces=False)
+        right = sum(reader.read(crop).text == text for crop, text in singles)
+    assert right / len(singles) >= 0.96

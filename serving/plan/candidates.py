@@ -54,7 +54,8 @@ def candidates(
     paddle_graph: whether the model has one, which Paddle Inference needs.
     Raises ConfigError where `hpi_config` asks for what this machine lacks, and DeviceError.
     """
-    settings = _settings(hpi)
+    given: Mapping[str, Any] = hpi.backend_config or {}
+    settings = {key: given[key] for key in given.keys() & _KEYS}
     cores = int(settings.pop("cpu_num_threads", cores))
     card = gpu(device) if device != "cpu" and hpi.backend in (None, *_GPU_BACKENDS) else None
     if card is None and settings.get("batch", 1) not in _CPU_BATCHES:
@@ -111,17 +112,6 @@ def gpu_identity(device: str) -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):  # then the system's
             libraries[name] = metadata.version(name)
     return {**gpu(device).to_dict(), "libraries": libraries}
-
-
-def _settings(hpi: HpiConfig) -> dict[str, Any]:
-    settings = dict(hpi.backend_config or {})
-    unknown = settings.keys() - _KEYS
-    if unknown:
-        raise ConfigError(
-            f"hpi_config.backend_config: unknown key {', '.join(sorted(unknown))}; "
-            f"allowed: {', '.join(sorted(_KEYS))}"
-        )
-    return settings
 
 
 def _fixed(

@@ -1,4 +1,4 @@
-"""Nothing calls home: no connection, no look-up of a name, no file outside the project's folders."""
+"""Nothing calls home: no connection, no name looked up, no file outside the project's folders."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_slanting_rectangle_is_rectified(page: np.ndarray, slope: int) -> None
 
 def test_a_rectified_line_starts_at_the_quads_first_corner(page: np.ndarray) -> None:
     corners = quad((150, 50), (20, 50), (20, 30), (150, 30))  # a line that is upside down
-    source = page[30:50, 20:150]
+    source = page[31:51, 21:151]  # from the first corner's pixel leftwards and up
     for height in (20, 32, 48):
         cut, _ = crop(page, corners, height)
         expected = cv2.resize(source[::-1, ::-1], (-(-130 * height // 20), height)).astype(int)

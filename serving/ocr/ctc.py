@@ -106,6 +106,21 @@ def _unbreakable(text: str, gaps: set[int]) -> set[int]:
     return offsets.union(*marks)
 
 
+_FULL_WIDTH = {0xFF01 + offset: 0x21 + offset for offset in range(94)} | {
+    ord("。"): ".",
+    ord("、"): ",",
+}
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+
+
+def ascii_punctuation(text: str) -> str:
+    """The text with ASCII for full-width marks, as long as before; lines with CJK stay.
+
+    The dictionary has both, and the recogniser takes specks and Latin punctuation for either.
+    """
+    return text if text.isascii() or _CJK.search(text) else text.translate(_FULL_WIDTH)
+
+
 def _is_latin(character: str) -> bool:
     """ASCII or an accented Latin letter, and not a space."""
     return "!" <= character < "\u0250"

@@ -253,7 +253,10 @@ def assemble(
         detector=Detector(engines["TextDetection"], detection, sections.detection),
         orienter=orienter,
         recogniser=Recogniser(
-            engines["TextRecognition"], recognition, sections.recognition.restore_spaces
+            engines["TextRecognition"],
+            recognition,
+            sections.recognition.restore_spaces,
+            sections.recognition.ascii_punctuation,
         ),
         scheduler=Scheduler(max(threads, *(callers(engine.spec) for engine in engines.values()))),
         use_textline_orientation=config.use_textline_orientation,

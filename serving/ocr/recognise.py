@@ -14,6 +14,7 @@ from serving.engines.base import Array, Engine
 from serving.imaging.crop import MAX_LINE_WIDTH, line_width
 from serving.imaging.resize import resize_into
 from serving.ocr.ctc import (
+    ascii_punctuation,
     character_steps,
     letter_steps,
     mean_score,
@@ -62,6 +63,8 @@ class Recogniser:
     model: RecognitionModel
     restore_spaces: bool
     """Insert missing spaces (see ctc.py). The score is that of the line without them."""
+    ascii_punctuation: bool = False
+    """ASCII for full-width punctuation in lines without CJK (see ctc.py)."""
 
     def read(self, crop: Image, *, words: bool = False) -> Reading:
         """Read one upright line (H, W, 3). words: also return its words."""
@@ -87,6 +90,8 @@ class Recogniser:
             if restored is not path:
                 path, steps = restored, character_steps(restored, len(characters))
         text = text_at(steps, path, characters)
+        if self.ascii_punctuation:
+            text = ascii_punctuation(text)
         if not words:
             return Reading(text, score)
         # Without the steps of the padding on the right.

@@ -181,9 +181,10 @@ def test_a_page_reads_the_same_under_concurrent_requests(
 def test_widths_come_in_a_bounded_set_of_classes_close_above() -> None:
     classes = width_classes()
     assert len(classes) < 40
-    assert classes[0] == 96
     for width in range(1, 3201):
-        assert width <= width_class(width) <= max(96, width + 31, width * 1.2)
+        # A single character gets as much padding as the model was trained with.
+        closest = 256 if width <= 52 else max(96, width + 31, width * 1.2)
+        assert width <= width_class(width) <= closest
         assert width_class(width) in classes
 
 

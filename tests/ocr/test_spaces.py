@@ -18,7 +18,13 @@ from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine
 from serving.imaging.crop import crop
 from serving.models.store import Store
-from serving.ocr.ctc import character_steps, letter_steps, restore_spaces, text_at
+from serving.ocr.ctc import (
+    ascii_punctuation,
+    character_steps,
+    letter_steps,
+    restore_spaces,
+    text_at,
+)
 from serving.ocr.recognise import Recogniser
 from serving.plan.graphs import Graphs
 from serving.scores import Overlap, token_overlap
@@ -173,3 +179,17 @@ def test_words_stand_where_their_line_has_them(recogniser: Recogniser) -> None:
         if not word.text.isspace():
             left = 2 + font.getlength(text[: text.index(word.text)])
             assert word.start * page.shape[1] == pytest.approx(left, abs=14)
+
+
+@pytest.mark.parametrize(
+    ("read", "written"),
+    [
+        ("Total： RM 5。00（net）", "Total: RM 5.00(net)"),
+        ("总计：5，共", "总计：5，共"),
+        ("こんにちは！", "こんにちは！"),
+        ("Größe：10", "Größe:10"),
+        ("plain, text.", "plain, text."),
+    ],
+)
+def test_full_width_punctuation_of_latin_lines_is_ascii(read: str, written: str) -> None:
+    assert ascii_punctuation(read) == written

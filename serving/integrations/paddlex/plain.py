@@ -24,7 +24,7 @@ from serving.ocr.detect import as_quad
 from serving.types import Image, Line, Page
 
 _LOG = logging.getLogger(__name__)
-_OURS = ("gate", "restore_spaces")
+_OURS = ("gate", "restore_spaces", "ascii_punctuation")
 """Keys of our YAML that PaddleX does not have, at the top level or in a model."""
 
 

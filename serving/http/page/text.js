@@ -7,9 +7,9 @@ export function isDoubtful(score) {
   return score < DOUBT;
 }
 
-/** Rounded down: 100 % only for a score of 1. @param {number} score of a line, 0 to 1 */
+/** Rounded, but 100 % only for a score of 1. @param {number} score of a line, 0 to 1 */
 export function percent(score) {
-  return `${Math.floor(score * 100)} %`;
+  return `${score < 1 ? Math.min(Math.round(score * 100), 99) : 100} %`;
 }
 
 /** @param {number} milliseconds */

@@ -1,0 +1,106 @@
+"""Damaged images and documents of every format, through a real server and its decoders.
+
+OCR_HPI_MUTATED_FILES sets how many, 10000 by default.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from http_server import PATIENCE, URL, Server
+from imaging_files import encoded, picture
+from requests import Session
+
+FILES = int(os.environ.get("OCR_HPI_MUTATED_FILES", "10000"))
+CALLERS = 4
+EXTREMES = (0, 1, 0x7F, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+SIZE = (120, 90)
+
+
+def whole_files() -> dict[str, bytes]:
+    """One or two undamaged files of each format."""
+    colour, grey = picture("RGB", SIZE), picture("L", SIZE)
+    pages = {"save_all": True, "append_images": [colour]}
+    return {
+        "png": encoded(colour, "PNG"),
+        "png palette": encoded(colour.convert("P"), "PNG"),
+        "jpeg": encoded(colour, "JPEG", quality=80),
+        "jpeg progressive": encoded(grey, "JPEG", progressive=True),
+        "webp": encoded(colour, "WEBP", quality=80),
+        "webp lossless": encoded(colour, "WEBP", lossless=True),
+        "bmp": encoded(colour, "BMP"),
+        "gif": encoded(colour, "GIF"),
+        "tiff": encoded(colour, "TIFF", **pages),
+        "tiff lzw": encoded(grey, "TIFF", compression="tiff_lzw"),
+        "tiff deflate": encoded(colour, "TIFF", compression="tiff_adobe_deflate"),
+        "pdf": encoded(colour, "PDF", **pages),
+    }
+
+
+def mutated(data: bytes, other: bytes, chance: random.Random) -> bytes:
+    """One to four kinds of damage, most of them near the headers at the beginning."""
+    damaged = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        end = len(damaged) if chance.random() < 0.4 else min(len(damaged), 400)
+        at, length = chance.randrange(max(end, 1)), chance.randint(1, 40)
+        kind = chance.randrange(7)
+        if kind == 0:
+            damaged[at : at + 1] = bytes([chance.randrange(256)])
+        elif kind == 1:
+            damaged[at : at + 4] = chance.choice(EXTREMES).to_bytes(
+                4, chance.choice(("big", "little"))
+            )
+        elif kind == 2:
+            del damaged[at : at + length]
+        elif kind == 3:
+            damaged[at:at] = chance.randbytes(length)
+        elif kind == 4:
+            damaged[at:at] = damaged[at : at + length] * chance.randint(1, 50)
+        elif kind == 5:
+            del damaged[chance.randrange(len(damaged) + 1) :]
+        else:
+            damaged[at:] = other[at:]
+    return bytes(damaged)
+
+
+def test_no_damaged_file_gives_a_5xx_or_ends_a_worker(start: Callable[..., Server]) -> None:
+    server = start(threads=2, queue=20).wait_ready()
+    workers = server.workers()
+    files = whole_files()
+
+    def send(caller: int) -> Counter[tuple[str, int]]:
+        answers: Counter[tuple[str, int]] = Counter()
+        with Session() as session:
+            for number in range(caller, FILES, CALLERS):
+                chance = random.Random(number)
+                kind, other = chance.choice(list(files)), chance.choice(list(files.values()))
+                data = mutated(files[kind], other, chance)
+                answer = session.post(server.base + URL, data=data, timeout=PATIENCE)
+                assert answer.status_code in (200, 400, 413, 415, 422), (number, answer.text)
+                if answer.status_code != 200:
+                    assert answer.json()["error"]["message"], number
+                answers[kind, answer.status_code] += 1
+        return answers
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        answers = sum(callers.map(send, range(CALLERS)), Counter())
+    print(f"{FILES} files:", dict(sorted(answers.items())))
+    # Damage is found in every format, and is sometimes harmless (PNG has checksums).
+    assert all(answers[kind, 422] for kind in files)
+    assert sum(count for (_, status), count in answers.items() if status == 200) > FILES / 20
+    assert server.workers() == workers
+    for kind, data in files.items():
+        answer = server.post(data=data, headers={})
+        assert answer.status_code == 200, (kind, answer.text)
+
+
+@pytest.mark.parametrize("kind", list(whole_files()))
+def test_an_undamaged_file_reads(server: Server, kind: str) -> None:
+    answer = server.post(data=whole_files()[kind], headers={})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()) == (2 if kind in ("tiff", "pdf") else 1)

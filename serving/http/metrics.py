@@ -37,7 +37,7 @@ from serving.types import Page
 _LOG = logging.getLogger("serving.http")
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_SHM = Path("/dev/shm")  # noqa: S108  (counting must not wait for a disk)
+_SHM = Path("/dev/shm")  # noqa: S108  (counting must not wait for a disk)  # nosec B108
 _PREFIX = "ocr-hpi-metrics-"
 _STARTING = 60.0
 """Seconds in which a new folder gets its lock."""

@@ -117,8 +117,8 @@ class Application(BaseApplication):
             "post_worker_init": self._start_loading,
             "worker_exit": self._close,
         }
-        if Path("/dev/shm").is_dir():  # noqa: S108  (heartbeats must not wait for a disk)
-            options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
+        if Path("/dev/shm").is_dir():  # noqa: S108  (heartbeats must not wait for a disk)  # nosec B108
+            options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108 # nosec B108
         for name, value in options.items():
             self.cfg.set(name, value)
 

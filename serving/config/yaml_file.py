@@ -24,18 +24,7 @@ def read_yaml(path: Path, *, max_bytes: int) -> Any:
     Raises FileNotFoundError, and ConfigError for everything else: not readable, too large, too
     deep, not valid YAML, or a value that Python cannot hold.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path}: not a file")
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot be read: {reason}") from error
-    if len(data) > max_bytes:
-        raise ConfigError(f"{path}: larger than {max_bytes} bytes; this is no such file")
+    data = read_file(path, max_bytes=max_bytes)
     try:
         loader = _Loader(data.decode("utf-8-sig"))
         try:
@@ -49,6 +38,26 @@ def read_yaml(path: Path, *, max_bytes: int) -> Any:
     except (yaml.YAMLError, ArithmeticError, LookupError, RecursionError, ValueError) as error:
         # PyYAML lets through what int() and datetime raise: 5000 digits, February 30.
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """The bytes of a file that an operator names.
+
+    Raises FileNotFoundError, and ConfigError: not a file, not readable, or too large.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a file")
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    if len(data) > max_bytes:
+        raise ConfigError(f"{path}: larger than {max_bytes} bytes; this is no such file")
+    return data
 
 
 def _check(node: yaml.Node, depth: int, left: list[int]) -> None:

@@ -16,11 +16,14 @@ from pathlib import Path
 
 from flask import Flask, request
 
+from serving.config.yaml_file import read_file
 from serving.errors import ConfigError, Unauthorized
 from serving.http.logs import add_log_fields
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
+_MAX_BYTES = 4 << 20
+"""Of the keys file: some 50,000 keys."""
 
 _OPEN = ("/health", "/docs", "/openapi.json", "/page")
 """Open like `/`: they reveal nothing about documents, models or usage. The rest needs a key."""
@@ -44,9 +47,9 @@ class Keys:
 def read_keys(path: Path) -> Keys:
     """Read a keys file. Raises ConfigError, which names the line but never quotes it."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"--api-keys-file {path}: cannot be read: {error.strerror}") from None
+        lines = read_file(path, max_bytes=_MAX_BYTES).decode("utf-8").splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"--api-keys-file {path}: there is no such file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"--api-keys-file {path}: not UTF-8 text") from None
     hashes: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -168,11 +169,17 @@ def test_the_error_for_a_malformed_file_names_the_line_but_not_its_text(
 
 
 def test_a_missing_or_binary_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         read_keys(tmp_path / "none")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8 text"):
         read_keys(tmp_path / "binary")
+    (tmp_path / "large").write_bytes(b"#" * (5 << 20))
+    with pytest.raises(ConfigError, match="larger than"):
+        read_keys(tmp_path / "large")
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    with pytest.raises(ConfigError, match="not a file"):
+        read_keys(tmp_path / "pipe")
 
 
 def test_the_command_makes_a_key_and_its_line(write: Callable[[str], Path]) -> None:

@@ -121,7 +121,7 @@ class MeasuredAnswer(TypedDict):
     """What was measured of one model's engine."""
 
     ms: float | None
-    """Median time of the model's share of the calibration pages."""
+    """Shortest time of the model's share of the calibration pages."""
     figures: dict[str, float]
     """What the accuracy gate found against float32 ONNX Runtime."""
 
@@ -139,6 +139,8 @@ class WorkersAnswer(TypedDict):
     chosen: bool
     reason: str
     """Why it was not chosen, or not measured."""
+    noise: float
+    """Relative spread of the measurements where they left the choice open, else 0."""
 
 
 @described

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = "configs/PP-OCRv4_mobile.yaml"
+UNFETCHED = "PP-OCRv6_small_det"
+"""Other tests may have fetched it: these leave it out of their stores."""
 Mount = Callable[[Path, str], None]
 
 
@@ -61,10 +63,10 @@ def test_a_read_only_store(model_store: object, store: Path, tmp_path: Path, mou
     models = tmp_path / "read-only"
     mount(models, "size=1m")
     for path in store.iterdir():
-        if path.name not in ("engines", ".lock"):
+        if path.name not in ("engines", ".lock", UNFETCHED):
             (models / path.name).symlink_to(path.resolve())
     mount(models, "remount,ro")
-    for command in (("build", YAML), ("fetch", "PP-OCRv6_small_det")):
+    for command in (("build", YAML), ("fetch", UNFETCHED)):
         done = cli(*command, "--models", models)
         assert done.returncode == 1
         assert "Read-only file system" in done.stderr
@@ -81,7 +83,8 @@ def test_another_users_store(store: Path, command: str) -> None:
     (store / "engines").chmod(0o700)
     capabilities = "-dac_override,-dac_read_search"  # what lets root read everything
     before = ("setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}")
-    what = "PP-OCRv6_small_det" if command == "fetch" else YAML
+    (store / UNFETCHED).unlink(missing_ok=True)
+    what = UNFETCHED if command == "fetch" else YAML
     done = cli(command, what, "--models", store, before=before)
     assert done.returncode == 1
     assert "Permission denied" in done.stderr

@@ -90,7 +90,7 @@ def test_what_a_gpu_needs_is_checked_in_turn(monkeypatch: pytest.MonkeyPatch) ->
         check_gpu("gpu:0")
     show_gpus(monkeypatch, L4)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match=r"without its CUDA provider; run: .* gpu"):
+    with pytest.raises(DeviceError, match=r"has no CUDA provider; run: .* gpu"):
         check_gpu("gpu:0")
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)

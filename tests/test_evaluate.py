@@ -39,7 +39,7 @@ def test_files_that_are_no_images_are_left_out_with_a_warning(
     (tmp_path / "arrays" / "b.npy").write_bytes(b"\x93NUMPY\x01\x00")
     assert [page.texts for page in labelled_pages(tmp_path)] == [("A",)]
     assert "b.npy" in caplog.text
-    with pytest.raises(ConfigError, match="no image or document"):
+    with pytest.raises(ConfigError, match="no supported image or document"):
         labelled_pages(tmp_path / "arrays")
 
 

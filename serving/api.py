@@ -30,6 +30,7 @@ def load_pipeline(
     models: str | Path = "models",
     threads: int | None = None,
     device: str | None = None,
+    warm: bool = True,
 ) -> OcrPipeline:
     """Load a pipeline YAML on the engines that `scripts/build_engines.sh` built.
 
@@ -37,23 +38,32 @@ def load_pipeline(
 
     models: the folder of models. threads: CPU cores to use, by default all usable ones.
     device: cpu, gpu or gpu:0, by default the one that the engines were built for.
+    warm: take the 2 to 3 seconds that the first input of each common shape costs now, not later.
     Raises ConfigError, ModelError, PlanError and EngineError; the message says how to fix it.
     """
-    return OcrPipeline(yaml, models=models, threads=threads, device=device)
+    return OcrPipeline(yaml, models=models, threads=threads, device=device, warm=warm)
 
 
 class OcrPipeline:
     """A loaded pipeline. Close it, or use it as a context manager, to free its engines."""
 
     def __init__(
-        self, yaml: str | Path, *, models: str | Path, threads: int | None, device: str | None
+        self,
+        yaml: str | Path,
+        *,
+        models: str | Path,
+        threads: int | None,
+        device: str | None,
+        warm: bool,
     ) -> None:
         config = load_config(yaml)
         self._decoder = Decoder(Limits(max_pages=MAX_PAGES))
         self.pipeline = (
             PlainPipeline(config, Path(models))
             if is_plain(config)
-            else open_pipeline(config, models=Path(models), threads=threads, device=device)
+            else open_pipeline(
+                config, models=Path(models), threads=threads, device=device, warm=warm
+            )
         )
 
     def predict(

@@ -129,7 +129,7 @@ def command(
     done = _Done()
     try:
         with ExitStack() as stack:
-            ocr = stack.enter_context(load_pipeline(pipeline, models=models))
+            ocr = stack.enter_context(load_pipeline(pipeline, models=models, warm=False))
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
             inputs = _Inputs(paths, recursive, folders)
             for note in inputs.left_out():

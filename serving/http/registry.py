@@ -33,6 +33,9 @@ class ServedPipeline(Protocol):
     def to_dict(self) -> dict[str, ModelAnswer]:
         """Models and engines, as plain values."""
 
+    def warm(self) -> None:
+        """Run every hot shape once; pages can be read meanwhile."""
+
     def close(self) -> None:
         """Free the engines."""
 
@@ -48,12 +51,24 @@ class Registry:
         self._problem = problem
         self._pipelines: dict[str, ServedPipeline] = {}
 
-    def open(self, load: Callable[[str], ServedPipeline], image: Image) -> None:
-        """Load every pipeline and let it read `image`. Raises what `load` and `read` raise."""
+    def open(
+        self, load: Callable[[str], ServedPipeline], image: Image, *, warm: bool = False
+    ) -> None:
+        """Load every pipeline and let it read `image`; warm it first if so asked.
+
+        Raises what `load`, `warm` and `read` raise.
+        """
         for name in self.names:
             pipeline = load(name)
+            if warm:
+                pipeline.warm()
             pipeline.read(image)
             self._pipelines[name] = pipeline
+
+    def warm(self) -> None:
+        """Warm every loaded pipeline. Raises EngineError."""
+        for pipeline in self._pipelines.values():
+            pipeline.warm()
 
     @property
     def ready(self) -> bool:

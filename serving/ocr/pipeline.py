@@ -59,6 +59,8 @@ class Pipeline:
     """Measurements of these engines, as plain values; empty without a plan."""
     identity: str = ""
     """Identifies the models and engines: equal for equal ones."""
+    hot_shapes: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    """The inputs (height, width) that most pages will have, by section of the YAML."""
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""
@@ -78,22 +80,24 @@ class Pipeline:
             hint=hint,
         )
 
-    def warm(self, shapes: Mapping[str, Sequence[tuple[int, int]]]) -> None:
-        """Run inputs of these (height, width), by section of the YAML, once on every stream.
+    def warm(self) -> None:
+        """Run an input of every hot shape once on every stream. Pages can be read meanwhile.
 
         The first input of a shape takes an engine many times as long, on each of its streams.
+        Raises EngineError.
         """
-        engines = {section: self.stages[section].engine for section in shapes}
+        engines = {section: self.stages[section].engine for section in self.hot_shapes}
         with ThreadPoolExecutor() as pool:
             futures = [
-                pool.submit(_warm, engine, shapes[section])
+                pool.submit(_warm, engine, self.hot_shapes[section])
                 for section, engine in engines.items()
                 if _warms_on_one_thread(engine)
             ]
             for section, engine in engines.items():
                 if not _warms_on_one_thread(engine):
-                    warm = partial(_warm, engine, shapes[section])
-                    self.scheduler.run_on_every_thread(warm, engine.spec.streams)
+                    for size in self.hot_shapes[section]:  # between two, lines take their turn
+                        warm = partial(engine.warm, *size)
+                        self.scheduler.run_on_every_thread(warm, engine.spec.streams)
             for future in futures:
                 future.result()
 
@@ -273,3 +277,4 @@ def _warms_on_one_thread(engine: Engine) -> bool:
 def _warm(engine: Engine, sizes: Sequence[tuple[int, int]]) -> None:
     for height, width in sizes:
         engine.warm(height, width)
+        time.sleep(0.001)  # otherwise a page that waits for the stream would hardly ever get it

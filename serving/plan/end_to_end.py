@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import EngineSpec
@@ -52,9 +53,9 @@ def measure_combinations(
                 section: open_fused(graphs[section](spec), spec, parts[section].model)
                 for section, spec in choice.items()
             }
-            pipeline = assemble(config, parts, engines, cores)
+            pipeline = replace(assemble(config, parts, engines, cores), hot_shapes=shapes)
             stack.callback(pipeline.close)
-            pipeline.warm(shapes)
+            pipeline.warm()
             for page in pages:
                 pipeline.read(page)
             pipelines.append(pipeline)

@@ -33,14 +33,16 @@ def open_pipeline(
     workers: int = 1,
     on_batch: OnBatch | None = None,
     allow_cpu_fallback: bool = False,
+    warm: bool = True,
 ) -> Pipeline:
-    """Load a pipeline on the engines that its plan chose, hot shapes warmed.
+    """Load a pipeline on the engines that its plan chose.
 
     threads: CPU cores of the plan; default: all that this process may use.
     device: cpu, gpu or gpu:0,1; default: the one that was built for.
     workers: processes that share cores and GPUs, of which this is number `slot`.
     on_batch: observer of calls that take lines: the section of the YAML and the number of lines;
     called from any thread.
+    warm: whether to warm its hot shapes; on a GPU, where that takes long, they always are.
     Raises ConfigError, ModelError, PlanError (not built, or something has changed since),
     EngineError, and DeviceError where the GPU cannot be used, unless `allow_cpu_fallback`: then
     the CPU's plan is used.
@@ -58,7 +60,7 @@ def open_pipeline(
         check_requirements(plan, config, found, own, deployment.command(device))
         if slot == 0 and (warning := plan.warning(deployment.command(device))):
             _LOG.warning("%s: %s", config.source, warning)
-        return open_planned(config, found, plan, models, own, workers, on_batch)
+        return open_planned(config, found, plan, models, own, workers, on_batch, warm=warm)
 
     try:
         check_alike(devices)
@@ -85,11 +87,13 @@ def open_planned(
     device: str,
     workers: int = 1,
     on_batch: OnBatch | None = None,
+    *,
+    warm: bool = True,
 ) -> Pipeline:
-    """The pipeline on the engines that its plan chose, hot shapes warmed.
+    """The pipeline on the engines that its plan chose.
 
     found: its models, by section of the YAML. device: cpu or gpu:N. workers: processes that share
-    the plan's cores; this is one of them.
+    the plan's cores; this is one of them. warm: see `open_pipeline`.
     Raises PlanError where an engine is not built or damaged, EngineError and DeviceError.
     """
     engines: dict[str, Engine] = {}
@@ -105,6 +109,8 @@ def open_planned(
         assemble(config, found, engines, share(plan.cores, workers)),
         identity=f"{plan.key} {choices}",
         plan=plan.summary(),
+        hot_shapes={section: model.hot_shapes for section, model in plan.models.items()},
     )
-    pipeline.warm({section: model.hot_shapes for section, model in plan.models.items()})
+    if warm or device != "cpu":
+        pipeline.warm()
     return pipeline

@@ -48,6 +48,24 @@ def test_rendered_pages_are_read(pipeline: Pipeline, pages: list[corpus.Sample])
     assert character_f1(pipeline, pages) > 0.95
 
 
+def test_pages_are_read_while_the_pipeline_warms(
+    repo: Path, built: Path, pipeline: Pipeline, pages: list[corpus.Sample]
+) -> None:
+    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
+    cold = open_pipeline(config, models=built, warm=False)
+    warming = threading.Thread(target=cold.warm)
+    warming.start()
+    try:
+        during = 0
+        for page in pages:
+            during += warming.is_alive()
+            assert cold.read(page.image).lines == pipeline.read(page.image).lines
+        assert during > 1
+    finally:
+        warming.join()
+        cold.close()
+
+
 def test_the_time_of_a_page_is_in_its_timing(
     pipeline: Pipeline, pages: list[corpus.Sample]
 ) -> None:

@@ -100,6 +100,11 @@ class FakeReader:
     def to_dict(self) -> dict[str, Any]:
         return {"TextDetection": {"model": "none", "engine": {"backend": "fake"}}}
 
+    def warm(self) -> None:
+        if self.name == "cold" and self.gate is not None:
+            self.gate.with_suffix(".warming").touch()
+            wait_for(self.gate.with_suffix(".warm"))
+
     def close(self) -> None:
         self.closed = True
 

@@ -160,7 +160,13 @@ class Application(BaseApplication):
 
             return self._load(name, configs[name], worker.slot, on_batch)
 
-        self._loader = load_in_background(service.registry, load, self.events, worker.load_delay)
+        self._loader = load_in_background(
+            service.registry,
+            load,
+            self.events,
+            delay=worker.load_delay,
+            warm_first=worker.paused,  # meanwhile the older generation serves
+        )
 
     def _close(self, master: Arbiter, worker: Any) -> None:
         if worker.pid != os.getpid() or self._app is None:

@@ -92,6 +92,7 @@ def _load_built(settings: Settings) -> Load:
             on_batch=on_batch,
             workers=settings.workers,
             allow_cpu_fallback=settings.allow_cpu_fallback,
+            warm=False,
         )
 
     return load

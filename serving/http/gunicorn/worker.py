@@ -81,6 +81,11 @@ class Worker(ThreadWorker):
         """In the master, before the fork: accept no connections until `resume_accepting`."""
         self._accept_event = os.eventfd(0)
 
+    @property
+    def paused(self) -> bool:
+        """Whether it accepts no connections yet, because an older generation serves."""
+        return self._accept_event is not None
+
     def resume_accepting(self) -> None:
         """In the master: let the worker accept connections."""
         if self._accept_event is not None:
@@ -254,7 +259,7 @@ class Worker(ThreadWorker):
         Gunicorn keeps them open to the end, and resets connections made in between. Once a newer
         generation serves, it accepts them instead.
         """
-        paused = self._accept_event is not None
+        paused = self.paused
         super().set_accept_enabled(bool(enabled and self.alive and not paused))
         if self.alive:
             return
@@ -323,17 +328,20 @@ def load_in_background(
     registry: Registry,
     load: Callable[[str], ServedPipeline],
     events: WorkerEvents,
+    *,
     delay: float = 0.0,
+    warm_first: bool = False,
 ) -> threading.Thread:
     """Load the pipelines while the worker already answers /health; report the result.
 
-    delay: seconds to wait before.
+    delay: seconds to wait before. warm_first: warm the hot shapes before reporting. Otherwise after
+    it: the first seconds are slower, but begin seconds earlier.
     """
 
     def work() -> None:
         time.sleep(delay)
         try:
-            registry.open(load, warmup_image())
+            registry.open(load, warmup_image(), warm=warm_first)
         except OcrError as error:
             events.failed(str(error))
         except BaseException as error:
@@ -341,7 +349,16 @@ def load_in_background(
             events.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
         else:
             events.ready(registry.identities)
+            if not warm_first:
+                _warm(registry)
 
     thread = threading.Thread(target=work, name="loader", daemon=True)
     thread.start()
     return thread
+
+
+def _warm(registry: Registry) -> None:
+    try:
+        registry.warm()
+    except Exception:
+        _LOG.error("a pipeline does not warm up; it serves all the same", exc_info=True)

@@ -99,6 +99,35 @@ def test_no_request_fails_during_reloads(start: Callable[..., ReloadServer]) -> 
     assert generation >= 3
 
 
+def test_the_first_generation_warms_while_it_serves_and_later_ones_before(
+    start: Callable[..., ReloadServer],
+) -> None:
+    server = start("cold")  # is ready although the file that ends its warm-up is not there
+    warm, warming = server.gate.with_suffix(".warm"), server.gate.with_suffix(".warming")
+    assert eventually(warming.exists)
+    assert server.text() == "cold"
+    warm.touch()
+    server.name("two")
+    server.hup()
+    assert eventually(lambda: server.serves(2))
+    warm.unlink()
+    warming.unlink()
+    server.name("cold")
+    server.hup()
+    assert eventually(warming.exists)
+    assert (server.text(), server.state()["generation"]) == ("two", 2)
+    warm.touch()
+    assert eventually(lambda: server.serves(3))
+    assert server.text() == "cold"
+
+
+def test_a_server_that_warms_up_ends_at_once(start: Callable[..., ReloadServer]) -> None:
+    server = start("cold")
+    assert eventually(server.gate.with_suffix(".warming").exists)
+    server.process.terminate()
+    assert server.process.wait(PATIENCE) == 0
+
+
 def test_old_workers_finish_their_requests(start: Callable[..., ReloadServer]) -> None:
     server = start(threads=1, queue=1)
     held = server.hold_in_work()

@@ -15,6 +15,8 @@ _CONTENDER = 3.0
 """Who takes up to so many times the shortest time may still win, and runs in every round."""
 _MIN_RUNS, _MIN_SECONDS, _MAX_SECONDS = 5, 2.0, 12.0
 """Of a race: a shorter one may lie within one burst of other load, and none goes on for ever."""
+_QUIET_RUNS = 3
+"""Fewest runs while all runs of each candidate differ by no more than GAIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ def race(
         for index in contenders:
             times[index].append(candidates[index]())
         seconds = clock() - start
-        few = seconds < _MIN_SECONDS or min(len(times[i]) for i in contenders) < _MIN_RUNS
+        quiet = all(GAIN * max(runs) <= min(runs) for runs in times)
+        min_runs = _QUIET_RUNS if quiet else _MIN_RUNS
+        few = seconds < _MIN_SECONDS or min(len(times[i]) for i in contenders) < min_runs
         if seconds < max_seconds and len(candidates) > 1 and (few or _judge(times).noise):
             continue
         others = set(range(len(candidates))).difference(contenders)
@@ -86,10 +90,10 @@ def _judge(times: Sequence[Sequence[float]]) -> Race:
     ms = tuple(map(min, times))
     winner = fastest(ms)
     noises = {index: _noise(times[index]) for index in _contenders(times)}
-    quiet = [time / (1 + noises.get(index, 0.0)) for index, time in enumerate(ms)]
-    quiet[winner] = ms[winner]
+    undisturbed = [time / (1 + noises.get(index, 0.0)) for index, time in enumerate(ms)]
+    undisturbed[winner] = ms[winner]
     noise = max(noises.values(), default=0.0)
-    closed = noise <= 1 - GAIN or fastest(quiet) == winner
+    closed = noise <= 1 - GAIN or fastest(undisturbed) == winner
     return Race(winner, ms, 0.0 if closed else round(noise, 3))
 
 

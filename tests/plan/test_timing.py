@@ -85,7 +85,7 @@ def test_a_quiet_race_is_short_and_without_noise() -> None:
         return 1.0
 
     assert run([600.0, 500.0, 2000.0], count, seed=0).noise == 0
-    assert [calls.count(index) for index in range(3)] == [5, 5, 3]
+    assert [calls.count(index) for index in range(3)] == [3, 3, 3]
 
 
 def test_noise_that_leaves_the_race_open_is_told() -> None:

@@ -51,7 +51,7 @@ def write_inference_yml(
     Raises FetchError when the template needs one and there is none.
     """
     data = {"Global": {"model_name": name}, **copy.deepcopy(dict(template))}
-    if "character_dict" in data["PostProcess"]:
+    if data.get("PostProcess", {}).get("character_dict") == []:
         if not characters:
             raise FetchError(
                 f"{name}: no inference.yml and no dictionary of characters beside the graph; "

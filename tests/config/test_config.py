@@ -22,12 +22,15 @@ def test_shipped_pipelines_parse(repo: Path) -> None:
     assert [path.stem for path in shipped] == [
         "PP-OCRv4_mobile",
         "PP-OCRv4_server",
+        "PP-OCRv5_mobile",
         "PP-OCRv6_small",
+        "PP-OCRv6_tiny",
     ]
     for path in shipped:
         config = load_config(path)
         assert config.enable_hpi
         assert [name.split("_")[-1] for name, _ in config.models()] == ["det", "cls", "rec"]
+        assert {name for name, _ in config.models()} <= Store("models").manifest.models.keys()
 
 
 def test_absent_keys_take_paddlex_defaults_and_null_leaves_it_to_the_model() -> None:

@@ -202,8 +202,21 @@ class PipelineConfig(Section):
         """(model_name, model_dir) of each model in use."""
         return [(module.model_name, module.model_dir) for module in self.modules]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_hpi(cls, data: Any) -> Any:
+        """What a module's `hpi_config` leaves out is the pipeline's: PaddleX merges the two."""
+        shared, sections = (data.get(key) for key in ("hpi_config", "SubModules"))
+        if not (isinstance(shared, dict) and isinstance(sections, dict)):
+            return data
+        merged = dict(sections)
+        for name, module in sections.items():
+            if isinstance(module, dict) and isinstance(own := module.get("hpi_config"), dict):
+                merged[name] = {**module, "hpi_config": {**shared, **own}}
+        return {**data, "SubModules": merged}
+
     def hpi(self, module: Module) -> HpiConfig:
-        """The module's own `hpi_config`, else the pipeline's."""
+        """The module's `hpi_config`, else the pipeline's."""
         return module.hpi_config if module.hpi_config is not None else self.hpi_config
 
 

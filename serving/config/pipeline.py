@@ -202,8 +202,21 @@ class PipelineConfig(Section):
         """(model_name, model_dir) of each model in use."""
         return [(module.model_name, module.model_dir) for module in self.modules]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_hpi(cls, data: Any) -> Any:
+        """What a module's `hpi_config` leaves out is the pipeline's: PaddleX merges the two."""
+        shared, sections = (data.get(key) for key in ("hpi_config", "SubModules"))
+        if not (isinstance(shared, dict) and isinstance(sections, dict)):
+            return data
+        merged = dict(sections)
+        for name, module in sections.items():
+            if isinstance(module, dict) and isinstance(own := module.get("hpi_config"), dict):
+                merged[name] = {**module, "hpi_config": {**shared, **own}}
+        return {**data, "SubModules": merged}
+
     def hpi(self, module: Module) -> HpiConfig:
-        """The module's own `hpi_config`, else the pipeline's."""
+        """The module's `hpi_config`, else the pipeline's."""
         return module.hpi_config if module.hpi_config is not None else self.hpi_config
 
 
@@ -315,13 +328,21 @@ def check_supported(config: PipelineConfig) -> None:
     ):
         is_set = any(getattr(section, key, None) is not None for section in (config, *modules))
         unsupported.append((is_set, f"{key}: {instead}", f"remove {key}"))
-    for key in ("use_dynamic_shapes", "dynamic_shapes"):
-        is_set = any(key in (config.hpi(module).backend_config or {}) for module in modules)
-        message = f"hpi_config.backend_config.{key}: the engine plan sets TensorRT's shapes"
-        unsupported.append((is_set, message, f"remove {key}"))
     for is_set, message, fix in unsupported:
         if is_set:
             raise ConfigError(f"{config.source}: {message}; {fix}")
+    for module in modules:
+        check_hpi(config.hpi(module), config.source)
+
+
+def check_hpi(hpi: HpiConfig, where: str) -> None:
+    """Raise ConfigError for a valid key of `hpi_config` that is not supported. where: for it."""
+    for key in ("use_dynamic_shapes", "dynamic_shapes"):
+        if key in (hpi.backend_config or {}):
+            raise ConfigError(
+                f"{where}: hpi_config.backend_config.{key}: TensorRT's shapes are those of the "
+                f"engine plan; remove {key}"
+            )
 
 
 # Key of the beta form -> section, and key of today's form.

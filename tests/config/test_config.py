@@ -10,7 +10,7 @@ import yaml
 from pipeline_yaml import minimal
 
 from serving.config import load_config, parse_config
-from serving.config.pipeline import check_supported
+from serving.config.pipeline import HpiConfig, check_supported
 from serving.errors import ConfigError, ModelInvalid
 from serving.models.pipeline_models import pipeline_models
 from serving.models.store import Store
@@ -223,6 +223,30 @@ def test_shapes_of_tensorrt_parse_as_in_paddlex_and_are_refused_by_name() -> Non
     config = parse_config(minimal(hpi_config=hpi_config), source="mine.yaml")
     with pytest.raises(ConfigError, match=r"mine\.yaml: hpi_config.*dynamic_shapes: "):
         check_supported(config)
+
+
+def test_a_modules_hpi_config_is_merged_over_the_pipelines_as_in_paddlex() -> None:
+    """Key by key, and no deeper: `backend_config` is replaced as a whole."""
+    shared = {"backend": "tensorrt", "auto_paddle2onnx": False, "backend_config": {"streams": 2}}
+    own = {"auto_config": False, "backend_config": {"precision": "fp16"}}
+    data = minimal(hpi_config=shared)
+    data["SubModules"]["TextRecognition"]["hpi_config"] = own  # type: ignore[index]
+    config = parse_config(data, source="x")
+    detection, recognition = map(config.hpi, config.modules)
+    assert detection == config.hpi_config
+    assert recognition == HpiConfig(
+        auto_config=False,
+        backend="tensorrt",
+        backend_config={"precision": "float16"},
+        auto_paddle2onnx=False,
+    )
+    own |= {"backend": None, "backend_config": None}
+    recognition = parse_config(data, source="x").sub_modules.recognition
+    assert recognition.hpi_config == HpiConfig(auto_config=False, auto_paddle2onnx=False)
+    for empty in (None, {}):
+        data["SubModules"]["TextRecognition"]["hpi_config"] = empty  # type: ignore[index]
+        config = parse_config(data, source="x")
+        assert config.hpi(config.sub_modules.recognition) == config.hpi_config
 
 
 def test_null_is_absent_where_paddlex_takes_it_so() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
-from serving.config.pipeline import HpiConfig
+from serving.config.pipeline import HpiConfig, check_hpi
 from serving.engines.base import Array, Engine
 from serving.engines.factory import open_engine
 from serving.errors import EngineError
@@ -151,15 +151,20 @@ def _optimized(request: ModelRequest, models: Path, graph: Path) -> Path:
         return graph
 
 
+_OF_THE_MODEL = ("model_name", "device_type", "device_id")
+"""What PaddleX itself adds to `hpi_config`; of the rest it adds no key that the user left out."""
+
+
 def _request(name: str, folder: Path | None, settings: Mapping[str, Any]) -> ModelRequest:
-    """The request, from the `hpi_config` that PaddleX has validated."""
+    """The request, from the `hpi_config` that PaddleX has validated. Raises ConfigError."""
     assert folder is not None  # the engine hpi runs only local models
-    values = {key: settings[key] for key in HpiConfig.model_fields if key in settings}
+    values = {key: settings[key] for key in settings if key not in _OF_THE_MODEL}
     try:
         hpi = HpiConfig.model_validate(values)
     except ValidationError as error:
         where = f"{name}: hpi_config"
         raise config_error(error, where=where, schema=HpiConfig) from None
+    check_hpi(hpi, name)
     return ModelRequest(name=name, folder=Path(folder), device=settings["device_type"], hpi=hpi)
 
 

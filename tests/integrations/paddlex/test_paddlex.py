@@ -20,6 +20,9 @@ IMPOSSIBLE = [
     {"auto_config": False},
     {"auto_config": False, "backend": "tensorrt"},
     {"backend": "openvino", "backend_config": {"cpu_threads": 2}},
+    {"backend": "openvino", "backend_config": {"use_dynamic_shapes": True}},
+    {"backend_config": {"dynamic_shapes": {"x": [[1, 3, 32, 32]] * 3}}},
+    {"hpi_info": {"backend_configs": {}}},
 ]
 MODELS = ("PP-OCRv4_mobile_det", "PP-OCRv4_mobile_rec")
 
@@ -124,10 +127,14 @@ def test_reads_real_pages_as_paddlex_does(
 
 
 def test_what_cannot_be_is_refused(result: Any) -> None:
-    om, no_backend, tensorrt, unknown_key = result["refused"]
+    om, no_backend, tensorrt, unknown_key, *shapes, info = result["refused"]
     assert "hpi_config" in om and "openvino" in om
     assert no_backend.startswith("ConfigError: PP-OCRv4_mobile_det: hpi_config.auto_config")
     assert "tensorrt" in tensorrt
     assert "cpu_threads" in unknown_key and "cpu_num_threads" in unknown_key
+    for said, key in zip(shapes, ("use_dynamic_shapes", "dynamic_shapes"), strict=True):
+        start = f"ConfigError: PP-OCRv4_mobile_det: hpi_config.backend_config.{key}: "
+        assert said.startswith(start) and said.endswith(f"remove {key}")
+    assert "hpi_config: hpi_info: unknown key" in info
     assert "ch_ppocr_mobile_v2.0_cls" in result["unknown"]
     assert "use_textline_orientation: False" in result["unknown"]

@@ -63,3 +63,7 @@ class Page:
     """Milliseconds per stage."""
     hint: str = ""
     """Why text may be missing, and what to do; empty if nothing suggests that."""
+    angle: int = 0
+    """By how many degrees the page was turned clockwise: 0, 90, 180 or 270."""
+    as_read: Page | None = None
+    """The page turned upright and flattened, with its lines; None where it was read as it was."""

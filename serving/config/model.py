@@ -59,6 +59,27 @@ class OrientationModel:
 
 
 @dataclass(frozen=True, slots=True)
+class PageOrientationModel:
+    """A classifier of a page's turn: scaled to `short_side`, then its centre, height x width."""
+
+    name: str
+    normalisation: Normalisation
+    height: int
+    width: int
+    short_side: int
+    angles: tuple[int, ...]
+    """By class, by how many degrees the page is turned clockwise: 0, 90, 180 or 270."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnwarpingModel:
+    """A graph from the image of a page to the same page made flat."""
+
+    name: str
+    normalisation: Normalisation = Normalisation(mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+@dataclass(frozen=True, slots=True)
 class RecognitionModel:
     """A CTC text recogniser. `characters[0]` is the blank."""
 
@@ -70,17 +91,19 @@ class RecognitionModel:
     characters: tuple[str, ...]
 
 
-Model = DetectionModel | OrientationModel | RecognitionModel
+Model = DetectionModel | OrientationModel | PageOrientationModel | UnwarpingModel | RecognitionModel
 
 
 def load_model(folder: Path, name: str, kind: str) -> Model:
     """Read `folder/inference.yml` for a model of PaddleX's module `kind`.
 
-    `kind` is text_detection, textline_orientation or text_recognition. Raises ModelInvalid.
+    `kind` is one of `MODULE_NAMES`. Raises ModelInvalid.
     """
     path = folder / "inference.yml"
     try:
         data = read_yaml(path, max_bytes=MAX_BYTES)
+        if kind == "image_unwarping":  # PaddleX's predictor uses nothing of the file
+            return UnwarpingModel(name)
         ops = _operations(data["PreProcess"]["transform_ops"])
         return _READERS[kind](name, ops, data.get("PostProcess") or {})
     except FileNotFoundError:
@@ -159,6 +182,24 @@ def _orientation(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> 
     )
 
 
+def _page_orientation(
+    name: str, ops: Mapping[str, Any], post: Mapping[str, Any]
+) -> PageOrientationModel:
+    angles = tuple(int(label) for label in post["Topk"]["label_list"])
+    if sorted(angles) != [0, 90, 180, 270]:
+        raise ValueError(f"PostProcess.Topk.label_list is {angles}, not 0, 90, 180 and 270")
+    size = ops["CropImage"]["size"]
+    height, width = (size, size) if isinstance(size, int) else reversed(size)
+    return PageOrientationModel(
+        name=name,
+        normalisation=_normalisation(ops),
+        height=int(height),
+        width=int(width),
+        short_side=int(ops["ResizeImage"]["resize_short"]),
+        angles=angles,
+    )
+
+
 def _recognition(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> RecognitionModel:
     if post.get("name") != "CTCLabelDecode":
         raise ValueError(f"PostProcess.name is {post.get('name')!r}, not CTCLabelDecode")
@@ -174,6 +215,7 @@ def _recognition(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> 
 
 
 _READERS: dict[str, Callable[[str, Mapping[str, Any], Mapping[str, Any]], Model]] = {
+    "doc_text_orientation": _page_orientation,
     "text_detection": _detection,
     "textline_orientation": _orientation,
     "text_recognition": _recognition,

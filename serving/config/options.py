@@ -16,6 +16,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    use_doc_orientation_classify: bool | None = None
+    """Turn a page upright that is turned by 90, 180 or 270 degrees."""
+    use_doc_unwarping: bool | None = None
+    """Flatten the photo of a page."""
     use_textline_orientation: bool | None = None
     """Also read upside-down lines."""
     text_det_limit_side_len: Side | None = None

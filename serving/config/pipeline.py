@@ -10,7 +10,7 @@ in the log once (`_without_effect`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -59,11 +59,18 @@ ModelDir = Annotated[Path, AfterValidator(_expand_user)]
 
 
 MODULE_NAMES = {
+    "DocOrientationClassify": "doc_text_orientation",
+    "DocUnwarping": "image_unwarping",
     "TextDetection": "text_detection",
     "TextLineOrientation": "textline_orientation",
     "TextRecognition": "text_recognition",
 }
 """Section of the YAML -> PaddleX's name for that kind of model, in the order of use."""
+DOC_SECTIONS = {
+    "DocOrientationClassify": "use_doc_orientation_classify",
+    "DocUnwarping": "use_doc_unwarping",
+}
+"""Those of the document preprocessor -> the key that turns it on."""
 
 
 class Section(BaseModel):
@@ -152,6 +159,35 @@ class TextRecognition(Module):
     input_shape: Shape | None = None
 
 
+class DocModules(Section):
+    """The models of a document preprocessor."""
+
+    orientation: Module | None = Field(default=None, alias="DocOrientationClassify")
+    unwarping: Module | None = Field(default=None, alias="DocUnwarping")
+
+
+class DocPreprocessor(Section):
+    """Turns a page upright and flattens it, before it is read."""
+
+    pipeline_name: Literal["doc_preprocessor"] = "doc_preprocessor"
+    batch_size: int = Field(default=1, ge=1)
+    use_doc_orientation_classify: bool = True
+    use_doc_unwarping: bool = True
+    doubtful_pages_only: bool = False
+    enable_hpi: bool | None = Field(
+        default=None, validation_alias=AliasChoices("enable_hpi", "use_hpip")
+    )
+    hpi_config: HpiConfig | None = None
+    engine: str | None = None
+    sub_modules: DocModules = Field(default_factory=DocModules, alias="SubModules")
+
+
+class SubPipelines(Section):
+    """The pipelines within an OCR pipeline."""
+
+    doc_preprocessor: DocPreprocessor | None = Field(default=None, alias="DocPreprocessor")
+
+
 class SubModules(Section):
     """The models of an OCR pipeline."""
 
@@ -180,18 +216,30 @@ class PipelineConfig(Section):
     engine: str | None = None
     engine_config: dict[str, Any] | None = None
     serving: dict[str, Any] | None = Field(default=None, alias="Serving")
-    sub_pipelines: Annotated[dict[str, Any], _or_default(dict)] = Field(
-        default_factory=dict, alias="SubPipelines"
+    sub_pipelines: Annotated[SubPipelines, _or_default(SubPipelines)] = Field(
+        default_factory=SubPipelines, alias="SubPipelines"
     )
     sub_modules: SubModules = Field(alias="SubModules")
 
     def sections(self) -> list[tuple[str, Module]]:
         """(section, module) of the models in use, in the order in which a page passes them."""
-        modules = self.sub_modules
-        orientation = modules.orientation if self.use_textline_orientation else None
-        order = (modules.detection, orientation, modules.recognition)
+        modules, document = self.sub_modules, self.doc_preprocessor
+        order = (
+            document.sub_modules.orientation if document.use_doc_orientation_classify else None,
+            document.sub_modules.unwarping if document.use_doc_unwarping else None,
+            modules.detection,
+            modules.orientation if self.use_textline_orientation else None,
+            modules.recognition,
+        )
         pairs = zip(MODULE_NAMES, order, strict=True)
         return [(section, module) for section, module in pairs if module is not None]
+
+    @property
+    def doc_preprocessor(self) -> DocPreprocessor:
+        """The document preprocessor in use; without one, one that does nothing."""
+        if self.use_doc_preprocessor and self.sub_pipelines.doc_preprocessor is not None:
+            return self.sub_pipelines.doc_preprocessor
+        return DocPreprocessor(use_doc_orientation_classify=False, use_doc_unwarping=False)
 
     @property
     def modules(self) -> list[Module]:
@@ -204,20 +252,30 @@ class PipelineConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _merge_hpi(cls, data: Any) -> Any:
-        """What a module's `hpi_config` leaves out is the pipeline's: PaddleX merges the two."""
-        shared, sections = (data.get(key) for key in ("hpi_config", "SubModules"))
-        if not (isinstance(shared, dict) and isinstance(sections, dict)):
-            return data
-        merged = dict(sections)
-        for name, module in sections.items():
-            if isinstance(module, dict) and isinstance(own := module.get("hpi_config"), dict):
-                merged[name] = {**module, "hpi_config": {**shared, **own}}
-        return {**data, "SubModules": merged}
+    def _inherit_hpi(cls, data: Any) -> Any:
+        return _inherit_hpi(data, data.get("hpi_config"))
 
     def hpi(self, module: Module) -> HpiConfig:
         """The module's `hpi_config`, else the pipeline's."""
         return module.hpi_config if module.hpi_config is not None else self.hpi_config
+
+
+def _inherit_hpi(data: Mapping[str, Any], shared: Any) -> dict[str, Any]:
+    """What the `hpi_config` of an inner pipeline or module leaves out is that of the outer one.
+
+    shared: `hpi_config` of the pipeline `data`, which is a raw document of any form.
+    """
+    result = dict(data)
+    for key in ("SubPipelines", "SubModules"):
+        if not (isinstance(shared, dict) and isinstance(data.get(key), dict)):
+            continue
+        result[key] = dict(data[key])
+        for name, inner in data[key].items():
+            own = inner.get("hpi_config") if isinstance(inner, dict) else None
+            if isinstance(inner, dict) and (own is None or isinstance(own, dict)):
+                merged = {**shared, **(own or {})}
+                result[key][name] = {**_inherit_hpi(inner, merged), "hpi_config": merged}
+    return result
 
 
 def load_config(path: str | Path) -> PipelineConfig:
@@ -258,12 +316,38 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
         config = PipelineConfig.model_validate({**data, "source": source})
     except ValidationError as error:
         raise config_error(error, where=source, schema=PipelineConfig) from None
-    if config.use_textline_orientation and config.sub_modules.orientation is None:
-        raise ConfigError(
-            f"{source}: use_textline_orientation is True (absent means True), but "
-            "SubModules.TextLineOrientation is missing; add it, or set "
-            "use_textline_orientation: False"
-        )
+    document = config.doc_preprocessor
+    for key, is_set, section, part in (
+        (
+            "use_textline_orientation",
+            config.use_textline_orientation,
+            "SubModules.TextLineOrientation",
+            config.sub_modules.orientation,
+        ),
+        (
+            "use_doc_preprocessor",
+            config.use_doc_preprocessor,
+            "SubPipelines.DocPreprocessor",
+            config.sub_pipelines.doc_preprocessor,
+        ),
+        (
+            "use_doc_orientation_classify",
+            document.use_doc_orientation_classify,
+            key_path("DocOrientationClassify"),
+            document.sub_modules.orientation,
+        ),
+        (
+            "use_doc_unwarping",
+            document.use_doc_unwarping,
+            key_path("DocUnwarping"),
+            document.sub_modules.unwarping,
+        ),
+    ):
+        if is_set and part is None:
+            raise ConfigError(
+                f"{source}: {key} is True (absent means True), but {section} is missing; add it, "
+                f"or set {key}: False"
+            )
     for level, path, reason in _without_effect(config):
         _log_once(level, f"{source}: {path} has no effect here: {reason}")
     return config
@@ -282,12 +366,18 @@ def _without_effect(config: PipelineConfig) -> Iterator[tuple[int, str, str]]:
     if config.serving is not None:
         yield logging.WARNING, "Serving", "the server's settings are options of `ocr-hpi serve`"
     for section, module in config.sections():
-        key = f"SubModules.{section}"
+        key = key_path(section)
         if module.batch_size != 1:
             yield logging.INFO, f"{key}.batch_size", _BATCH_SIZE
         if module.module_name not in (None, MODULE_NAMES[section]):
             why = f"a model of {section} is a {MODULE_NAMES[section]} model"
             yield logging.WARNING, f"{key}.module_name: {module.module_name}", why
+
+
+def key_path(section: str) -> str:
+    """Where a model's section stands in the YAML."""
+    within = "SubPipelines.DocPreprocessor." if section in DOC_SECTIONS else ""
+    return f"{within}SubModules.{section}"
 
 
 @cache
@@ -297,13 +387,8 @@ def _log_once(level: int, message: str) -> None:
 
 def check_supported(config: PipelineConfig) -> None:
     """Raise ConfigError for a valid key that is not supported, with how to fix it."""
-    modules = config.modules
+    modules: list[Module | DocPreprocessor] = [*config.modules, config.doc_preprocessor]
     unsupported = [
-        (
-            config.use_doc_preprocessor,
-            "use_doc_preprocessor: True (absent means True): its models are not served here yet",
-            "set use_doc_preprocessor: False",
-        ),
         (
             config.text_type != "general",
             f"text_type: {config.text_type}: curved seal text is not served here yet",
@@ -331,7 +416,7 @@ def check_supported(config: PipelineConfig) -> None:
     for is_set, message, fix in unsupported:
         if is_set:
             raise ConfigError(f"{config.source}: {message}; {fix}")
-    for module in modules:
+    for module in config.modules:
         check_hpi(config.hpi(module), config.source)
 
 

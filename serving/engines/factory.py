@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.config.model import DetectionModel, Model, RecognitionModel
+from serving.config.model import DetectionModel, Model, RecognitionModel, UnwarpingModel
 from serving.engines.base import Array, Engine, EngineSpec, ObservedEngine, WrappedEngine
 from serving.engines.batching import DynamicBatcher
 from serving.errors import EngineError
@@ -83,6 +83,9 @@ class FusedAdapter(WrappedEngine):
         if isinstance(self._model, DetectionModel):
             # In 255ths; NaN becomes 0.
             return (np.asarray(np.rint(np.nan_to_num(probabilities) * 255), np.uint8),)
+        if isinstance(self._model, UnwarpingModel):
+            page = np.clip(probabilities * 255, 0, 255).transpose(0, 2, 3, 1)
+            return (np.ascontiguousarray(page, np.uint8),)
         if probabilities.min() < 0:  # an export without its Softmax
             exponentials = np.exp(probabilities - probabilities.max(axis=-1, keepdims=True))
             probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)

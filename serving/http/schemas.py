@@ -74,11 +74,10 @@ class InferRequest(BaseModel):
 
     def options(self) -> Options:
         """The overrides. Raises BadRequest."""
-        for name in ("useDocOrientationClassify", "useDocUnwarping"):
-            if getattr(self, name):
-                raise BadRequest(f"{name}: the document preprocessor is not served here")
         try:
             return Options(
+                use_doc_orientation_classify=self.useDocOrientationClassify,
+                use_doc_unwarping=self.useDocUnwarping,
                 use_textline_orientation=self.useTextlineOrientation,
                 text_det_limit_side_len=self.textDetLimitSideLen,
                 text_det_limit_type=self.textDetLimitType,

@@ -7,8 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.config.model import DetectionModel, Model, load_model
-from serving.config.pipeline import MODULE_NAMES, Module, PipelineConfig, TextDetection
-from serving.errors import ModelInvalid
+from serving.config.pipeline import (
+    DOC_SECTIONS,
+    MODULE_NAMES,
+    Module,
+    PipelineConfig,
+    TextDetection,
+    key_path,
+)
+from serving.errors import ModelInvalid, ModelMissing
 from serving.models.store import Store
 
 
@@ -31,10 +38,18 @@ def pipeline_models(config: PipelineConfig, models: Path) -> Iterator[PipelineMo
     for section, module in config.sections():
         try:
             folder = store.folder(module.model_name, module.model_dir)
+        except ModelMissing as error:
+            if section not in DOC_SECTIONS:
+                raise
+            key = DOC_SECTIONS[section]
+            raise ModelMissing(
+                f"{config.source}: {key}: True (absent means True) needs {error}. Or set {key}: "
+                "False"
+            ) from error
         except ModelInvalid as error:
             if module.model_dir is None:
                 raise
-            key = f"{config.source}: SubModules.{section}.model_dir"
+            key = f"{config.source}: {key_path(section)}.model_dir"
             raise ModelInvalid(f"{key}: {error}") from error
         model = load_model(folder, module.model_name, MODULE_NAMES[section])
         if isinstance(module, TextDetection) and module.input_shape is not None:

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from serving.config.model import MAX_BYTES, DetectionModel, Model, RecognitionModel, load_model
+from serving.config.model import (
+    MAX_BYTES,
+    DetectionModel,
+    Model,
+    RecognitionModel,
+    UnwarpingModel,
+    load_model,
+)
 from serving.config.yaml_file import read_yaml
 from serving.errors import ConfigError, ModelInvalid
 
@@ -44,6 +51,7 @@ def text_rounds(folder: Path, kind: str) -> list[Round]:
     Two, because a conversion may have frozen the shape it was traced with. Raises ModelInvalid.
     """
     model = load_model(folder, folder.name, kind)
+    assert not isinstance(model, UnwarpingModel)
     if isinstance(model, DetectionModel):
         sizes = [(1, 480, 640), (1, 320, 480)]
         if model.image_shape is not None:
@@ -70,8 +78,11 @@ def model_kind(folder: Path) -> str | None:
     if not isinstance(post, dict):
         return None
     topk = post.get("Topk")
-    if isinstance(topk, dict) and "180_degree" in (topk.get("label_list") or ()):
+    labels = [*map(str, topk.get("label_list") or ())] if isinstance(topk, dict) else []
+    if "180_degree" in labels:
         return "textline_orientation"
+    if sorted(labels) == ["0", "180", "270", "90"]:
+        return "doc_text_orientation"
     kinds = {"DBPostProcess": "text_detection", "CTCLabelDecode": "text_recognition"}
     return kinds.get(str(post.get("name")))
 

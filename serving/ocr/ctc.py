@@ -118,7 +118,12 @@ def ascii_punctuation(text: str) -> str:
 
     The dictionary has both, and the recogniser takes specks and Latin punctuation for either.
     """
-    return text if text.isascii() or _CJK.search(text) else text.translate(_FULL_WIDTH)
+    return text if text.isascii() or has_cjk(text) else text.translate(_FULL_WIDTH)
+
+
+def has_cjk(text: str) -> bool:
+    """Whether the text has a Chinese, Japanese or Korean character."""
+    return _CJK.search(text) is not None
 
 
 def _is_latin(character: str) -> bool:

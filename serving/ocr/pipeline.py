@@ -13,15 +13,30 @@ from typing import Any
 import cv2
 import numpy as np
 
-from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
+from serving.config.model import (
+    DetectionModel,
+    OrientationModel,
+    PageOrientationModel,
+    RecognitionModel,
+    UnwarpingModel,
+)
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
-from serving.config.pipeline import PipelineConfig
+from serving.config.pipeline import DOC_SECTIONS, PipelineConfig
 from serving.engines.base import Engine
 from serving.engines.batching import callers
 from serving.errors import BadRequest
 from serving.imaging.crop import crop
 from serving.models.pipeline_models import PipelineModel
 from serving.ocr.detect import Detector, as_quad
+from serving.ocr.document import (
+    PageOrienter,
+    Unwarper,
+    on_sent_page,
+    reads_upright,
+    turn_of_lines,
+    turn_upright,
+    upright_characters,
+)
 from serving.ocr.orient import Orienter
 from serving.ocr.recognise import Reading, Recogniser
 from serving.ocr.scheduler import Scheduler
@@ -44,6 +59,9 @@ _MIN_ASPECT = 1.5
 """Width over height. Shorter lines, of one character, score about the same upside down."""
 
 
+Stage = PageOrienter | Unwarper | Detector | Orienter | Recogniser
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """An OCR pipeline on its engines. Thread-safe; it keeps no state of a request."""
@@ -52,6 +70,10 @@ class Pipeline:
     orienter: Orienter | None
     recogniser: Recogniser
     scheduler: Scheduler
+    page_orienter: PageOrienter | None = None
+    unwarper: Unwarper | None = None
+    doubtful_pages_only: bool = False
+    """Whether the page orienter sees only pages that hardly read upright."""
     use_textline_orientation: bool = False
     score_thresh: float = 0.0
     return_word_box: bool = False
@@ -63,8 +85,39 @@ class Pipeline:
     """The inputs (height, width) that most pages will have, by section of the YAML."""
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
-        """Read one upright page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""
+        """Read one page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""
         self._check(options)
+        classify, unwarp = self._preprocessing(options)
+        if not (classify or unwarp):
+            return self._read(image, options)
+        start = time.perf_counter()
+        if_doubtful = self.doubtful_pages_only and options.use_doc_orientation_classify is None
+        angle = self._angle(image) if classify and not if_doubtful else 0
+        page = self._read_prepared(image, angle, options, unwarp=unwarp)
+        if classify and if_doubtful and not reads_upright(page):
+            # The classifier, which sees the centre of the page, misses one turned page in thirty.
+            for angle in dict.fromkeys((self._angle(image), turn_of_lines(page))):
+                if angle and not reads_upright(page):
+                    turned = self._read_prepared(image, angle, options, unwarp=unwarp)
+                    page = max(page, turned, key=upright_characters)
+        rest = (time.perf_counter() - start) * 1e3 - sum(page.timing.values())
+        return replace(page, timing={"prepare": rest, **page.timing})
+
+    def _angle(self, image: Image) -> int:
+        assert self.page_orienter is not None
+        return self.page_orienter.angle(image)
+
+    def _read_prepared(self, image: Image, angle: int, options: Options, *, unwarp: bool) -> Page:
+        """Turn the page back by `angle`, flatten it, read it, and map it to the page as sent."""
+        prepared, grid = turn_upright(image, angle), None
+        if unwarp:
+            assert self.unwarper is not None
+            prepared, grid = self.unwarper.flatten(prepared)
+        page = self._read(prepared, options)
+        return on_sent_page(page, image.shape[1], image.shape[0], angle, grid)
+
+    def _read(self, image: Image, options: Options) -> Page:
+        """Read an upright page."""
         start = time.perf_counter()
         quads, hint = self.detector.detect(image, options)
         if hint:
@@ -105,9 +158,12 @@ class Pipeline:
         """The effective settings of a request, under PaddleX's names."""
         return {
             "model_settings": {
-                "use_doc_preprocessor": False,
+                "use_doc_preprocessor": self._preprocesses(options),
                 "use_textline_orientation": self._classifies_orientation(options),
             },
+            "doc_preprocessor": dict(
+                zip(DOC_SECTIONS.values(), self._preprocessing(options), strict=True)
+            ),
             "text_det_params": self.detector.settings_in_force(options),
             "text_type": "general",
             "text_rec_score_thresh": first_set(options.text_rec_score_thresh, self.score_thresh),
@@ -126,9 +182,11 @@ class Pipeline:
         }
 
     @property
-    def stages(self) -> dict[str, Detector | Orienter | Recogniser]:
+    def stages(self) -> dict[str, Stage]:
         """The stages in use, by section of the pipeline YAML."""
-        stages = {
+        stages: dict[str, Stage | None] = {
+            "DocOrientationClassify": self.page_orienter,
+            "DocUnwarping": self.unwarper,
             "TextDetection": self.detector,
             "TextLineOrientation": self.orienter,
             "TextRecognition": self.recogniser,
@@ -143,11 +201,30 @@ class Pipeline:
 
     def _check(self, options: Options) -> None:
         """Raise BadRequest for an option that this pipeline does not support."""
-        if options.use_textline_orientation and self.orienter is None:
-            raise BadRequest(
-                "use_textline_orientation: this pipeline has no line classifier loaded; "
-                "set use_textline_orientation: True in its YAML"
-            )
+        for key, what, stage in (
+            ("use_doc_orientation_classify", "page classifier", self.page_orienter),
+            ("use_doc_unwarping", "unwarping model", self.unwarper),
+            ("use_textline_orientation", "line classifier", self.orienter),
+        ):
+            if getattr(options, key) and stage is None:
+                raise BadRequest(
+                    f"{key}: this pipeline has no {what} loaded; set {key}: True in its YAML"
+                )
+
+    def _preprocesses(self, options: Options) -> bool:
+        """As PaddleX: if a request sets one of the two keys, one of them must be True."""
+        keys = options.use_doc_orientation_classify, options.use_doc_unwarping
+        loaded = self.page_orienter is not None or self.unwarper is not None
+        return loaded if keys == (None, None) else True in keys
+
+    def _preprocessing(self, options: Options) -> tuple[bool, bool]:
+        """Whether this request's pages are turned upright, and whether they are flattened."""
+        if not self._preprocesses(options):
+            return False, False
+        return (
+            first_set(options.use_doc_orientation_classify, self.page_orienter is not None),
+            first_set(options.use_doc_unwarping, self.unwarper is not None),
+        )
 
     def _classifies_orientation(self, options: Options) -> bool:
         return first_set(options.use_textline_orientation, self.use_textline_orientation)
@@ -247,11 +324,14 @@ def assemble(
     detection, recognition = models["TextDetection"].model, models["TextRecognition"].model
     assert isinstance(detection, DetectionModel)
     assert isinstance(recognition, RecognitionModel)
-    orienter = None
-    if "TextLineOrientation" in models:
-        orientation = models["TextLineOrientation"].model
-        assert isinstance(orientation, OrientationModel)
-        orienter = Orienter(engines["TextLineOrientation"], orientation)
+    orienter = page_orienter = unwarper = None
+    for section, part in models.items():
+        if isinstance(part.model, OrientationModel):
+            orienter = Orienter(engines[section], part.model)
+        elif isinstance(part.model, PageOrientationModel):
+            page_orienter = PageOrienter(engines[section], part.model)
+        elif isinstance(part.model, UnwarpingModel):
+            unwarper = Unwarper(engines[section], part.model)
     sections = config.sub_modules
     return Pipeline(
         detector=Detector(engines["TextDetection"], detection, sections.detection),
@@ -263,6 +343,9 @@ def assemble(
             sections.recognition.ascii_punctuation,
         ),
         scheduler=Scheduler(max(threads, *(callers(engine.spec) for engine in engines.values()))),
+        page_orienter=page_orienter,
+        unwarper=unwarper,
+        doubtful_pages_only=config.doc_preprocessor.doubtful_pages_only,
         use_textline_orientation=config.use_textline_orientation,
         score_thresh=sections.recognition.score_thresh,
         return_word_box=sections.recognition.return_word_box,

@@ -19,7 +19,9 @@ from serving.config.model import (
     Model,
     Normalisation,
     OrientationModel,
+    PageOrientationModel,
     RecognitionModel,
+    UnwarpingModel,
 )
 from serving.errors import ModelInvalid
 from serving.optimize.convolutions import fold_after, fold_before
@@ -38,8 +40,10 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     """Write the fused variant of `source` to `target`.
 
     Input `image`: uint8 (N, H, W, 3) in BGR. Outputs: a detector's `map` uint8 (N, 1, H, W), its
-    probabilities in 255ths; a classifier's probabilities; or a recogniser's `index` int64 (N, T)
-    with its `score` and the probability of the last class, `space`, both float32 (N, T).
+    probabilities in 255ths; a classifier's probabilities; a recogniser's `index` int64 (N, T) with
+    its `score` and the probability of the last class, `space`, both float32 (N, T); or a flattened
+    `page` uint8 (N, H, W, 3) and, where the graph ends in a GridSample, its `grid` float32
+    (N, H, W, 2).
     Raises ModelInvalid for a graph of another form.
     """
     import onnx
@@ -62,6 +66,8 @@ def fuse(source: Path, model: Model, target: Path) -> None:
         _check_map(source, editor)
         upsample_last(editor)
         editor.add(*_quantise_map(graph))
+    elif isinstance(model, UnwarpingModel):
+        editor.add(*_flat_page(editor))
     else:
         _end_in_softmax(source, editor)
     if isinstance(model, RecognitionModel):
@@ -164,6 +170,35 @@ def _quantise_map(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     ]
 
 
+def _flat_page(editor: GraphEditor) -> list[onnx.NodeProto]:
+    """Convert the planes of a page (0 to 1, BGR) to bytes, and output the grid of a GridSample."""
+    import onnx
+
+    output = editor.graph.output[0].name
+    last = _last_computing(editor, output)
+    grid = last.input[1] if last is not None and last.op_type == "GridSample" else None
+    del editor.graph.output[:]
+    shape: list[int | str] = ["N", "flat_H", "flat_W", 3]
+    editor.graph.output.append(
+        onnx.helper.make_tensor_value_info("page", onnx.TensorProto.UINT8, shape)
+    )
+    nodes = [
+        constant("page_least", np.array(0, np.float32)),
+        constant("page_most", np.array(255, np.float32)),
+        onnx.helper.make_node("Mul", [output, "page_most"], ["page_255ths"]),
+        onnx.helper.make_node("Clip", ["page_255ths", "page_least", "page_most"], ["page_bounded"]),
+        onnx.helper.make_node("Cast", ["page_bounded"], ["page_planes"], to=onnx.TensorProto.UINT8),
+        onnx.helper.make_node("Transpose", ["page_planes"], ["page"], perm=[0, 2, 3, 1]),
+    ]
+    if grid is not None:
+        shape = ["N", "flat_H", "flat_W", 2]
+        editor.graph.output.append(
+            onnx.helper.make_tensor_value_info("grid", onnx.TensorProto.FLOAT, shape)
+        )
+        nodes.append(onnx.helper.make_node("Identity", [grid], ["grid"]))
+    return nodes
+
+
 def _upper_bound(editor: GraphEditor, name: str) -> float:
     """Upper bound of a scaled sum of sigmoids; infinite or NaN for anything else."""
     node = editor.producer(name)
@@ -211,15 +246,21 @@ def _end_in_softmax(source: Path, editor: GraphEditor) -> None:
     import onnx
 
     output = editor.graph.output[0]
-    last = editor.producer(output.name)
-    while last is not None and last.op_type in _MOVES:
-        last = editor.producer(last.input[0])
+    last = _last_computing(editor, output.name)
     ends = "a weight" if last is None else last.op_type
     if ends in _LINEAR:
         editor.add(onnx.helper.make_node("Softmax", [output.name], ["softmax"], axis=-1))
         output.name = "softmax"
     elif ends != "Softmax":
         raise ModelInvalid(f"{source}: ends in {ends}, not in the Softmax of a classifier")
+
+
+def _last_computing(editor: GraphEditor, name: str) -> onnx.NodeProto | None:
+    """The node whose values these are, moved at most."""
+    node = editor.producer(name)
+    while node is not None and node.op_type in _MOVES:
+        node = editor.producer(node.input[0])
+    return node
 
 
 _MOVES = ("Cast", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -244,7 +285,7 @@ def _classes(source: Path, graph: onnx.GraphProto, model: RecognitionModel) -> i
 
 def _shape(model: Model) -> list[int | str]:
     """(N, H, W, C): a number where the model fixes it, else a name."""
-    if isinstance(model, OrientationModel):
+    if isinstance(model, OrientationModel | PageOrientationModel):
         return ["N", model.height, model.width, 3]
     return ["N", model.height if isinstance(model, RecognitionModel) else "H", "W", 3]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.config.model import DetectionModel, Model
+from serving.config.model import DetectionModel, Model, UnwarpingModel
 from serving.engines.base import Array, EngineSpec
 from serving.engines.factory import FusedAdapter, open_engine
 from serving.errors import ModelInvalid
@@ -22,7 +22,7 @@ _PAGE = 320, 480
 _TOLERANCE = 2e-3
 """Maximum difference of a probability."""
 _MAP_TOLERANCE = 1.5 / 255
-"""A detector's map is quantised to 255ths."""
+"""A detector's map and a flattened page are quantised to 255ths."""
 
 
 def verify_parity(fused: Path, plain: Path, model: Model) -> None:
@@ -37,7 +37,7 @@ def verify_parity(fused: Path, plain: Path, model: Model) -> None:
     ):
         result, expected = fused_engine.run(image), plain_engine.run(image)
     tolerance = _TOLERANCE
-    if isinstance(model, DetectionModel):
+    if isinstance(model, DetectionModel | UnwarpingModel):
         result, expected = (result[0] / 255,), (expected[0] / 255,)
         tolerance = _MAP_TOLERANCE
     for scores in expected[-2:]:
@@ -55,6 +55,8 @@ def verify_parity(fused: Path, plain: Path, model: Model) -> None:
 
 
 def _size(model: Model) -> tuple[int, int]:
+    if isinstance(model, UnwarpingModel):
+        return _PAGE
     if isinstance(model, DetectionModel):
         return model.image_shape or _PAGE
     return model.height, model.width

@@ -22,7 +22,17 @@ def paddlex_result(
 
     settings: what `Pipeline.settings` says was in force.
     """
+    angle, page = page.angle, page.as_read or page  # its boxes are on the preprocessed page
     polys = [[list(point) for point in line.quad] for line in page.lines]
+    prepared: dict[str, Any] = {}
+    if settings["model_settings"]["use_doc_preprocessor"]:
+        classified = settings["doc_preprocessor"]["use_doc_orientation_classify"]
+        prepared["doc_preprocessor_res"] = {
+            "input_path": None,
+            "page_index": None,
+            "model_settings": settings["doc_preprocessor"],
+            "angle": angle if classified else -1,
+        }
     oriented = settings["model_settings"]["use_textline_orientation"]
     words: dict[str, Any] = {}
     if settings["return_word_box"]:
@@ -34,6 +44,7 @@ def paddlex_result(
         "input_path": name,
         "page_index": page_index,
         "model_settings": settings["model_settings"],
+        **prepared,
         "dt_polys": polys,
         "text_det_params": settings["text_det_params"],
         "text_type": settings["text_type"],
@@ -99,7 +110,9 @@ def infer_answer(
     results = []
     for read in pages:
         pruned = paddlex_result(read.page, settings, None, None)
-        del pruned["input_path"], pruned["page_index"]
+        for part in (pruned, pruned.get("doc_preprocessor_res", {})):
+            part.pop("input_path", None)
+            part.pop("page_index", None)
         result: OcrResult = {"prunedResult": pruned}
         if isinstance(read.picture, Pictures):
             result |= {"ocrImage": read.picture.drawn, "inputImage": read.picture.page}

@@ -50,7 +50,7 @@ class LineAnswer(TypedDict):
     data: str
     score: float
     box: Box
-    """Four corners, clockwise from the line's own top left, pixels of the upright image."""
+    """Four corners, clockwise from the line's own top left, pixels of the image as it was sent."""
     words: NotRequired[list[WordAnswer]]
     """With `return_word_box`, from left to right."""
 
@@ -71,6 +71,8 @@ class PageAnswer(TypedDict):
     page: int
     width: int
     height: int
+    angle: int
+    """By how many degrees the page was turned clockwise, as far as it was turned back."""
     lines: list[LineAnswer]
     timing: dict[str, float]
     """Milliseconds by stage."""
@@ -96,6 +98,7 @@ def page_answer(read: ReadPage) -> PageAnswer:
         page=read.number,
         width=read.page.width,
         height=read.page.height,
+        angle=read.page.angle,
         lines=[_line(line) for line in read.page.lines],
         timing=rounded(read.page.timing),
     )

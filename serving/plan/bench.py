@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.config.gate import Gate
-from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
+from serving.config.model import (
+    DetectionModel,
+    OrientationModel,
+    PageOrientationModel,
+    RecognitionModel,
+    UnwarpingModel,
+)
 from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection, TextRecognition
 from serving.engines.base import Engine
@@ -15,11 +21,18 @@ from serving.engines.batching import callers
 from serving.imaging.resize import pad_tiny
 from serving.models.pipeline_models import PipelineModel
 from serving.ocr.detect import Detector, as_quad
+from serving.ocr.document import PageOrienter, Unwarper, turn_upright
 from serving.ocr.orient import Orienter
 from serving.ocr.recognise import Recogniser
 from serving.ocr.scheduler import Scheduler
 from serving.plan.calibration import Calibration
-from serving.plan.gate import Verdict, judge_detection, judge_orientation, judge_recognition
+from serving.plan.gate import (
+    Verdict,
+    judge_detection,
+    judge_orientation,
+    judge_recognition,
+    judge_unwarping,
+)
 from serving.types import Image, Quad
 
 _PAGES = 4
@@ -131,7 +144,51 @@ class OrientationBench(Bench):
         return judge_orientation(gate, reference, answers)
 
 
-BENCHES: dict[str, type[DetectionBench | OrientationBench | RecognitionBench]] = {
+class PageOrientationBench(Bench):
+    """Pages, one after the other turned by 0, 90, 180 and 270 degrees; answers are the angles."""
+
+    def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
+        pages = [
+            turn_upright(page, 90 * index)
+            for page in (*calibration.own_pages, *calibration.pages)
+            for index in range(4)
+        ]
+        super().__init__(engine, spread(pages, _PAGES), pages)
+        assert isinstance(part.model, PageOrientationModel)
+        self._stage = PageOrienter(engine, part.model)
+
+    def fit(self, image: Image) -> Image:
+        return self._stage.fit(image)
+
+    def read(self, image: Image) -> int:
+        return self._stage.angle(image)
+
+    def judge(self, gate: Gate, reference: list[Any], answers: list[Any]) -> Verdict:
+        return judge_orientation(gate, reference, answers)
+
+
+class UnwarpingBench(Bench):
+    """Pages; answers are flattened pages."""
+
+    def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
+        pages = spread((*calibration.own_pages, *calibration.pages), _PAGES)
+        super().__init__(engine, pages, pages)
+        assert isinstance(part.model, UnwarpingModel)
+        self._stage = Unwarper(engine, part.model)
+
+    def fit(self, image: Image) -> Image:
+        return image
+
+    def read(self, image: Image) -> Image:
+        return self._stage.flatten(image)[0]
+
+    def judge(self, gate: Gate, reference: list[Any], answers: list[Any]) -> Verdict:
+        return judge_unwarping(gate, reference, answers)
+
+
+BENCHES: dict[str, Callable[[PipelineModel, Engine, Calibration], Bench]] = {
+    "DocOrientationClassify": PageOrientationBench,
+    "DocUnwarping": UnwarpingBench,
     "TextDetection": DetectionBench,
     "TextLineOrientation": OrientationBench,
     "TextRecognition": RecognitionBench,

@@ -42,7 +42,7 @@ from serving.plan.plan import (
     save_plan,
 )
 from serving.plan.shapes import cold_shape_ms, hot_shapes
-from serving.plan.trials import kind_of, run_batch_trials, run_trials
+from serving.plan.trials import heats, run_batch_trials, run_trials
 from serving.plan.workers import with_workers, worker_counts
 
 _LINES = "TextRecognition"
@@ -195,7 +195,7 @@ class Builder:
         steps = sum(not graphs.has(part) for part in inputs.parts.values())
         for section, specs in inputs.specs.items():
             if self.again or not self._trials_path(inputs, section, calibration).is_file():
-                steps += 1 + len({kind_of(spec) for spec in specs})
+                steps += 1 + len(heats(inputs.parts[section], specs))
         counts = worker_counts(inputs.cores, inputs.device)
         return steps + 4 + (len(counts) if len(counts) > 1 else 0)
 
@@ -298,11 +298,11 @@ class Builder:
 def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
     """The chosen engine, then the same engine sharing the cores among other streams.
 
-    The line classifier sees a few lines a page: how it shares the cores is not worth measuring.
+    Only of the detector and the recogniser is it worth measuring how they share the cores.
     """
     best = next(trial for trial in trials if trial.verdict == "chosen")
     chosen = best.spec
-    if section == "TextLineOrientation":
+    if section not in ("TextDetection", _LINES):
         return [chosen]
     others = [
         trial

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from serving.config.gate import Gate
 from serving.scores import bootstrap_bound, box_overlap, character_errors
-from serving.types import Quad
+from serving.types import Image, Quad
 
 _SINGLES_LOST = 0.02
 """Share of the lines of one character that may be read worse: among all characters they are few."""
+
+_LEVELS = 16
+"""Of 255, by which a pixel of a flattened page may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,18 @@ def judge_recognition(
     return verdict(gate, figures)
 
 
-def judge_orientation(gate: Gate, reference: Sequence[bool], read: Sequence[bool]) -> Verdict:
+def judge_orientation(gate: Gate, reference: Sequence[int], read: Sequence[int]) -> Verdict:
     """Share of equal answers, by its lower 95 % bound, against the detector's H-mean bound."""
     equal = [float(a == b) for a, b in zip(reference, read, strict=True)]
+    return verdict(gate, _shares("agreement", equal, [1.0] * len(equal)))
+
+
+def judge_unwarping(gate: Gate, reference: Sequence[Image], read: Sequence[Image]) -> Verdict:
+    """Share of a flattened page's pixels that are the reference's, within 16 of 255 levels."""
+    equal = [
+        float((np.abs(a.astype(np.int16) - b) <= _LEVELS).mean()) if a.shape == b.shape else 0.0
+        for a, b in zip(reference, read, strict=True)
+    ]
     return verdict(gate, _shares("agreement", equal, [1.0] * len(equal)))
 
 

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
+from serving.config.model import (
+    DetectionModel,
+    OrientationModel,
+    PageOrientationModel,
+    RecognitionModel,
+    UnwarpingModel,
+)
 from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection
 from serving.engines.base import EngineSpec
@@ -42,7 +48,9 @@ def profile(part: PipelineModel, max_lines: int) -> Profile:
     if isinstance(model, DetectionModel):
         assert isinstance(part.module, TextDetection)
         return _page_profile(model, part.module)
-    if isinstance(model, OrientationModel):
+    if isinstance(model, UnwarpingModel):
+        return Profile((1, 64, 64, 3), (1, *_A4, 3), (1, 4000, 4000, 3))
+    if isinstance(model, OrientationModel | PageOrientationModel):
         widths = [model.width] * 3
     else:
         classes = width_classes("gpu")
@@ -80,7 +88,9 @@ def hot_shapes(
         model = part.model
         if isinstance(model, DetectionModel):
             shapes[section] = _page_shapes(part, calibration)
-        elif isinstance(model, OrientationModel):
+        elif isinstance(model, UnwarpingModel):
+            shapes[section] = ()  # pages come in any size
+        elif isinstance(model, OrientationModel | PageOrientationModel):
             shapes[section] = ((model.height, model.width),)
         else:
             shapes[section] = tuple(
@@ -109,7 +119,9 @@ def cold_shape_ms(part: PipelineModel, graph: Path, spec: EngineSpec) -> float:
 
     0 for a model with one shape, which is always warmed. Raises EngineError.
     """
-    if isinstance(part.model, OrientationModel) or getattr(part.model, "image_shape", None):
+    if part.section not in ("TextDetection", "TextRecognition"):
+        return 0.0
+    if getattr(part.model, "image_shape", None):
         return 0.0
     height = part.model.height if isinstance(part.model, RecognitionModel) else 640
     extra = []

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.config.gate import Gate
-from serving.config.model import RecognitionModel
+from serving.config.model import OrientationModel, PageOrientationModel, RecognitionModel
 from serving.engines.base import Engine, EngineSpec, batch_sizes
 from serving.engines.factory import open_fused
 from serving.errors import EngineError
@@ -49,7 +49,7 @@ def run_trials(
 ) -> list[Trial]:
     """Race and judge candidates, the simplest first; the fastest accepted one is `chosen`.
 
-    Those of one backend and precision race in turn with the best so far. One that is clearly
+    Those of one heat race in turn with the best so far. One that is clearly
     slower cannot win and is not judged; one that reads other text is rejected; one that does not
     open or run has failed.
     message: shows progress. Raises EngineError where none is accepted.
@@ -74,8 +74,9 @@ def run_trials(
     best: Bench | None = None
     benches: list[Bench] = []
     try:
-        for (backend, precision), heat in itertools.groupby(specs, kind_of):
-            message(f"{name}: trying {backend} {precision}")
+        for heat in heats(part, specs):
+            kinds = dict.fromkeys(f"{spec.backend} {spec.precision}" for spec in heat)
+            message(f"{name}: trying {', '.join(kinds)}")
             benches = [] if best is None else [best]
             for spec in heat:
                 try:
@@ -97,9 +98,15 @@ def run_trials(
     return [replace(t, verdict="chosen") if t.spec == chosen else t for t in ordered]
 
 
-def kind_of(spec: EngineSpec) -> tuple[str, str]:
-    """Backend and precision: the specs that differ in no more than that race together."""
-    return spec.backend, spec.precision
+def heats(part: PipelineModel, specs: Sequence[EngineSpec]) -> list[list[EngineSpec]]:
+    """The specs that race together: those of one backend and precision.
+
+    Of a classifier all do: its engines are small, and a heat takes two seconds at least.
+    """
+    if isinstance(part.model, OrientationModel | PageOrientationModel):
+        return [list(specs)]
+    kinds = itertools.groupby(specs, lambda spec: (spec.backend, spec.precision))
+    return [list(heat) for _, heat in kinds]
 
 
 def _run_heat(benches: Sequence[Bench], judge: _Judge, trials: dict[str, Trial]) -> Bench | None:

@@ -29,7 +29,12 @@ def test_shipped_pipelines_parse(repo: Path) -> None:
     for path in shipped:
         config = load_config(path)
         assert config.enable_hpi
-        assert [name.split("_")[-1] for name, _ in config.models()] == ["det", "cls", "rec"]
+        assert [name.split("_")[-1] for name, _ in config.models()] == [
+            "orientation",
+            "det",
+            "cls",
+            "rec",
+        ]
         assert {name for name, _ in config.models()} <= Store("models").manifest.models.keys()
 
 
@@ -55,7 +60,9 @@ def test_paddlex_own_default_yaml_parses() -> None:
         use_doc_orientation_classify: True
         use_doc_unwarping: True
         SubModules:
-          DocOrientationClassify: {module_name: doc_text_orientation, model_name: X}
+          DocOrientationClassify: {module_name: doc_text_orientation, model_dir: null,
+            model_name: PP-LCNet_x1_0_doc_ori}
+          DocUnwarping: {module_name: image_unwarping, model_name: UVDoc, model_dir: null}
     SubModules:
       TextDetection: {module_name: text_detection, model_name: PP-OCRv6_medium_det, model_dir: null,
         limit_side_len: 64, limit_type: min, max_side_limit: 4000, thresh: 0.3, box_thresh: 0.6,
@@ -67,6 +74,14 @@ def test_paddlex_own_default_yaml_parses() -> None:
     """
     config = parse_config(yaml.safe_load(text), source="OCR.yaml")
     assert config.sub_modules.detection.limit_type == "min"
+    assert [name for name, _ in config.models()] == [
+        "PP-LCNet_x1_0_doc_ori",
+        "UVDoc",
+        "PP-OCRv6_medium_det",
+        "PP-LCNet_x1_0_textline_ori",
+        "PP-OCRv6_medium_rec",
+    ]
+    check_supported(config)
     assert config.enable_hpi and config.sub_modules.recognition.restore_spaces  # absent: True here
 
 
@@ -127,6 +142,32 @@ def test_missing_files_and_other_pipelines_are_clear(tmp_path: Path) -> None:
         parse_config(minimal(use_textline_orientation=True), source="x.yaml")
 
 
+@pytest.mark.parametrize(
+    ("changes", "key", "section"),
+    [
+        ({}, "use_doc_preprocessor", "SubPipelines.DocPreprocessor"),
+        (
+            {"SubPipelines": {"DocPreprocessor": {"use_doc_unwarping": False}}},
+            "use_doc_orientation_classify",
+            "SubPipelines.DocPreprocessor.SubModules.DocOrientationClassify",
+        ),
+        (
+            {"SubPipelines": {"DocPreprocessor": {"use_doc_orientation_classify": False}}},
+            "use_doc_unwarping",
+            "SubPipelines.DocPreprocessor.SubModules.DocUnwarping",
+        ),
+    ],
+)
+def test_a_document_preprocessor_without_its_section_is_refused(
+    changes: dict[str, object], key: str, section: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(minimal(use_doc_preprocessor=True, **changes), source="x.yaml")
+    said = f"x.yaml: {key} is True (absent means True), but {section} is missing"
+    assert str(caught.value).startswith(said)
+    assert f"set {key}: False" in str(caught.value)
+
+
 @pytest.mark.parametrize("backend", ["paddle", "openvino", "onnxruntime", "tensorrt"])
 def test_every_backend_is_supported(backend: str) -> None:
     check_supported(parse_config(minimal(hpi_config={"backend": backend}), source="x.yaml"))
@@ -135,7 +176,6 @@ def test_every_backend_is_supported(backend: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_doc_preprocessor": True}, "use_doc_preprocessor: True"),
         ({"text_type": "seal"}, "text_type: seal"),
         ({"enable_hpi": False}, "enable_hpi: False"),
         ({"engine": "paddle"}, "engine: hpi_config.backend"),
@@ -247,6 +287,26 @@ def test_a_modules_hpi_config_is_merged_over_the_pipelines_as_in_paddlex() -> No
         data["SubModules"]["TextRecognition"]["hpi_config"] = empty  # type: ignore[index]
         config = parse_config(data, source="x")
         assert config.hpi(config.sub_modules.recognition) == config.hpi_config
+
+
+def test_the_document_preprocessor_inherits_hpi_config_too() -> None:
+    module = {"model_name": "X", "hpi_config": {"auto_paddle2onnx": False}}
+    document = {
+        "use_doc_unwarping": False,
+        "hpi_config": {"backend": "onnxruntime"},
+        "SubModules": {"DocOrientationClassify": module},
+    }
+    data = minimal(
+        use_doc_preprocessor=True,
+        hpi_config={"backend": "openvino", "backend_config": {"streams": 2}},
+        SubPipelines={"DocPreprocessor": document},
+    )
+    config = parse_config(data, source="x")
+    orientation, detection, _ = map(config.hpi, config.modules)
+    assert orientation == HpiConfig(
+        backend="onnxruntime", backend_config={"streams": 2}, auto_paddle2onnx=False
+    )
+    assert detection == config.hpi_config
 
 
 def test_null_is_absent_where_paddlex_takes_it_so() -> None:

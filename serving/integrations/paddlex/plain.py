@@ -15,17 +15,18 @@ import numpy as np
 import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
-from serving.config.pipeline import PipelineConfig, load_config
+from serving.config.pipeline import DOC_SECTIONS, PipelineConfig, load_config
 from serving.errors import ConfigError, EngineError
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.detect import as_quad
+from serving.ocr.document import on_sent_page
 from serving.types import Image, Line, Page
 
 _LOG = logging.getLogger(__name__)
-_OURS = ("gate", "restore_spaces", "ascii_punctuation")
-"""Keys of our YAML that PaddleX does not have, at the top level or in a model."""
+_OURS = ("gate", "restore_spaces", "ascii_punctuation", "doubtful_pages_only")
+"""Keys of our YAML that PaddleX does not have, in a pipeline or a model."""
 
 
 def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[str, Any]:
@@ -36,7 +37,8 @@ def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[s
     """
     data, found = _read(Path(yaml), Path(models))
     for part in found:
-        data["SubModules"][part.section]["model_dir"] = str(part.folder)
+        owner = data["SubPipelines"]["DocPreprocessor"] if part.section in DOC_SECTIONS else data
+        owner["SubModules"][part.section]["model_dir"] = str(part.folder)
     for level in _levels(data):
         if "enable_hpi" in level:
             level["use_hpip"] = level.pop("enable_hpi")
@@ -68,8 +70,17 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
 
 def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[PipelineModel]]:
     """The validated YAML without the keys that PaddleX does not have, and its models."""
-    found = list(pipeline_models(load_config(path), models))
+    config = load_config(path)
     data: dict[str, Any] = yaml_format.safe_load(path.read_text(encoding="utf-8"))
+    if config.doc_preprocessor.doubtful_pages_only:
+        _LOG.warning(
+            "%s: doubtful_pages_only: PaddleX would turn every page; its document preprocessor is "
+            "off here",
+            path,
+        )
+        data["use_doc_preprocessor"] = False
+        config = config.model_copy(update={"use_doc_preprocessor": False})
+    found = list(pipeline_models(config, models))
     for level in _levels(data):
         for key in _OURS:
             level.pop(key, None)
@@ -77,9 +88,11 @@ def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[PipelineModel]
 
 
 def _levels(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Where engine settings may be: the top level, and each model."""
+    """Where engine settings may be: each pipeline, and each model."""
     yield data
-    yield from data["SubModules"].values()
+    yield from (data.get("SubModules") or {}).values()
+    for pipeline in (data.get("SubPipelines") or {}).values():
+        yield from _levels(pipeline)
 
 
 def _check_known(source: str, config: dict[str, Any]) -> None:
@@ -151,7 +164,11 @@ class PlainPipeline:
             for text, score, quad in read
         )
         spent = (time.perf_counter() - start) * 1e3
-        return Page(image.shape[1], image.shape[0], lines, timing={"paddlex": spent})
+        height, width = image.shape[:2]
+        angle = max(0, (result.get("doc_preprocessor_res") or {}).get("angle", 0))
+        sizes = (height, width) if angle % 180 else (width, height)
+        page = Page(*sizes, lines, timing={"paddlex": spent})
+        return on_sent_page(page, width, height, angle)
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """The effective settings of a request, under PaddleX's names."""
@@ -168,6 +185,10 @@ def settings_in_force(config: PipelineConfig, options: Options) -> dict[str, Any
     keys = ("limit_side_len", "limit_type", "max_side_limit", "thresh", "box_thresh")
     requested = options.model_dump()
     return {
+        "doc_preprocessor": {
+            key: first_set(requested[key], getattr(config.doc_preprocessor, key))
+            for key in DOC_SECTIONS.values()
+        },
         "model_settings": {
             "use_doc_preprocessor": config.use_doc_preprocessor,
             "use_textline_orientation": first_set(

@@ -1,0 +1,219 @@
+"""Turned or bent pages: found, read upright, and mapped back to the page as it was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks import corpus
+from serving.config import load_config, parse_config
+from serving.config.options import Options
+from serving.errors import BadRequest, ModelMissing
+from serving.models.progress import Quiet
+from serving.ocr.document import on_sent_page, turn_of_lines
+from serving.ocr.pipeline import Pipeline
+from serving.plan.build import Builder
+from serving.plan.load import open_pipeline
+from serving.scores import character_errors
+from serving.types import Image, Line, Page, Word
+
+ANGLES = (0, 90, 180, 270)
+EVERY_PAGE = Options(use_doc_orientation_classify=True)
+NO_PAGE = Options(use_doc_orientation_classify=False)
+
+
+@pytest.fixture(scope="module")
+def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
+    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
+    pipeline = open_pipeline(config, models=built, warm=False)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Image]:
+    return [page.image for page in corpus.pages(seed=5, count=4)]
+
+
+def turned(page: Image, angle: int) -> Image:
+    return np.ascontiguousarray(np.rot90(page, -(angle // 90)))
+
+
+def texts(page: Page) -> list[str]:
+    return [line.text for line in page.lines]
+
+
+@pytest.mark.parametrize("options", [Options(), EVERY_PAGE], ids=["doubtful pages", "every page"])
+@pytest.mark.parametrize("angle", ANGLES)
+def test_a_turned_page_reads_as_the_upright_one(
+    pipeline: Pipeline, pages: list[Image], angle: int, options: Options
+) -> None:
+    for image in pages:
+        upright = pipeline.read(image, NO_PAGE)
+        page = pipeline.read(turned(image, angle), options)
+        assert page.angle == angle
+        assert texts(page) == texts(upright)
+        assert (page.width, page.height) == turned(image, angle).shape[1::-1]
+        assert page.timing.keys() == {"prepare", "detect", "recognise"}
+        if angle:
+            assert page.as_read is not None
+            assert page.as_read.lines == upright.lines
+
+
+@pytest.mark.parametrize("angle", ANGLES[1:])
+def test_boxes_are_on_the_page_as_it_was_sent(
+    pipeline: Pipeline, pages: list[Image], angle: int
+) -> None:
+    """A crop of the sent page between the corners of a box reads as the line."""
+    import cv2
+
+    sent = turned(pages[0], angle)
+    lines = [line for line in pipeline.read(sent).lines if len(line.text) > 8]
+    assert lines
+    for line in lines:
+        a, b, _, d = (np.array(corner, np.float32) for corner in line.box)
+        width, height = round(float(np.linalg.norm(b - a))), round(float(np.linalg.norm(d - a)))
+        corners = np.array([[0, 0], [width, 0], [0, height]], np.float32)
+        matrix = cv2.getAffineTransform(np.stack([a, b, d]), corners)
+        crop = np.asarray(cv2.warpAffine(sent, matrix, (width, height)), np.uint8)
+        errors, _ = character_errors(line.text, pipeline.recogniser.read(crop).text)
+        assert errors <= len(line.text) / 10 + 1
+
+
+def test_mapping_back_by_hand() -> None:
+    """A page of 100 x 50 that is turned clockwise by 90 degrees was read as 50 x 100 upright."""
+    quad = ((5, 10), (45, 10), (45, 20), (5, 20))
+    word = Word("ab", ((5, 10), (15, 10), (15, 20), (5, 20)))
+    read = Page(50, 100, (Line("ab cd", 0.9, quad, 0, (word,)),), hint="a hint")
+    page = on_sent_page(read, 100, 50, 90)
+    [line] = page.lines
+    assert (page.width, page.height, page.hint, page.as_read) == (100, 50, "a hint", read)
+    assert line.quad == ((80, 5), (90, 5), (90, 45), (80, 45))
+    assert (line.turn, line.box[0], line.box[1]) == (90, (90, 5), (90, 45))
+    assert line.words[0].box[0] == (90, 5)
+    assert on_sent_page(on_sent_page(read, 100, 50, 90), 50, 100, 270).lines == read.lines
+
+
+def test_columns_of_cjk_do_not_tell_the_turn_of_a_page() -> None:
+    quad = ((0, 0), (10, 0), (10, 90), (0, 90))
+    column = Line("竖排的一行文字", 0.95, quad, 90)
+    assert turn_of_lines(Page(100, 100, (column, column))) == 0
+    assert turn_of_lines(Page(100, 100, (column, Line("sideways", 0.95, quad, 270)))) == 270
+    assert turn_of_lines(Page(100, 100, (Line("unsure", 0.5, quad, 180),))) == 0
+
+
+def test_a_page_without_text_stays_as_it_is(pipeline: Pipeline) -> None:
+    page = pipeline.read(np.full((300, 200, 3), 255, np.uint8))
+    assert (page.lines, page.angle) == ((), 0)
+
+
+def test_a_request_can_leave_pages_as_they_are(pipeline: Pipeline, pages: list[Image]) -> None:
+    sent = turned(pages[0], 90)
+    page = pipeline.read(sent, NO_PAGE)
+    assert (page.angle, page.as_read) == (0, None)
+    assert "prepare" not in page.timing
+    assert not pipeline.settings(NO_PAGE)["model_settings"]["use_doc_preprocessor"]
+    with pytest.raises(BadRequest, match="use_doc_unwarping: this pipeline has no unwarping model"):
+        pipeline.read(sent, Options(use_doc_unwarping=True))
+
+
+def test_a_preprocessor_model_that_is_missing_is_named_with_both_ways_out(
+    built: Path, repo: Path, tmp_path: Path
+) -> None:
+    data = yaml.safe_load((repo / "configs/PP-OCRv4_mobile.yaml").read_text())
+    document = data["SubPipelines"]["DocPreprocessor"]
+    document["use_doc_unwarping"] = True
+    document["SubModules"]["DocUnwarping"] = {"model_name": "UVDoc"}
+    config = parse_config(data, source="bent.yaml")
+    with pytest.raises(ModelMissing) as caught:
+        Builder(built, 2, Quiet()).build(config)
+    said = str(caught.value)
+    assert said.startswith("bent.yaml: use_doc_unwarping: True (absent means True) needs UVDoc")
+    assert "ocr-hpi fetch UVDoc" in said and "set use_doc_unwarping: False" in said
+
+
+ZOOM = 1.1
+
+
+def unwarping_model(folder: Path) -> None:
+    """A graph of UVDoc's form: a grid from the page, and a GridSample of the page with it.
+
+    The grid shows the page with a margin: ZOOM times its width and its height.
+    """
+    corners = np.array([[-1, 1], [-1, 1]], np.float32) * ZOOM
+    small = np.stack([corners, corners.T])[None]  # (1, 2, 2, 2): x and y at the four corners
+    nodes = [
+        helper.make_node("Shape", ["image"], ["size"], start=2, end=4),
+        helper.make_node("Concat", ["planes", "size"], ["sizes"], axis=0),
+        helper.make_node(
+            "Resize",
+            ["small", "", "", "sizes"],
+            ["large"],
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        ),
+        helper.make_node("Transpose", ["large"], ["grid"], perm=[0, 2, 3, 1]),
+        helper.make_node("GridSample", ["image", "grid"], ["flat"], mode="bilinear"),
+    ]
+    planes = ["N", 3, "H", "W"]
+    graph = helper.make_graph(
+        nodes,
+        "unwarping",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, planes)],
+        [helper.make_tensor_value_info("flat", TensorProto.FLOAT, planes)],
+        [
+            numpy_helper.from_array(small, "small"),
+            numpy_helper.from_array(np.array([1, 2], np.int64), "planes"),
+        ],
+    )
+    folder.mkdir()
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=opsets, ir_version=8), folder / "inference.onnx"
+    )
+    (folder / "inference.yml").write_text("Global: {model_name: UVDoc}\n")
+
+
+def test_a_page_is_flattened_and_its_boxes_are_mapped_back(
+    store: Path, repo: Path, tmp_path: Path, pages: list[Image]
+) -> None:
+    unwarping_model(tmp_path / "unwarping")
+    data: dict[str, Any] = yaml.safe_load((repo / "configs/PP-OCRv4_mobile.yaml").read_text())
+    document = data["SubPipelines"]["DocPreprocessor"]
+    document |= {"use_doc_unwarping": True, "doubtful_pages_only": False}
+    document["SubModules"]["DocUnwarping"] = {
+        "model_name": "UVDoc",
+        "model_dir": str(tmp_path / "unwarping"),
+        "hpi_config": {"auto_config": False, "backend": "onnxruntime"},
+    }
+    config = parse_config(data, source="bent.yaml")
+    Builder(store, 2, Quiet()).build(config)
+    pipeline = open_pipeline(config, models=store, warm=False)
+    try:
+        only_turned = Options(use_doc_orientation_classify=True, use_doc_unwarping=False)
+        for angle in (0, 90):
+            sent = turned(pages[0], angle)
+            direct = pipeline.read(sent, only_turned)
+            page = pipeline.read(sent)
+            assert (page.width, page.height, page.angle) == (direct.width, direct.height, angle)
+            boxes = {line.text: np.array(line.quad) for line in direct.lines}
+            same = [line for line in page.lines if line.text in boxes]
+            assert len(same) > len(direct.lines) / 2
+            for line in same:  # where the same line was found without flattening
+                assert np.abs(np.array(line.quad) - boxes[line.text]).max() < 12
+            assert page.as_read is not None and page.as_read.lines[0].quad != page.lines[0].quad
+        settings = pipeline.settings()
+        assert settings["model_settings"]["use_doc_preprocessor"]
+        assert settings["doc_preprocessor"] == {
+            "use_doc_orientation_classify": True,
+            "use_doc_unwarping": True,
+        }
+    finally:
+        pipeline.close()

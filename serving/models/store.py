@@ -58,6 +58,12 @@ class Store:
             raise ModelMissing(f"{name}: not in {self.root}. {self._how_to_get(name)}")
         return model_files(folder).folder
 
+    def own(self) -> list[str]:
+        """The models here that the manifest does not know."""
+        folders = (path.name for path in self.root.glob("*/"))
+        others = {*self.manifest.models, *_RESERVED}
+        return sorted(name for name in folders if _NAME.fullmatch(name) and name not in others)
+
     def fetch(self, name: str, **options: Any) -> str:
         """Bring one model into the store. Options and errors as of `fetch_all`."""
         return self.fetch_all([name], **options)[name]

@@ -339,7 +339,7 @@ def assemble(
         recogniser=Recogniser(
             engines["TextRecognition"],
             recognition,
-            sections.recognition.restore_spaces,
+            sections.recognition.min_space,
             sections.recognition.ascii_punctuation,
         ),
         scheduler=Scheduler(max(threads, *(callers(engine.spec) for engine in engines.values()))),

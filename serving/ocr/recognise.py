@@ -61,8 +61,8 @@ class Recogniser:
 
     engine: Engine
     model: RecognitionModel
-    restore_spaces: bool
-    """Insert missing spaces (see ctc.py). The score is that of the line without them."""
+    min_space: float | None
+    """Insert spaces of this probability (see ctc.py). The score is of the line without them."""
     ascii_punctuation: bool = False
     """ASCII for full-width punctuation in lines without CJK (see ctc.py)."""
 
@@ -85,8 +85,8 @@ class Recogniser:
         characters = self.model.characters
         steps = character_steps(path, len(characters))
         score = mean_score(steps, scores)
-        if self.restore_spaces:
-            restored = restore_spaces(path, steps, space, characters)
+        if self.min_space is not None:
+            restored = restore_spaces(path, steps, space, characters, self.min_space)
             if restored is not path:
                 path, steps = restored, character_steps(restored, len(characters))
         text = text_at(steps, path, characters)

@@ -109,7 +109,7 @@ class RecognitionBench(Bench):
         super().__init__(engine, spread(by_width, _LINES), calibration.crops)
         assert isinstance(part.model, RecognitionModel)
         assert isinstance(part.module, TextRecognition)
-        self._stage = Recogniser(engine, part.model, part.module.restore_spaces)
+        self._stage = Recogniser(engine, part.model, part.module.min_space)
         self._texts = calibration.texts
 
     def fit(self, image: Image) -> Image:

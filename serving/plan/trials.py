@@ -222,7 +222,7 @@ def _batch_trial(
 ) -> BatchTrial | None:
     assert isinstance(part.model, RecognitionModel)
     with closing(open_fused(graph, spec, part.model)) as engine:
-        reader = Recogniser(engine, part.model, restore_spaces=False)
+        reader = Recogniser(engine, part.model, min_space=None)
         try:
             return measure_batches(engine, [reader.fit(crop) for crop in calibration.crops], batch)
         except EngineError as error:

@@ -85,6 +85,13 @@ def test_paddlex_own_default_yaml_parses() -> None:
     assert config.enable_hpi and config.sub_modules.recognition.restore_spaces  # absent: True here
 
 
+@pytest.mark.parametrize(("value", "minimum"), [(True, 0.03), (False, None), (0.12, 0.12)])
+def test_restore_spaces_is_a_switch_or_a_probability(value: object, minimum: float | None) -> None:
+    data = minimal()
+    data["SubModules"]["TextRecognition"]["restore_spaces"] = value  # type: ignore[index]
+    assert parse_config(data, source="x").sub_modules.recognition.min_space == minimum
+
+
 def test_use_hpip_is_enable_hpi() -> None:
     assert not parse_config(minimal(use_hpip=False), source="x").enable_hpi
     with pytest.raises(ConfigError, match="same key"):
@@ -98,6 +105,7 @@ def test_use_hpip_is_enable_hpi() -> None:
         ("TextDetection", "limit_type", "middle", "'min', 'max' or 'resize_long'"),
         ("TextDetection", "thresh", 2, "less than or equal to 1"),
         ("TextRecognition", "batch_size", 0, "greater than or equal to 1"),
+        ("TextRecognition", "restore_spaces", 1, "True, False or a probability between 0 and 1"),
         ("TextRecognition", "hpi_config", {"backend": "om"}, "openvino"),
     ],
 )

@@ -171,14 +171,14 @@ def test_lines_read_the_same_in_batches(repo: Path, built: Path) -> None:
     assert len(lines) > 30
 
     alone = open_engine(graph, EngineSpec("onnxruntime", threads=2))
-    stage = Recogniser(alone, part.model, restore_spaces=True)
+    stage = Recogniser(alone, part.model, min_space=0.03)
     expected = [stage.read(line) for line in lines]
     sizes: list[int] = []
     lines_of_calls: list[int] = []
     inner = ObservedEngine(open_engine(graph, EngineSpec("onnxruntime", threads=2)), sizes.append)
     inner.spec = EngineSpec("onnxruntime", threads=2, batch=8)
     batcher = DynamicBatcher(inner, lines_of_calls.append)
-    stage = Recogniser(batcher, part.model, restore_spaces=True)
+    stage = Recogniser(batcher, part.model, min_space=0.03)
     scheduler = Scheduler(16)
     read = scheduler.map(stage.read, lines)
     scheduler.close()

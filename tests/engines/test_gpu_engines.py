@@ -164,7 +164,7 @@ def test_profiles_hold_all_that_the_stages_send(found: dict[str, PipelineModel])
     for width in (1, 48, 500, 2000, 9000):
         engine = FakeEngine(lambda _: ())
         engine.spec = TENSORRT
-        stage = Recogniser(engine, model, restore_spaces=True)
+        stage = Recogniser(engine, model, min_space=0.03)
         fitted = stage.fit(np.zeros((48, width, 3), np.uint8))
         for batch in (1, 32):
             lines.check((batch, *fitted.shape))

@@ -39,7 +39,7 @@ def make_wheel(folder: Path, sha256: str | None = None) -> Wheel:
         )
         wheel.writestr(f"{about}/RECORD", "")
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel("ocr-test-models", "1.0", sha256 or actual, "Apache-2.0")
+    return Wheel("ocr-test-models", "1.0", sha256 or actual, "Apache-2.0", 1)
 
 
 def store_knowing(root: Path, wheel: Wheel) -> Store:

@@ -33,8 +33,9 @@ CHARACTERS = ("", *map(chr, range(0x21, 0x7F)), "é", "字", "，", " ")
 SURE, FAINT, NONE = 0.9, 0.1, 1e-4
 
 
-def spaced(path: list[int], space: list[float]) -> list[int]:
-    return list(restore_spaces(path, character_steps(path, len(CHARACTERS)), space, CHARACTERS))
+def spaced(path: list[int], space: list[float], min_space: float = 0.03) -> list[int]:
+    steps = character_steps(path, len(CHARACTERS))
+    return list(restore_spaces(path, steps, space, CHARACTERS, min_space))
 
 
 def text_of(path: list[int]) -> str:
@@ -87,6 +88,12 @@ def test_what_is_hardly_seen_is_no_space() -> None:
     assert restored("in_side", seen=0.005) == "inside"
 
 
+def test_the_least_probability_is_the_pipelines() -> None:
+    path, space = [1, 0, 2], [NONE, FAINT, NONE]
+    assert len(character_steps(spaced(path, space, 0.05), len(CHARACTERS))) == 3
+    assert spaced(path, space, 0.12) == path
+
+
 def test_what_two_steps_saw_counts_together() -> None:
     assert restored("in__side", seen=0.02) == "in side"
 
@@ -113,7 +120,7 @@ def recogniser(model_store: Store) -> Recogniser:
     model = load_model(folder, folder.name, MODULE_NAMES["TextRecognition"])
     assert isinstance(model, RecognitionModel)
     graph = Graphs(model_store.root).build(folder, model)
-    return Recogniser(open_engine(graph, EngineSpec("onnxruntime")), model, restore_spaces=True)
+    return Recogniser(open_engine(graph, EngineSpec("onnxruntime")), model, min_space=0.03)
 
 
 def printed(text: str, face: Face, size: int = 20) -> np.ndarray:
@@ -136,14 +143,14 @@ def printed(text: str, face: Face, size: int = 20) -> np.ndarray:
     ],
 )
 def test_printed_words_are_parted(recogniser: Recogniser, text: str, face: Face) -> None:
-    plain = replace(recogniser, restore_spaces=False).read(printed(text, face))
+    plain = replace(recogniser, min_space=None).read(printed(text, face))
     read = recogniser.read(printed(text, face))
     assert read.score == plain.score
     assert read.text.split() == text.split()
 
 
 def test_more_words_of_a_page_are_read(recogniser: Recogniser) -> None:
-    plain = replace(recogniser, restore_spaces=False)
+    plain = replace(recogniser, min_space=None)
     before, after = Overlap(), Overlap()
     for page in corpus.pages(seed=6, count=1):
         for line in page.lines:
@@ -161,7 +168,7 @@ def test_more_words_of_a_page_are_read(recogniser: Recogniser) -> None:
 )
 @pytest.mark.parametrize("face", CHINESE)
 def test_chinese_lines_stay_as_they_are(recogniser: Recogniser, text: str, face: Face) -> None:
-    plain = replace(recogniser, restore_spaces=False).read(printed(text, face))
+    plain = replace(recogniser, min_space=None).read(printed(text, face))
     assert recogniser.read(printed(text, face)) == plain
     assert " " not in plain.text
 

@@ -71,7 +71,7 @@ def test_real_engines_read_a_line_the_same_in_a_batch(
     spec = EngineSpec(backend, streams=2, threads=2)
     graph = Graphs(built).find(part.folder, part.model)
     with closing(open_fused(graph, spec, part.model)) as engine:
-        reader = Recogniser(engine, part.model, restore_spaces=False)  # type: ignore[arg-type]
+        reader = Recogniser(engine, part.model, min_space=None)  # type: ignore[arg-type]
         result = measure_batches(engine, [reader.fit(c) for c in calibration_set().crops[::4]])
     assert result is not None
     assert result.parity

@@ -57,6 +57,6 @@ def test_the_single_characters_of_the_set_are_read(built: Path, repo: Path) -> N
     assert {text for _, text in singles} >= set("0123456789")
     graph = Graphs(built).find(part.folder, part.model)
     with closing(open_fused(graph, EngineSpec("onnxruntime"), part.model)) as engine:
-        reader = Recogniser(engine, part.model, restore_spaces=False)
+        reader = Recogniser(engine, part.model, min_space=None)
         right = sum(reader.read(crop).text == text for crop, text in singles)
     assert right / len(singles) >= 0.96

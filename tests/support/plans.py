@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from serving.config import PipelineConfig
 from serving.devices import parse_devices
-from serving.machine import share
-from serving.plan.plan import Plan, save_plan
+from serving.machine import share, usable_cores
+from serving.models.files import digest
+from serving.plan.build import plan_inputs
+from serving.plan.graphs import Graphs
+from serving.plan.plan import ModelPlan, Plan, find_plan, requirements, save_plan
+
+
+def deploy_like_default(
+    folder: Path, built: Path, default: PipelineConfig, *others: PipelineConfig
+) -> None:
+    """Make the folder a store of `built`'s models: the default pipeline has its measured plan, the
+    others one that names the same engines, because measuring takes minutes.
+    """
+    cores, plan = usable_cores(), find_plan(default, built)
+    inputs = [plan_inputs(other, built, cores).parts for other in others]
+    for parts in inputs:
+        for part in parts.values():
+            Graphs(built).build(part.folder, part.model)
+    (folder / "engines").mkdir()
+    for source in (*built.iterdir(), *(built / "engines").iterdir()):
+        if source.name not in ("engines", "plans"):
+            (folder / source.relative_to(built)).symlink_to(source)
+    save_plan(folder, default, cores, "cpu", plan)
+    for other, parts in zip(others, inputs, strict=True):
+        choices = {section: plan.models[section].choice for section in parts}
+        planned = {
+            section: ModelPlan(part.model.name, digest(part.folder), (), choices[section])
+            for section, part in parts.items()
+        }
+        needs = requirements(other, parts, choices, cores, "cpu")
+        same = replace(plan, key="other", models=planned, requirements=needs)
+        save_plan(folder, other, cores, "cpu", same)
 
 
 def deploy(models: Path, config: PipelineConfig, cores: int, device: str, workers: int) -> None:

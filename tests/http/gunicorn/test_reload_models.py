@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,10 @@ import pytest
 import requests
 import yaml
 from http_load import Load
+from plans import deploy_like_default
 
 from serving.config import load_config
-from serving.machine import usable_cores
-from serving.models.files import digest
 from serving.models.store import Store
-from serving.plan.build import plan_inputs
-from serving.plan.graphs import Graphs
-from serving.plan.plan import ModelPlan, find_plan, requirements, save_plan
 
 SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "0"))
 EVERY = 5.0 if SECONDS > 30 else 1.0
@@ -46,31 +41,11 @@ def yamls(repo: Path) -> list[Path]:
 def models(
     model_store: Store, built: Path, yamls: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The models and plans of both: the default's is measured, the other's names the same engines,
-    because measuring takes minutes.
-    """
-    cores = usable_cores()
-    default, other = map(load_config, yamls)
+    """The models and plans of both."""
     for kind in ("det", "rec"):
         model_store.fetch(f"{FAMILIES[1]}_{kind}")
-    inputs = plan_inputs(other, built, cores)
-    for part in inputs.parts.values():
-        Graphs(built).build(part.folder, part.model)
-    plan = find_plan(default, built)
-    planned = {
-        section: ModelPlan(part.model.name, digest(part.folder), (), plan.models[section].choice)
-        for section, part in inputs.parts.items()
-    }
     folder = tmp_path_factory.mktemp("models")
-    (folder / "engines").mkdir()
-    for source in (*built.iterdir(), *(built / "engines").iterdir()):
-        if source.name not in ("engines", "plans"):
-            (folder / source.relative_to(built)).symlink_to(source)
-    choices = {section: model.choice for section, model in planned.items()}
-    needs = requirements(other, inputs.parts, choices, cores, "cpu")
-    save_plan(folder, default, cores, "cpu", plan)
-    changed = replace(plan, key="other", models=planned, requirements=needs)
-    save_plan(folder, other, cores, "cpu", changed)
+    deploy_like_default(folder, built, *map(load_config, yamls))
     return folder
 
 

@@ -17,6 +17,9 @@ Point = tuple[int, int]
 Quad = tuple[Point, Point, Point, Point]
 """Four corners, clockwise on the page, starting at the top left."""
 
+Dpi = tuple[float, float]
+"""Dots per inch, across and down."""
+
 QuadArray = npt.NDArray[np.int32]
 """The same as an array: (4, 2), or (N, 4, 2) for several."""
 
@@ -28,6 +31,8 @@ class Word:
     text: str
     box: Quad
     """Corners clockwise from the word's own top left."""
+    score: float = 0.0
+    """Mean probability of the characters, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,7 @@ EXPECTED = {
     'image=@docs/page.jpg" http': "Riverton",
     "format=text": "Riverton",
     "format=image": "read.png",
+    "format=alto": "report.alto.xml",
     "x-ndjson": '"request_id"',
     "/metrics": "ocr_requests_total",
     "ocr-hpi plan": "PP-OCRv4_mobile_rec",

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import IO, TYPE_CHECKING, Any, cast, get_args
 
 import click
 from pydantic import ValidationError
@@ -24,16 +25,21 @@ from pydantic import ValidationError
 from serving.cli.options import DEFAULT_PIPELINES, Command, models_option
 from serving.config.options import PDF_DPI, Options
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
+from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
+from serving.output.pages import ReadPage
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from serving.api import PageResult
+    from serving.imaging.decode import Decoder
+    from serving.imaging.formats import Data
 
 Say = Callable[[str], None]
 
 _SUFFIXES = {"text": ".txt", "json": ".jsonl", "paddlex": ".paddlex.jsonl"}
-_ENDS = {".png": b"IEND\xaeB`\x82"}
+"""Of the formats that are written page by page; the others are in output/formats.py."""
+_ENDS = {".png": b"IEND\xaeB`\x82", ".hocr": b"</html>\n", ".xml": b"</alto>\n"}
 """Of a whole file; all others end with a line feed."""
 _MAX_NAME = 200
 """Bytes of a file's name, to which a page's number and a suffix are added: 255 are allowed."""
@@ -66,11 +72,11 @@ def _overrides(command: Command) -> Command:
 @click.option(
     "--format",
     "form",
-    type=click.Choice([*_SUFFIXES]),
+    type=click.Choice([*dict.fromkeys((*_SUFFIXES, *get_args(DocumentName)))]),
     default="text",
     show_default=True,
     help="text: the lines. json: a line for each page, with scores and boxes. paddlex: a line for "
-    "each page, as PaddleX's results have it.",
+    "each page, as PaddleX's results have it. The others hold all pages of an input.",
 )
 @click.option(
     "--output",
@@ -119,18 +125,23 @@ def command(
         raise click.UsageError("--resume needs --output or --save-img: where to look")
     if save_img is not None and any(os.path.realpath(path) == folders[-1] for path in paths):
         raise click.UsageError("--save-img: the folder that is read; its images would be read, too")
+    alone = len(paths) == 1 and not Path(paths[0]).is_dir()
+    if form not in _SUFFIXES and output is None and not alone:
+        raise click.UsageError(f"--format {form} makes a file of each input: give --output DIR")
     for folder in folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
     from serving import load_pipeline
 
-    alone = len(paths) == 1 and not Path(paths[0]).is_dir()
-    work = _Work(form, output, save_img, headed=not alone)
+    document = None if form in _SUFFIXES else DOCUMENTS[cast(DocumentName, form)]
+    if document is not None:
+        options = document.options(options)
     done = _Done()
     try:
         with ExitStack() as stack:
             ocr = stack.enter_context(load_pipeline(pipeline, models=models))
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
+            work = _Work(form, document, ocr.decoder, output, save_img, headed=not alone)
             inputs = _Inputs(paths, recursive, folders)
             for note in inputs.left_out():
                 click.echo(note, err=True)
@@ -311,6 +322,9 @@ class _Work:
     """Puts what was read where it belongs, a page at a time."""
 
     form: str
+    document: DocumentFormat | None
+    """Where the format holds all pages of an input."""
+    decoder: Decoder
     output: Path | None
     save_img: Path | None
     headed: bool
@@ -326,19 +340,25 @@ class _Work:
     def _marks(self, item: _Input) -> Iterator[Path]:
         """The files that are written last."""
         if self.output is not None:
-            yield self.output / f"{item.target}{_SUFFIXES[self.form]}"
+            yield self._output(self.output, item)
         if self.save_img is not None:
             yield self.save_img / f"{item.target}.page-1.png"
+
+    def _output(self, folder: Path, item: _Input) -> Path:
+        suffix = self.document.suffix if self.document else _SUFFIXES[self.form]
+        return folder / f"{item.target}{suffix}"
 
     def read(self, item: _Input, results: Iterator[PageResult]) -> int:
         """Take the pages of an input, and count them. Nothing half done is left."""
         number = 0
+        data: Data = b""
+        pages: list[ReadPage] = []
         with _staged() as files, ExitStack() as stack:
-            out: IO[str] = sys.stdout
+            out = cast(TextIOWrapper, sys.stdout)
             if self.save_img is not None:
                 images = self.save_img / item.target
             if self.output is not None:
-                path = files.add(self.output / f"{item.target}{_SUFFIXES[self.form]}")
+                path = files.add(self._output(self.output, item))
                 out = stack.enter_context(path.open("w", encoding="utf-8"))
             for number, result in enumerate(results, 1):
                 page = replace(result, name=item.name)
@@ -346,10 +366,16 @@ class _Work:
                     print("\f", end="", file=out)
                 elif self.form == "text" and self.headed and self.output is None:
                     print(f"==> {item.name} <==", file=out)
-                _write(page, self.form, out)
+                if self.document is None:
+                    _write(page, self.form, out)
+                else:
+                    data = page.data
+                    pages.append(ReadPage(0, page.page_index or 0, number, page.page, page.dpi))
                 if self.save_img is not None:
                     picture = images.with_name(f"{images.name}.page-{number}.png")
                     page.save_to_img(files.add(picture))
+            if self.document is not None:
+                out.buffer.write(self.document.write(pages, [data], self.decoder))
         return number
 
 
@@ -366,7 +392,10 @@ def _write(result: PageResult, form: str, out: IO[str]) -> None:
 def _page(result: PageResult) -> dict[str, Any]:
     lines = []
     for line in result.lines:
-        words = [{"data": word.text, "box": _points(word.box)} for word in line.words]
+        words = [
+            {"data": word.text, "score": word.score, "box": _points(word.box)}
+            for word in line.words
+        ]
         lines.append(
             {"data": line.text, "score": line.score, "box": _points(line.box)}
             | ({"words": words} if words else {})

@@ -11,9 +11,10 @@ from serving.config.options import Options
 from serving.errors import BadRequest
 from serving.http.errors import ErrorAnswer
 from serving.http.uploads import Base64OrUrl, first_finding
+from serving.output.formats import DocumentName
 from serving.output.pages import PageAnswer, described
 
-Format = Literal["lines", "pages", "text", "image", "paddlex"]
+Format = Literal["lines", "pages", "image", "paddlex", DocumentName]
 
 
 def _no_null(schema: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from serving.http.metrics import Metrics
 from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
 from serving.imaging.decode import Decoder, Pages
-from serving.imaging.formats import Limits
+from serving.imaging.formats import ALL_PAGES, Limits, PageRanges
 from serving.output.pages import ReadPage
 from serving.types import Image, Line
 
@@ -43,6 +43,8 @@ class ReadRequest:
     options: Options
     environ: WSGIEnvironment
     pdf_dpi: int = 144
+    ranges: PageRanges = ALL_PAGES
+    """The pages that are read of each document."""
     draw: Draw | None = None
     """Makes `ReadPage.picture` from each page, where pictures are wanted."""
     one_page: bool = False
@@ -61,7 +63,7 @@ class Service:
         self.fetcher = UrlFetcher(
             settings.allow_url_hosts, max_bytes=settings.max_body, seconds=settings.timeout
         )
-        self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
+        self.decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
 
     def admit(self, body: Body) -> None:
         """Take the request's permit, before its body is read; held until its answer has gone.
@@ -89,7 +91,7 @@ class Service:
         environ, pipeline = request.environ, request.pipeline
         add_log_fields(environ, pipeline=request.name, images=len(request.documents))
         documents = self._open(request)
-        total = sum(document.count for document in documents)
+        total = sum(len(document.pages) for document in documents)
         seconds = self.settings.timeout + total * self.settings.page_time
         deadline = time.monotonic() + seconds
         done = lines = 0
@@ -105,7 +107,7 @@ class Service:
         queued = self.metrics.request_queued(request.name)
         try:
             for index, document in enumerate(documents):
-                for number in range(document.count):
+                for info in document.pages:
                     check()
                     with self.slots.slot(check):
                         if not done:
@@ -122,14 +124,14 @@ class Service:
                     _check_caller(environ)
                     done, lines = done + 1, lines + len(page.lines)
                     add_log_fields(environ, pages=done, lines=lines)
-                    yield ReadPage(index, number, total, page, picture)
+                    yield ReadPage(index, info.index, total, page, info.dpi, picture)
         finally:
             queued.end()
 
     def close(self) -> None:
         """Finish the pages in progress, then end decoder processes, pipelines and permits."""
         self.slots.close()
-        self._decoder.close()
+        self.decoder.close()
         self.registry.close()
         self.admission.close()
 
@@ -137,8 +139,10 @@ class Service:
         documents = []
         for index, data in enumerate(request.documents):
             with _of_document(index, request):
-                documents.append(self._decoder.pages(data, pdf_dpi=request.pdf_dpi))
-        pages = sum(document.count for document in documents)
+                documents.append(
+                    self.decoder.pages(data, pdf_dpi=request.pdf_dpi, ranges=request.ranges)
+                )
+        pages = sum(len(document.pages) for document in documents)
         if request.one_page and pages > 1:
             raise BadRequest(
                 f"format=image draws one page, and there are {pages}; send them one by one or "
@@ -147,7 +151,7 @@ class Service:
         if pages > self.settings.max_pages:
             raise TooLarge(
                 f"the request has {pages} pages; the limit is {self.settings.max_pages} "
-                "(--max-pages): send them in parts"
+                "(--max-pages): send them in parts, or select some with pages=1-100"
             )
         return documents
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from serving.types import Line, Page, Quad
+from serving.types import Dpi, Line, Page, Quad
 
 described = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 """For the dicts that answers consist of: /openapi.json describes all that is in them."""
@@ -26,6 +26,8 @@ class ReadPage:
     total: int
     """Pages of the whole request."""
     page: Page
+    dpi: Dpi | None = None
+    """As its document says; of a PDF, as it was rendered."""
     picture: Any = field(default=None, repr=False)
     """The page as a picture, where the answer has one."""
 
@@ -40,6 +42,7 @@ class WordAnswer(TypedDict):
     """One word of a line, or the punctuation between two."""
 
     data: str
+    score: float
     box: Box
 
 
@@ -134,7 +137,10 @@ def _line(line: Line) -> LineAnswer:
     answer = LineAnswer(data=line.text, score=round(float(line.score), 4), box=_box(line.box))
     words = [word for word in line.words if not word.text.isspace()]
     if words:
-        answer["words"] = [WordAnswer(data=word.text, box=_box(word.box)) for word in words]
+        answer["words"] = [
+            WordAnswer(data=word.text, score=round(word.score, 4), box=_box(word.box))
+            for word in words
+        ]
     return answer
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,26 @@ def test_paddlex_is_one_line_per_page(folder: Path) -> None:
     assert [page["page_index"] for page in pages] == [0, 1]
     assert pages[1]["rec_texts"] == ["fake 60x20 字"]
     assert pages[1]["input_path"] == str(folder / "c.tif")
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix", "page"), [("hocr", ".hocr", "ocr_page"), ("alto", ".alto.xml", "<Page ")]
+)
+def test_a_document_format_holds_all_pages_of_an_input(
+    folder: Path, tmp_path: Path, reader: FakeReader, form: str, suffix: str, page: str
+) -> None:
+    done = predict(folder / "c.tif", "--format", form)
+    assert done.exit_code == 0, done.output
+    assert len(re.findall(f'{page}"|{page}ID', done.stdout)) == 2
+    assert reader.seen[-1].return_word_box
+    several = predict(folder, "--format", form)
+    assert several.exit_code == 2
+    assert "give --output DIR" in several.stderr
+    for _ in range(2):
+        written = predict(folder, "--format", form, "--output", "out", "--resume")
+    assert "3 already there" in written.stderr
+    assert files(tmp_path / "out") == [f"a.png{suffix}", f"b.png{suffix}", f"c.tif{suffix}"]
+    assert (tmp_path / "out" / f"c.tif{suffix}").read_text() == done.stdout
 
 
 def test_a_folder_is_read_to_its_end_whatever_is_broken(folder: Path) -> None:

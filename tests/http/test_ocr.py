@@ -183,6 +183,27 @@ def test_image_of_several_pages_is_refused(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "kind"), [("hocr", "text/vnd.hocr+html"), ("alto", "application/alto+xml")]
+)
+def test_hocr_and_alto_hold_all_pages_and_ask_for_words(
+    client: FlaskClient, form: str, kind: str
+) -> None:
+    for ask in ({"query_string": f"format={form}"}, {"headers": {"Accept": kind}}):
+        response = client.post(URL, **form_of_two(), **ask)
+        assert response.content_type.split(";")[0] == kind
+        assert READERS["accurate"].seen[-1].return_word_box
+        text = response.get_data(as_text=True)
+        assert text.count(">40x20</span>") + text.count('CONTENT="40x20"') == 1
+        assert text.count(">30x20</span>") + text.count('CONTENT="30x20"') == 1
+    response = client.post(f"{URL}?format={form}&return_word_box=false", **form_of_two())
+    assert "x_wconf" in response.get_data(as_text=True) or form == "alto"
+
+
+def form_of_two() -> dict[str, Any]:
+    return form(picture(), picture(30))
+
+
+@pytest.mark.parametrize(
     "accept",
     [
         "*/*",

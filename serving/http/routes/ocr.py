@@ -21,6 +21,7 @@ from serving.http.openapi import READING_ERRORS, Routes
 from serving.http.schemas import Format, OcrQuery, PagesAnswer, PipelinePath
 from serving.http.service import Draw, ReadRequest, Service
 from serving.http.uploads import BODIES, read_uploads
+from serving.output.formats import DOCUMENTS
 from serving.output.image import drawn_png, page_jpeg
 from serving.output.paddlex import InferAnswer, infer_answer
 from serving.output.pages import (
@@ -29,7 +30,6 @@ from serving.output.pages import (
     hints,
     page_answer,
     placed_lines,
-    plain_text,
     rounded,
     total_timing,
 )
@@ -40,15 +40,16 @@ NDJSON = "application/x-ndjson"
 """A JSON object a line."""
 _FORMATS: dict[str, Format] = {
     "application/json": "lines",
-    "text/plain": "text",
     "image/png": "image",
     NDJSON: "pages",
+    **{document.media_type: name for name, document in DOCUMENTS.items()},
 }
+"""By what Accept asks for."""
 _ANSWERS = {
     "application/json": list[PlacedLine] | PagesAnswer | InferAnswer,
-    "text/plain": str,
     "image/png": bytes,
     NDJSON: str,  # a PageAnswer a line, then the rest of a PagesAnswer; or an ErrorAnswer
+    **{document.media_type: document.schema for document in DOCUMENTS.values()},
 }
 
 
@@ -73,11 +74,12 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     documents = service.fetch(uploads, request.environ)
     if form == "paddlex" and len(documents) > 1:
         raise BadRequest("format=paddlex answers for one document; send them one by one")
+    options = query.options()
     wanted = ReadRequest(
         path.name,
         pipeline,
         documents,
-        query.options(),
+        DOCUMENTS[form].options(options) if form in DOCUMENTS else options,
         request.environ,
         pdf_dpi=query.pdf_dpi,
         draw=_draw(form, query.pictures),
@@ -86,7 +88,7 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     pages = service.read(wanted)
     if form == "pages" and accept.best_match(["application/json", NDJSON]) == NDJSON:
         return _stream(pages, pipeline.to_dict())
-    return _answer(form, wanted, list(pages))
+    return _answer(form, wanted, list(pages), service)
 
 
 def _preferred(accept: MIMEAccept) -> Format:
@@ -101,13 +103,11 @@ def _draw(form: Format, pictures: bool) -> Draw | None:
     return page_jpeg if pictures else None
 
 
-def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage]) -> Response:
+def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage], service: Service) -> Response:
     add_timing(total_timing(pages))
     match form:
         case "lines":
             response = json_response(placed_lines(pages))
-        case "text":
-            response = Response(plain_text(pages), mimetype="text/plain")
         case "image":
             response = Response(pages[0].picture, mimetype="image/png")
         case "pages":
@@ -123,6 +123,12 @@ def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage]) -> Respons
             settings = wanted.pipeline.settings(wanted.options)
             answer = infer_answer(wanted.documents[0], pages, settings, g.request_id)
             response = json_response(answer)
+        case _:
+            document = DOCUMENTS[form]
+            start = time.perf_counter()
+            body = document.write(pages, wanted.documents, service.decoder)
+            add_timing({"write": (time.perf_counter() - start) * 1e3})
+            response = Response(body, mimetype=document.media_type)
     if hint := hints(pages):
         response.headers["X-OCR-Hint"] = hint
     return response

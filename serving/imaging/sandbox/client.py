@@ -36,11 +36,23 @@ from typing import Any
 import numpy as np
 
 from serving.errors import EngineError, NotReady, TimedOut, Undecodable
-from serving.imaging.formats import Data, Kind, display_name
+from serving.imaging.formats import Data, Kind, PageRanges, display_name
 from serving.imaging.sandbox import protocol
-from serving.types import Image
+from serving.types import Dpi, Image
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PageInfo:
+    """What is known of a page before it is decoded."""
+
+    index: int
+    """In its document, from 0."""
+    size: Size
+    """(width, height) in pixels, upright."""
+    dpi: Dpi | None
+    """As the file says; of a PDF, as it is rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +88,22 @@ class Sandbox:
         self._pool.close()
 
     def document(self, kind: Kind, data: Data, dpi: int) -> Document:
-        """What `page_sizes` and `decode` take. Nothing is sent yet."""
+        """What `pages` and `decode` take. Nothing is sent yet."""
         return Document(kind, data, dpi, next(self._numbers))
 
-    def page_sizes(self, document: Document, max_pages: int) -> tuple[int, list[Size]]:
-        """The number of pages, and (width, height) of each; no sizes if over `max_pages`.
+    def pages(
+        self, document: Document, ranges: PageRanges, max_pages: int
+    ) -> tuple[int, list[PageInfo]]:
+        """How many pages the document has, and those selected; at most one over `max_pages`.
 
-        Raises Undecodable, TimedOut, NotReady.
+        Counting may stop behind the last one selected. Raises Undecodable, TimedOut, NotReady.
         """
-        answer = self._request(document, {"page": None, "max_pages": max_pages})
-        return answer["count"], [(width, height) for width, height in answer["sizes"]]
+        request = {"page": None, "ranges": ranges.ranges, "max_pages": max_pages}
+        answer = self._request(document, request)
+        return answer["count"], [
+            PageInfo(index, (width, height), (dpi[0], dpi[1]) if dpi else None)
+            for index, width, height, dpi in answer["pages"]
+        ]
 
     def decode(self, document: Document, page: int, size: Size, *, last: bool = False) -> Image:
         """The page, (H, W, 3) BGR. `last`: no other page will be requested.

@@ -123,6 +123,8 @@ def test_a_command_does_what_the_page_says(shell: Shell, command: str) -> None:
         assert '"error"' not in out
         for name in re.findall(r"-o (\S+\.png)", command):  # curl writes an error there as well
             assert (shell.folder / name).read_bytes().startswith(b"\x89PNG")
+        for name in re.findall(r"-o (\S+\.pdf)", command):
+            assert (shell.folder / name).read_bytes().startswith(b"%PDF-")
         for part, expected in EXPECTED.items():
             if part in command:
                 assert expected in out + _written(shell.folder)
@@ -132,6 +134,7 @@ EXPECTED = {
     'image=@docs/page.jpg" http': "Riverton",
     "format=text": "Riverton",
     "format=image": "read.png",
+    "format=pdf": "searchable.pdf",
     "format=alto": "report.alto.xml",
     "x-ndjson": '"request_id"',
     "/metrics": "ocr_requests_total",

@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 _SUFFIXES = {"text": ".txt", "json": ".jsonl", "paddlex": ".paddlex.jsonl"}
 """Of the formats that are written page by page; the others are in output/formats.py."""
-_ENDS = {".png": b"IEND\xaeB`\x82", ".hocr": b"</html>\n", ".xml": b"</alto>\n"}
+_ENDS = {".png": b"IEND\xaeB`\x82", ".hocr": b"</html>\n", ".xml": b"</alto>\n", ".pdf": b"%%EOF\n"}
 """Of a whole file; all others end with a line feed."""
 _MAX_NAME = 200
 """Bytes of a file's name, to which a page's number and a suffix are added: 255 are allowed."""
@@ -369,6 +369,8 @@ class _Work:
                 if self.document is None:
                     _write(page, self.form, out)
                 else:
+                    if number == 1 and self.document.check is not None:
+                        self.document.check(page.data, self.decoder)
                     data = page.data
                     pages.append(ReadPage(0, page.page_index or 0, number, page.page, page.dpi))
                 if self.save_img is not None:

@@ -23,6 +23,7 @@ from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, Limits, PageRanges
+from serving.output.formats import Check
 from serving.output.pages import ReadPage
 from serving.types import Image, Line
 
@@ -47,6 +48,8 @@ class ReadRequest:
     """The pages that are read of each document."""
     draw: Draw | None = None
     """Makes `ReadPage.picture` from each page, where pictures are wanted."""
+    check: Check | None = None
+    """Refuses a document before any is read."""
     one_page: bool = False
     """Refuse more: the answer has room for one."""
 
@@ -142,6 +145,8 @@ class Service:
                 documents.append(
                     self.decoder.pages(data, pdf_dpi=request.pdf_dpi, ranges=request.ranges)
                 )
+                if request.check is not None:
+                    request.check(data, self.decoder)
         pages = sum(len(document.pages) for document in documents)
         if request.one_page and pages > 1:
             raise BadRequest(

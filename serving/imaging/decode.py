@@ -35,6 +35,7 @@ from serving.imaging.formats import (
 )
 from serving.imaging.headers import Header, SingleKind, read_header
 from serving.imaging.sandbox.client import Document, PageInfo, Sandbox
+from serving.imaging.sandbox.protocol import PageText
 from serving.types import Image
 
 _DPI = range(36, 1201)
@@ -131,6 +132,18 @@ class Decoder:
             return self._sandbox.decode(document, page.index, page.size, last=page is pages[-1])
 
         return Pages(document.kind, pages, decode_page)
+
+    def check_searchable(self, data: Data) -> None:
+        """Raise Undecodable where `searchable` would, for a PDF that must not be changed."""
+        if sniff(data) == "pdf":
+            self._sandbox.check_searchable(data)
+
+    def searchable(self, documents: Sequence[Data], texts: Sequence[list[PageText]]) -> bytes:
+        """One PDF of all documents, with the text of their pages, not painted, on them.
+
+        See `imaging/pdf.py`. Raises Undecodable, TimedOut, NotReady.
+        """
+        return self._sandbox.searchable([(sniff(data), data) for data in documents], texts)
 
     def close(self) -> None:
         """End the decoder processes. Callers still waiting for a page get NotReady."""

@@ -11,13 +11,16 @@ from serving.imaging.formats import Data
 from serving.output.alto import alto
 from serving.output.hocr import hocr
 from serving.output.pages import ReadPage, plain_text
+from serving.output.pdf import searchable_pdf
 
 if TYPE_CHECKING:
     from serving.imaging.decode import Decoder
 
-DocumentName = Literal["text", "hocr", "alto"]
+DocumentName = Literal["text", "hocr", "alto", "pdf"]
 Write = Callable[[Sequence[ReadPage], Sequence[Data], "Decoder"], bytes]
 """From the pages and the documents that they are from; see `ReadPage.image`."""
+
+Check = Callable[[Data, "Decoder"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class DocumentFormat:
     write: Write
     needs_words: bool = False
     schema: type[str | bytes] = str
+    check: Check | None = None
+    """Refuses a document before it is read. Raises InputError."""
 
     def options(self, options: Options) -> Options:
         """With word boxes, where the format needs them."""
@@ -44,4 +49,12 @@ DOCUMENTS: dict[DocumentName, DocumentFormat] = {
     "text": DocumentFormat("text/plain", ".txt", _text(plain_text)),
     "hocr": DocumentFormat("text/vnd.hocr+html", ".hocr", _text(hocr), needs_words=True),
     "alto": DocumentFormat("application/alto+xml", ".alto.xml", _text(alto), needs_words=True),
+    "pdf": DocumentFormat(
+        "application/pdf",
+        ".pdf",
+        searchable_pdf,
+        needs_words=True,
+        schema=bytes,
+        check=lambda data, decoder: decoder.check_searchable(data),
+    ),
 }

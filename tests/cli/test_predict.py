@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from http_fake import FakeReader, picture
+from imaging_files import paper
 from PIL import Image
 
 from serving.cli import main
@@ -110,6 +111,21 @@ def test_a_document_format_holds_all_pages_of_an_input(
     assert "3 already there" in written.stderr
     assert files(tmp_path / "out") == [f"a.png{suffix}", f"b.png{suffix}", f"c.tif{suffix}"]
     assert (tmp_path / "out" / f"c.tif{suffix}").read_text() == done.stdout
+
+
+def test_a_searchable_pdf_of_each_input(folder: Path, tmp_path: Path) -> None:
+    done = predict(folder / "c.tif", "--format", "pdf")
+    assert done.exit_code == 0, done.output
+    assert done.stdout_bytes.count(b"/MediaBox") == 2
+    for _ in range(2):
+        again = predict(folder, "--format", "pdf", "--output", "out", "--resume")
+    assert "3 already there" in again.stderr
+    assert files(tmp_path / "out") == ["a.png.pdf", "b.png.pdf", "c.tif.pdf"]
+    signed = paper("0 0 90 90").replace(b"/Catalog", b"/Catalog/Perms<<>>")
+    (folder / "signed.pdf").write_bytes(signed)
+    refused = predict(folder / "signed.pdf", "--format", "pdf")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "signed.pdf: the PDF is signed" in refused.stderr
 
 
 def test_a_folder_is_read_to_its_end_whatever_is_broken(folder: Path) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pypdfium2
 import pytest
 from flask.testing import FlaskClient
 from http_fake import Client, FakeReader, picture
+from imaging_files import paper
 from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
@@ -197,6 +199,28 @@ def test_hocr_and_alto_hold_all_pages_and_ask_for_words(
         assert text.count(">30x20</span>") + text.count('CONTENT="30x20"') == 1
     response = client.post(f"{URL}?format={form}&return_word_box=false", **form_of_two())
     assert "x_wconf" in response.get_data(as_text=True) or form == "alto"
+
+
+def test_a_searchable_pdf_of_all_that_was_sent(client: FlaskClient) -> None:
+    for ask in ({"query_string": "format=pdf"}, {"headers": {"Accept": "application/pdf"}}):
+        response = client.post(URL, **form(picture(90, 60), picture(kind="PDF", pages=2)), **ask)
+        assert response.content_type == "application/pdf"
+        assert READERS["accurate"].seen[-1].return_word_box
+        assert "write;dur=" in response.headers["Server-Timing"]
+        document = pypdfium2.PdfDocument(response.data)
+        assert [page.get_size() for page in document] == [(45, 30), (40, 20), (40, 20)]
+        document.close()
+
+
+def test_no_page_is_read_of_a_pdf_that_must_not_be_changed(client: FlaskClient) -> None:
+    signed = paper("0 0 90 90").replace(b"/Catalog", b"/Catalog/Perms<<>>")
+    before = len(READERS["accurate"].seen)
+    response = client.post(f"{URL}?format=pdf", **form(picture(), signed))
+    assert code(response) == (422, "undecodable")
+    assert response.get_json()["error"]["index"] == 1
+    assert "signed" in response.get_json()["error"]["message"]
+    assert len(READERS["accurate"].seen) == before
+    assert client.post(URL, **form(picture(), signed)).status_code == 200
 
 
 def form_of_two() -> dict[str, Any]:

@@ -74,15 +74,18 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     documents = service.fetch(uploads, request.environ)
     if form == "paddlex" and len(documents) > 1:
         raise BadRequest("format=paddlex answers for one document; send them one by one")
-    options = query.options()
+    options, check = query.options(), None
+    if form in DOCUMENTS:
+        options, check = DOCUMENTS[form].options(options), DOCUMENTS[form].check
     wanted = ReadRequest(
         path.name,
         pipeline,
         documents,
-        DOCUMENTS[form].options(options) if form in DOCUMENTS else options,
+        options,
         request.environ,
         pdf_dpi=query.pdf_dpi,
         draw=_draw(form, query.pictures),
+        check=check,
         one_page=form == "image",
     )
     pages = service.read(wanted)

@@ -66,6 +66,11 @@ class Document:
     """Unique within a sandbox."""
 
 
+_MIN_ROOM = 64 << 20
+_MAX_GROWTH = 10
+"""A searchable PDF has at most so many bytes, and so many times those of its documents more."""
+
+
 class Sandbox:
     """Opens and decodes documents in at most `processes` processes. Thread-safe.
 
@@ -79,7 +84,6 @@ class Sandbox:
         self, processes: int = 2, *, page_seconds: float = 10.0, memory_bytes: int = 2 << 30
     ) -> None:
         self._page_seconds = page_seconds
-        self._clock_seconds = 2 * page_seconds + 2  # the kernel counts whole seconds
         self._pool = _ProcessPool(processes, memory_bytes)
         self._numbers = itertools.count(1)
 
@@ -121,20 +125,53 @@ class Sandbox:
                 raise Undecodable("the decoder process truncated the page's memory")
         return image
 
+    def searchable(
+        self, documents: Sequence[tuple[Kind, Data]], texts: Sequence[list[protocol.PageText]]
+    ) -> bytes:
+        """One PDF of all documents, with the texts of their pages on them.
+
+        It may take a second of processor time for each page more. Raises Undecodable, TimedOut,
+        NotReady.
+        """
+        parts = [
+            (kind, len(data), pages) for (kind, data), pages in zip(documents, texts, strict=True)
+        ]
+        content = b"".join(bytes(data) for _, data in documents)
+        document = self.document("pdf", content, 0)
+        request = {"page": None, "last": True, "searchable": parts}
+        seconds = self._page_seconds + sum(map(len, texts))
+        with _shared_memory() as made:
+            made.truncate(_MIN_ROOM + _MAX_GROWTH * len(content))
+            answer = self._request(document, request, made.fileno(), seconds=seconds)
+            return made.read(answer["bytes"])
+
+    def check_searchable(self, data: Data) -> None:
+        """Raise Undecodable for a PDF that `searchable` refuses; TimedOut, NotReady."""
+        parts: list[Any] = [("pdf", len(data), [])]
+        self._request(
+            self.document("pdf", data, 0), {"page": None, "last": True, "searchable": parts}
+        )
+
     def _request(
-        self, document: Document, request: dict[str, Any], *descriptors: int
+        self,
+        document: Document,
+        request: dict[str, Any],
+        *descriptors: int,
+        seconds: float | None = None,
     ) -> dict[str, Any]:
         what = display_name(document.kind, request["page"])
+        seconds = seconds or self._page_seconds
+        clock = 2 * seconds + 2  # the kernel counts whole seconds
         try:
             try:
-                answer = self._attempt(document, request, descriptors)
+                answer = self._attempt(document, request, descriptors, seconds, clock)
             except _ProcessStalled:
-                answer = self._attempt(document, request, descriptors)
+                answer = self._attempt(document, request, descriptors, seconds, clock)
         except _ProcessDied as error:
             raise Undecodable(f"{what}: {error}") from None
         except TimeoutError:
             raise TimedOut(
-                f"{what}: not decoded within {self._clock_seconds:g} s; "
+                f"{what}: not decoded within {clock:g} s; "
                 "the machine is overloaded: try again later"
             ) from None
         if "error" in answer:
@@ -142,7 +179,12 @@ class Sandbox:
         return answer
 
     def _attempt(
-        self, document: Document, request: dict[str, Any], descriptors: Sequence[int]
+        self,
+        document: Document,
+        request: dict[str, Any],
+        descriptors: Sequence[int],
+        seconds: float,
+        clock: float,
     ) -> dict[str, Any]:
         with self._pool.process(document.number) as process, _shared_memory() as data:
             request |= {
@@ -150,13 +192,13 @@ class Sandbox:
                 "kind": document.kind,
                 "dpi": document.dpi,
                 "has_data": process.document != document.number,
-                "seconds": self._page_seconds,
+                "seconds": seconds,
             }
             if request["has_data"]:
                 data.write(document.data)
                 data.flush()
                 descriptors = data.fileno(), *descriptors
-            return process.request(request, descriptors, time.monotonic() + self._clock_seconds)
+            return process.request(request, descriptors, time.monotonic() + clock)
 
 
 def _shared_memory() -> BufferedRandom:

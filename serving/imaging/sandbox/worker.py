@@ -11,6 +11,11 @@ here has a bound on time or memory that a file could not break. A request:
 With `has_data` the first descriptor is the document's bytes; with `page` the last is the memory
 for the pixels. The answer is {"count", "pages"}, or {} after decoding, or {"error": why};
 `"exiting": true` with it means that the process ends itself.
+
+    {"searchable": [[kind, bytes, [PageText, ...]], ...], "seconds": 10}
+
+makes one PDF of documents whose bytes are in the first descriptor, one behind the other, and
+writes it into the second; the answer is {"bytes"}. Without a second one it only checks them.
 """
 
 from __future__ import annotations
@@ -113,6 +118,9 @@ class _Worker:
         try:
             _limit_cpu(request["seconds"])
             with pillow.damage_as_undecodable(kind, page):
+                if "searchable" in request:
+                    self._close()
+                    return _make_searchable(request["searchable"], *descriptors)
                 if request["has_data"]:
                     self._open(request, descriptors[0])
                 return self._answer(request, descriptors[-1:])
@@ -153,6 +161,29 @@ class _Worker:
         document, self._document, self._number = self._document, None, None
         if document is not None:
             document.close()
+
+
+def _make_searchable(
+    parts: list[tuple[str, int, list[protocol.PageText]]], source: int, target: int | None = None
+) -> dict[str, Any]:
+    from serving.imaging import pdf  # takes a tenth of a second, and few requests need it
+
+    data = mmap.mmap(source, 0, prot=mmap.PROT_READ)[:]
+    documents, start = [], 0
+    for kind, length, texts in parts:
+        documents.append((kind, data[start : start + length], texts))
+        start += length
+    if target is None:
+        for _, content, _ in documents:
+            pdf.check(content)
+        return {}
+    made = pdf.searchable(documents)
+    room = os.fstat(target).st_size
+    if len(made) > room:
+        raise Undecodable(f"the searchable PDF has more than {room >> 20} MiB: send fewer pages")
+    with mmap.mmap(target, len(made)) as out:
+        out[:] = made
+    return {"bytes": len(made)}
 
 
 def _limit_cpu(seconds: float) -> None:

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from serving.cli.options import DEFAULT_PIPELINES, Command, models_option
 from serving.config.options import PDF_DPI, Options
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
+from serving.imaging.formats import PageRanges
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
 from serving.output.pages import ReadPage
 
@@ -100,6 +101,12 @@ def _overrides(command: Command) -> Command:
     show_default=True,
     help="Dots per inch at which PDFs are rendered.",
 )
+@click.option(
+    "--pages",
+    default="1-",
+    show_default=True,
+    help="Which pages of each document are read: 1-3,7 or 2-.",
+)
 @_overrides
 @models_option
 def command(
@@ -111,6 +118,7 @@ def command(
     save_img: Path | None,
     resume: bool,
     pdf_dpi: int,
+    pages: str,
     models: Path,
     **overrides: Any,
 ) -> None:
@@ -120,6 +128,10 @@ def command(
     What cannot be read is reported on stderr; the rest is read, and the exit code is 1.
     """
     options = _checked(overrides)
+    try:
+        ranges = PageRanges.parse(pages)
+    except BadRequest as error:
+        raise click.UsageError(f"--{error}") from None
     folders = [os.path.realpath(folder) for folder in (output, save_img) if folder is not None]
     if resume and not folders:
         raise click.UsageError("--resume needs --output or --save-img: where to look")
@@ -141,7 +153,9 @@ def command(
         with ExitStack() as stack:
             ocr = stack.enter_context(load_pipeline(pipeline, models=models))
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
-            work = _Work(form, document, ocr.decoder, output, save_img, headed=not alone)
+            work = _Work(
+                form, document, ocr.decoder, output, save_img, ranges.first, headed=not alone
+            )
             inputs = _Inputs(paths, recursive, folders)
             for note in inputs.left_out():
                 click.echo(note, err=True)
@@ -154,7 +168,10 @@ def command(
                 try:
                     source = _stdin() if item.source == "-" else item.source
                     results = ocr.predict(
-                        source, pdf_dpi=pdf_dpi, **options.model_dump(exclude_none=True)
+                        source,
+                        pdf_dpi=pdf_dpi,
+                        pages=pages,
+                        **options.model_dump(exclude_none=True),
                     )
                     done.pages += work.read(item, results)
                     done.files += 1
@@ -327,6 +344,8 @@ class _Work:
     decoder: Decoder
     output: Path | None
     save_img: Path | None
+    first_page: int
+    """The first that is read of each input, from 1."""
     headed: bool
     """Whether a line with the path stands before each input's text on stdout."""
 
@@ -342,7 +361,7 @@ class _Work:
         if self.output is not None:
             yield self._output(self.output, item)
         if self.save_img is not None:
-            yield self.save_img / f"{item.target}.page-1.png"
+            yield self.save_img / f"{item.target}.page-{self.first_page}.png"
 
     def _output(self, folder: Path, item: _Input) -> Path:
         suffix = self.document.suffix if self.document else _SUFFIXES[self.form]
@@ -374,7 +393,9 @@ class _Work:
                     data = page.data
                     pages.append(ReadPage(0, page.page_index or 0, number, page.page, page.dpi))
                 if self.save_img is not None:
-                    picture = images.with_name(f"{images.name}.page-{number}.png")
+                    picture = images.with_name(
+                        f"{images.name}.page-{(page.page_index or 0) + 1}.png"
+                    )
                     page.save_to_img(files.add(picture))
             if self.document is not None:
                 out.buffer.write(self.document.write(pages, [data], self.decoder))

@@ -68,7 +68,11 @@ class Pages(Iterator[Image]):
         self._next = iter(self.pages)
 
     def __next__(self) -> Image:
-        image = self._decode_page(next(self._next))
+        return self.decode(next(self._next))
+
+    def decode(self, page: PageInfo) -> Image:
+        """One of `pages`, in any order."""
+        image = self._decode_page(page)
         if image.nbytes > _LARGE_PAGE:
             weakref.finalize(image, _malloc_trim, 0).atexit = False
         return image

@@ -67,6 +67,12 @@ def sniff(data: Data) -> Kind:
     )
 
 
+_RANGE = "([1-9][0-9]{0,5})(-([1-9][0-9]{0,5})?)?"
+_MAX_RANGES = 100
+RANGES_PATTERN = f"^{_RANGE}(,{_RANGE}){{0,{_MAX_RANGES - 1}}}$"
+"""What `PageRanges.parse` takes, as a regular expression; nor may a range end before it begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class PageRanges:
     """Which pages of a document are read, for example `1-3,7` or `2-`; by default all."""
@@ -77,18 +83,25 @@ class PageRanges:
     @classmethod
     def parse(cls, text: str) -> PageRanges:
         """Raises BadRequest."""
-        ranges = []
+        ranges: list[tuple[int, int | None]] = []
         for part in text.split(","):
-            found = re.fullmatch(r"\s*([0-9]{1,6})\s*(-\s*([0-9]{1,6})?)?\s*", part)
+            found = re.fullmatch(_RANGE, part)
             first = int(found[1]) if found else 0
             last = first if not found or not found[2] else int(found[3]) if found[3] else None
-            if first < 1 or (last is not None and last < first):
+            if not found or (last is not None and last < first):
                 raise BadRequest(
-                    f"pages: {part.strip()[:40]!r} is no page or range of pages; give for example "
-                    "1-3,7 or 2- (to the end), counted from 1"
+                    f"pages: {part[:40]!r} is no page or range of pages; give for example 1-3,7 or "
+                    "2- (to the end), counted from 1"
                 )
             ranges.append((first, last))
+        if len(ranges) > _MAX_RANGES:
+            raise BadRequest(f"pages: {len(ranges)} ranges; {_MAX_RANGES} are allowed")
         return cls(tuple(ranges))
+
+    @property
+    def first(self) -> int:
+        """The first page that is selected, from 1."""
+        return min(first for first, _ in self.ranges)
 
     def __contains__(self, index: int) -> bool:
         """Whether the page with this index, from 0, is selected."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from serving.errors import InputError
 from serving.types import Dpi, Line, Page, Quad
 
 described = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -30,6 +31,22 @@ class ReadPage:
     """As its document says; of a PDF, as it was rendered."""
     picture: Any = field(default=None, repr=False)
     """The page as a picture, where the answer has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A document, or a page of one, that could not be decoded, where the others are answered."""
+
+    image: int
+    number: int | None
+    """Index of the page; None if the document does not open."""
+    total: int
+    error: InputError
+
+
+def read_pages(results: Iterable[ReadPage | Failure]) -> list[ReadPage]:
+    """Those that were read."""
+    return [result for result in results if isinstance(result, ReadPage)]
 
 
 Corner = Annotated[list[int], Field(min_length=2, max_length=2)]
@@ -83,12 +100,10 @@ class PageAnswer(TypedDict):
     """With `pictures`: base64 of a JPEG, 2000 pixels a side at most."""
 
 
-def placed_lines(pages: Iterable[ReadPage]) -> list[PlacedLine]:
-    """The lines of all pages, in reading order."""
+def placed_lines(read: ReadPage) -> list[PlacedLine]:
+    """The lines of a page, in reading order."""
     return [
-        PlacedLine(**_line(line), page=read.number, image=read.image)
-        for read in pages
-        for line in read.page.lines
+        PlacedLine(**_line(line), page=read.number, image=read.image) for line in read.page.lines
     ]
 
 

@@ -113,6 +113,21 @@ def test_a_document_format_holds_all_pages_of_an_input(
     assert (tmp_path / "out" / f"c.tif{suffix}").read_text() == done.stdout
 
 
+def test_pages_are_selected_of_each_input(folder: Path, tmp_path: Path) -> None:
+    done = predict(folder / "c.tif", "--format", "json", "--pages", "2-")
+    assert [json.loads(line)["page"] for line in done.stdout.splitlines()] == [1]
+    bad = predict(folder / "c.tif", "--pages", "2-1")
+    assert bad.exit_code == 2
+    assert "--pages: '2-1'" in bad.stderr
+    absent = predict(folder / "a.png", "--pages", "2")
+    assert absent.exit_code == 1
+    assert "a.png: pages: there is no page 2" in absent.stderr
+    for _ in range(2):
+        again = predict(folder / "c.tif", "--pages", "2", "--save-img", "img", "--resume")
+    assert "1 already there" in again.stderr
+    assert files(tmp_path / "img") == ["c.tif.page-2.png"]
+
+
 def test_a_searchable_pdf_of_each_input(folder: Path, tmp_path: Path) -> None:
     done = predict(folder / "c.tif", "--format", "pdf")
     assert done.exit_code == 0, done.output

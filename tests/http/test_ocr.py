@@ -244,6 +244,111 @@ def test_lines_for_who_takes_anything(client: FlaskClient, accept: str) -> None:
     assert isinstance(response.get_json(), list)
 
 
+# Pages, and what is broken
+
+
+@pytest.mark.parametrize("kind", ["PDF", "TIFF"])
+@pytest.mark.parametrize(
+    ("pages", "read"),
+    [
+        ("2", [1]),
+        ("3-", [2, 3, 4, 5]),
+        ("6,1-2,2", [0, 1, 5]),
+        ("2-4", [1, 2, 3]),
+        ("5-99", [4, 5]),
+    ],
+)
+def test_selected_pages(client: FlaskClient, kind: str, pages: str, read: list[int]) -> None:
+    """Of six, where four are allowed: only the selected ones count."""
+    before = len(READERS["accurate"].seen)
+    data = picture(kind=kind, pages=6)
+    response = client.post(f"{URL}?pages={pages}", data=data, content_type="image/any")
+    assert [line["page"] for line in response.get_json()] == read
+    assert len(READERS["accurate"].seen) == before + len(read)
+
+
+@pytest.mark.parametrize(
+    "pages", ["0", "2-1", "1,", "", "a", "1 2", "-3", "1-2-3", "1" * 7, "1," * 200 + "1"]
+)
+def test_bad_page_ranges_are_named(client: FlaskClient, pages: str) -> None:
+    response = client.post(URL, query_string={"pages": pages}, **form(picture()))
+    assert code(response) == (400, "bad_request")
+    assert response.get_json()["error"]["message"].startswith("pages: ")
+
+
+@pytest.mark.parametrize("kind", ["PDF", "TIFF", "PNG"])
+def test_pages_that_are_not_there(client: FlaskClient, kind: str) -> None:
+    data = picture(kind=kind, pages=1 if kind == "PNG" else 2)
+    response = client.post(f"{URL}?pages=1,3-4", **form(picture(), data))
+    assert code(response) == (400, "bad_request")
+    assert "no page 3; the document has one page" in response.get_json()["error"]["message"]
+    response = client.post(f"{URL}?pages=1,7", data=data)
+    assert "no page 7" in response.get_json()["error"]["message"]
+
+
+def test_too_many_selected_pages(client: FlaskClient) -> None:
+    for kind in ("PDF", "TIFF"):
+        data = picture(kind=kind, pages=9)
+        assert code(client.post(f"{URL}?pages=2-6", data=data)) == (413, "too_large")
+
+
+BROKEN = picture(colour="red", kind="JPEG")[:200]
+
+
+def test_partial_lines_name_what_is_broken(client: FlaskClient) -> None:
+    response = client.post(
+        f"{URL}?partial=true", **form(picture(), BROKEN, picture(1000, 400), b"hello")
+    )
+    assert response.status_code == 200
+    first, *failed = response.get_json()
+    assert (first["image"], first["data"]) == (0, "accurate 40x20 字")
+    assert [item["image"] for item in failed] == [1, 2, 3]
+    assert [item["error"]["code"] for item in failed] == [
+        "undecodable", "too_large", "unsupported_media",
+    ]  # fmt: skip
+    assert all(item["error"]["message"] and "data" not in item for item in failed)
+    response = client.post(f"{URL}?partial=true", **form(BROKEN, picture(30)))
+    assert [set(item) >= {"data"} for item in response.get_json()] == [False, True]
+
+
+def test_partial_pages_have_an_error_in_their_place(client: FlaskClient) -> None:
+    """A TIFF whose second page is damaged: the others are read."""
+    page = Image.effect_noise((40, 20), 50)
+    file = io.BytesIO()
+    page.save(file, "TIFF", save_all=True, append_images=[page, page], compression="tiff_lzw")
+    data = bytearray(file.getvalue())
+    with Image.open(file) as pages:
+        pages.seek(1)
+        [start] = pages.tag_v2[273]
+    data[start : start + 300] = b"\xff" * 300
+    broken = bytes(data)
+    assert code(client.post(f"{URL}?format=pages", data=broken)) == (422, "undecodable")
+    for accept in ("application/json", "application/x-ndjson"):
+        response = client.post(
+            f"{URL}?format=pages&partial=true",
+            headers={"Accept": accept, "X-Request-Id": "me.3"},
+            **form(broken, BROKEN),
+        )
+        assert response.status_code == 200
+        if accept == "application/json":
+            pages = response.get_json()["pages"]
+        else:
+            *pages, last = map(json.loads, response.get_data(as_text=True).splitlines())
+            assert last["request_id"] == "me.3"
+            assert [page.pop("pages") for page in pages] == [4] * 4
+        assert [page.get("page") for page in pages] == [0, 1, 2, None]
+        assert ["lines" in page for page in pages] == [True, False, True, False]
+        assert pages[1]["error"]["code"] == "undecodable"
+        assert set(pages[3]) == {"image", "error"}
+
+
+@pytest.mark.parametrize("form_", ["text", "image", "paddlex", "hocr", "alto", "pdf"])
+def test_partial_is_for_formats_with_a_place_for_errors(client: FlaskClient, form_: str) -> None:
+    response = client.post(f"{URL}?partial=true&format={form_}", **form(picture()))
+    assert code(response) == (400, "bad_request")
+    assert "partial" in response.get_json()["error"]["message"]
+
+
 # Parameters
 
 

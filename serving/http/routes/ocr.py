@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Generator, Iterator
 from itertools import chain, islice
-from typing import Any
+from typing import Any, cast
 
 from flask import Response, current_app, g, request
 from werkzeug.datastructures import MIMEAccept
@@ -18,18 +18,22 @@ from serving.http.context import add_timing, json_response
 from serving.http.errors import error_answer
 from serving.http.logs import add_log_fields
 from serving.http.openapi import READING_ERRORS, Routes
-from serving.http.schemas import Format, OcrQuery, PagesAnswer, PipelinePath
+from serving.http.schemas import FailedPage, Format, OcrQuery, PagesAnswer, PipelinePath
 from serving.http.service import Draw, ReadRequest, Service
 from serving.http.uploads import BODIES, read_uploads
+from serving.imaging.formats import PageRanges
 from serving.output.formats import DOCUMENTS
 from serving.output.image import drawn_png, page_jpeg
 from serving.output.paddlex import InferAnswer, infer_answer
 from serving.output.pages import (
+    Failure,
+    PageAnswer,
     PlacedLine,
     ReadPage,
     hints,
     page_answer,
     placed_lines,
+    read_pages,
     rounded,
     total_timing,
 )
@@ -46,7 +50,7 @@ _FORMATS: dict[str, Format] = {
 }
 """By what Accept asks for."""
 _ANSWERS = {
-    "application/json": list[PlacedLine] | PagesAnswer | InferAnswer,
+    "application/json": list[PlacedLine | FailedPage] | PagesAnswer | InferAnswer,
     "image/png": bytes,
     NDJSON: str,  # a PageAnswer a line, then the rest of a PagesAnswer; or an ErrorAnswer
     **{document.media_type: document.schema for document in DOCUMENTS.values()},
@@ -65,6 +69,12 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     form = query.format or _preferred(accept)
     if query.pictures and form != "pages":
         raise BadRequest(f"pictures come with format=pages, not with format={form}")
+    if query.partial and form not in ("lines", "pages"):
+        raise BadRequest(
+            f"partial comes with format=lines or format=pages; format={form} has no place for an "
+            "error"
+        )
+    ranges = PageRanges.parse(query.pages)
     pipeline = service.registry.get(path.name)
     body = Body.of(request.environ)
     service.admit(body)
@@ -84,6 +94,8 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
         options,
         request.environ,
         pdf_dpi=query.pdf_dpi,
+        ranges=ranges,
+        partial=query.partial,
         draw=_draw(form, query.pictures),
         check=check,
         one_page=form == "image",
@@ -106,18 +118,27 @@ def _draw(form: Format, pictures: bool) -> Draw | None:
     return page_jpeg if pictures else None
 
 
-def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage], service: Service) -> Response:
+def _answer(
+    form: Format, wanted: ReadRequest, results: list[ReadPage | Failure], service: Service
+) -> Response:
+    pages = read_pages(results)
     add_timing(total_timing(pages))
     match form:
         case "lines":
-            response = json_response(placed_lines(pages))
+            lines: list[PlacedLine | FailedPage] = []
+            for result in results:
+                if isinstance(result, ReadPage):
+                    lines += placed_lines(result)
+                else:
+                    lines.append(_failed(result, g.request_id))
+            response = json_response(lines)
         case "image":
             response = Response(pages[0].picture, mimetype="image/png")
         case "pages":
             response = json_response(
                 PagesAnswer(
                     request_id=g.request_id,
-                    pages=[page_answer(page) for page in pages],
+                    pages=[_page(result, g.request_id) for result in results],
                     timing=rounded(total_timing(pages)),
                     engine=wanted.pipeline.to_dict(),
                 )
@@ -137,7 +158,18 @@ def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage], service: S
     return response
 
 
-def _stream(pages: Generator[ReadPage, None, None], engine: Any) -> Response:
+def _page(result: ReadPage | Failure, request_id: str) -> PageAnswer | FailedPage:
+    return page_answer(result) if isinstance(result, ReadPage) else _failed(result, request_id)
+
+
+def _failed(failure: Failure, request_id: str) -> FailedPage:
+    failure.error.index = None  # `image` says it
+    error = error_answer(failure.error, request_id)[1]["error"]
+    page = {} if failure.number is None else {"page": failure.number}
+    return cast(FailedPage, {"image": failure.image, **page, "error": error})
+
+
+def _stream(pages: Generator[ReadPage | Failure, None, None], engine: Any) -> Response:
     """`format=pages` as NDJSON: a line a page, sent when it is read; then the rest of the answer.
 
     Waits for the first page: an error before it has its own status. A later one is the last line,
@@ -153,15 +185,15 @@ def _stream(pages: Generator[ReadPage, None, None], engine: Any) -> Response:
 
 
 def _ndjson(
-    pages: Iterator[ReadPage], engine: Any, environ: dict[str, Any], request_id: str
+    pages: Iterator[ReadPage | Failure], engine: Any, environ: dict[str, Any], request_id: str
 ) -> Iterator[str]:
     timing: dict[str, float] = {}
     add_log_fields(environ, complete=False)
     try:
-        for page in pages:
-            for stage, milliseconds in page.page.timing.items():
+        for result in pages:
+            for stage, milliseconds in total_timing(read_pages([result])).items():
                 timing[stage] = timing.get(stage, 0.0) + milliseconds
-            yield _line({**page_answer(page), "pages": page.total})
+            yield _line({**_page(result, request_id), "pages": result.total})
     except ClientDisconnected:
         return
     except Exception as error:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
-from serving.config.options import PDF_DPI, Options
+from serving.config.options import PDF_DPI, Options, PdfText
 from serving.config.pipeline import load_config
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import Data, Limits, PageRanges
@@ -57,13 +57,20 @@ class OcrPipeline:
         )
 
     def predict(
-        self, source: Source, *, pdf_dpi: int = PDF_DPI, pages: str = "1-", **options: Any
+        self,
+        source: Source,
+        *,
+        pdf_dpi: int = PDF_DPI,
+        pages: str = "1-",
+        pdf_text: PdfText = "ignore",
+        **options: Any,
     ) -> Iterator[PageResult]:
         """Yield one result per page, in order, each as soon as it is ready.
 
         source: path, http(s) URL, bytes, folder, (H, W, 3) uint8 BGR array, or a list of these.
         pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
         pages: those that are read of each document, for example 1-3,7 or 2-.
+        pdf_text: auto takes a PDF page's own text where it is all there, and reads the other pages.
         options: for this call only, under PaddleX's names; see `serving.Options`.
         Raises ConfigError for an unknown option and InputError for a source that is no image.
         """
@@ -73,11 +80,18 @@ class OcrPipeline:
             raise config_error(error, where="predict", schema=Options) from None
         settings = self.pipeline.settings(parsed)
         ranges = PageRanges.parse(pages)
-        for loaded in load(source, decoder=self.decoder, pdf_dpi=pdf_dpi, ranges=ranges):
+        for loaded in load(
+            source,
+            decoder=self.decoder,
+            pdf_dpi=pdf_dpi,
+            ranges=ranges,
+            pdf_text=pdf_text == "auto",
+        ):
+            page = loaded.own_text or self.pipeline.read(loaded.image, parsed)
             yield PageResult(
                 loaded.name,
                 loaded.page_index,
-                self.pipeline.read(loaded.image, parsed),
+                page if settings["return_word_box"] else page.without_words(),
                 loaded.image,
                 settings,
                 loaded.dpi,

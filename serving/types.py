@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,5 +67,11 @@ class Page:
     lines: tuple[Line, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds per stage."""
+    source: Literal["ocr", "pdf_text"] = "ocr"
+    """Where the lines are from: read from its pixels, or the PDF's own text."""
     hint: str = ""
     """Why text may be missing, and what to do; empty if nothing suggests that."""
+
+    def without_words(self) -> Page:
+        """The same, with lines alone."""
+        return replace(self, lines=tuple(replace(line, words=()) for line in self.lines))

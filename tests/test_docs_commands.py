@@ -135,6 +135,7 @@ EXPECTED = {
     "format=text": "Riverton",
     "format=image": "read.png",
     "pages=2": '"page":1',
+    "pdf_text=auto": '"source":"ocr"',
     "partial=true": "unsupported_media",
     "format=pdf": "searchable.pdf",
     "format=alto": "report.alto.xml",

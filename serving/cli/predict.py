@@ -23,7 +23,7 @@ import click
 from pydantic import ValidationError
 
 from serving.cli.options import DEFAULT_PIPELINES, Command, models_option
-from serving.config.options import PDF_DPI, Options
+from serving.config.options import PDF_DPI, Options, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
@@ -107,6 +107,13 @@ def _overrides(command: Command) -> Command:
     show_default=True,
     help="Which pages of each document are read: 1-3,7 or 2-.",
 )
+@click.option(
+    "--pdf-text",
+    type=click.Choice(get_args(PdfText)),
+    default="ignore",
+    show_default=True,
+    help="auto: take a PDF page's own text where it is all there, and read the other pages.",
+)
 @_overrides
 @models_option
 def command(
@@ -119,6 +126,7 @@ def command(
     resume: bool,
     pdf_dpi: int,
     pages: str,
+    pdf_text: PdfText,
     models: Path,
     **overrides: Any,
 ) -> None:
@@ -171,6 +179,7 @@ def command(
                         source,
                         pdf_dpi=pdf_dpi,
                         pages=pages,
+                        pdf_text=pdf_text,
                         **options.model_dump(exclude_none=True),
                     )
                     done.pages += work.read(item, results)
@@ -424,7 +433,8 @@ def _page(result: PageResult) -> dict[str, Any]:
             | ({"words": words} if words else {})
         )
     size = {"width": result.page.width, "height": result.page.height}
-    return {"path": result.name, "page": result.page_index or 0, **size, "lines": lines}
+    where = {"path": result.name, "page": result.page_index or 0, "source": result.page.source}
+    return {**where, **size, "lines": lines}
 
 
 def _points(quad: Sequence[Sequence[int]]) -> list[list[int]]:

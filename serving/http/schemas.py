@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from serving.config.options import Options
+from serving.config.options import Options, PdfText
 from serving.errors import BadRequest
 from serving.http.errors import ErrorAnswer, ErrorDetail
 from serving.http.uploads import Base64OrUrl, first_finding
@@ -47,6 +47,8 @@ class OcrQuery(Options):
     """Dots per inch at which pages of a PDF are drawn; boxes are in their pixels."""
     pages: Annotated[str, Field(json_schema_extra={"pattern": RANGES_PATTERN})] = "1-"
     """Which pages of each document are read, for example 1-3,7 or 2-; no other is decoded."""
+    pdf_text: PdfText = "ignore"
+    """auto: take a PDF page's own text where it is all there, and read the other pages."""
     partial: bool = False
     """With format=lines or pages: what cannot be read has an error, and the rest is answered."""
     pictures: bool = False

@@ -51,6 +51,8 @@ class ReadRequest:
     """Makes `ReadPage.picture` from each page, where pictures are wanted."""
     check: Check | None = None
     """Refuses a document before any is read."""
+    pdf_text: bool = False
+    """Take a PDF page's own text where it is all there."""
     partial: bool = False
     """Yield a Failure for what cannot be decoded, instead of raising its error."""
     one_page: bool = False
@@ -136,16 +138,22 @@ class Service:
         start = time.perf_counter()
         try:
             with _of_document(index, request):
-                image = document.decode(info)
+                own = document.own_text(info) if request.pdf_text else None
+                image = document.decode(info) if own is None or request.draw else None
         except InputError as error:
             if not request.partial:
                 raise
             return Failure(index, info.index, total, error)
-        decoded = {"decode": (time.perf_counter() - start) * 1e3}
-        page = request.pipeline.read(image, request.options)
-        page = replace(page, timing={**decoded, **page.timing})
+        if own is not None:
+            words = request.pipeline.settings(request.options)["return_word_box"]
+            page = own if words else own.without_words()
+        else:
+            assert image is not None
+            decoded = {"decode": (time.perf_counter() - start) * 1e3}
+            page = request.pipeline.read(image, request.options)
+            page = replace(page, timing={**decoded, **page.timing})
         self.metrics.page_read(request.name, page)
-        picture = None if request.draw is None else request.draw(image, page.lines)
+        picture = request.draw(image, page.lines) if request.draw and image is not None else None
         return ReadPage(index, info.index, total, page, info.dpi, picture)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ rejects truncated files and prints nothing.
 from __future__ import annotations
 
 import ctypes
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -36,7 +37,7 @@ from serving.imaging.formats import (
 from serving.imaging.headers import Header, SingleKind, read_header
 from serving.imaging.sandbox.client import Document, PageInfo, Sandbox
 from serving.imaging.sandbox.protocol import PageText
-from serving.types import Image
+from serving.types import Image, Line, Page
 
 _DPI = range(36, 1201)
 
@@ -59,16 +60,33 @@ class Pages(Iterator[Image]):
     """
 
     def __init__(
-        self, kind: Kind, pages: Sequence[PageInfo], decode_page: Callable[[PageInfo], Image]
+        self,
+        kind: Kind,
+        pages: Sequence[PageInfo],
+        decode_page: Callable[[PageInfo], Image],
+        own_lines: Callable[[PageInfo], tuple[Line, ...] | None] = lambda _: None,
     ) -> None:
         self.kind = kind
         self.pages = tuple(pages)
         """Those selected, in order."""
+        self._own_lines = own_lines
         self._decode_page = decode_page
         self._next = iter(self.pages)
 
     def __next__(self) -> Image:
         return self.decode(next(self._next))
+
+    def own_text(self, page: PageInfo) -> Page | None:
+        """The text that a PDF has of its page, with words; None where the page must be read.
+
+        Raises Undecodable, TimedOut, NotReady.
+        """
+        start = time.perf_counter()
+        lines = self._own_lines(page)
+        if lines is None:
+            return None
+        spent = (time.perf_counter() - start) * 1e3
+        return Page(*page.size, lines, {"pdf_text": spent}, source="pdf_text")
 
     def decode(self, page: PageInfo) -> Image:
         """One of `pages`, in any order."""
@@ -135,6 +153,11 @@ class Decoder:
         def decode_page(page: PageInfo) -> Image:
             return self._sandbox.decode(document, page.index, page.size, last=page is pages[-1])
 
+        def own_lines(page: PageInfo) -> tuple[Line, ...] | None:
+            return self._sandbox.own_text(document, page.index, page.size)
+
+        if document.kind == "pdf":
+            return Pages(document.kind, pages, decode_page, own_lines)
         return Pages(document.kind, pages, decode_page)
 
     def check_searchable(self, data: Data) -> None:

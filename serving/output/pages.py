@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -91,6 +91,8 @@ class PageAnswer(TypedDict):
     page: int
     width: int
     height: int
+    source: Literal["ocr", "pdf_text"]
+    """Whether the lines were read, or are the PDF's own text (with `pdf_text=auto`)."""
     lines: list[LineAnswer]
     timing: dict[str, float]
     """Milliseconds by stage."""
@@ -114,6 +116,7 @@ def page_answer(read: ReadPage) -> PageAnswer:
         page=read.number,
         width=read.page.width,
         height=read.page.height,
+        source=read.page.source,
         lines=[_line(line) for line in read.page.lines],
         timing=rounded(read.page.timing),
     )

@@ -26,7 +26,9 @@ def searchable_pdf(pages: Sequence[ReadPage], documents: Sequence[Data], decoder
     """
     texts: list[list[PageText]] = [[] for _ in documents]
     for read in pages:
-        runs = [run for line in read.page.lines if (run := _run(line)) is not None]
+        # A page whose own text was taken has that text already.
+        lines = read.page.lines if read.page.source == "ocr" else ()
+        runs = [run for line in lines if (run := _run(line)) is not None]
         texts[read.image].append(
             PageText(
                 index=read.number,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from http_fake import FakeReader, picture
-from imaging_files import paper
+from imaging_files import paper, pdf, stream
 from PIL import Image
 
 from serving.cli import main
@@ -111,6 +111,27 @@ def test_a_document_format_holds_all_pages_of_an_input(
     assert "3 already there" in written.stderr
     assert files(tmp_path / "out") == [f"a.png{suffix}", f"b.png{suffix}", f"c.tif{suffix}"]
     assert (tmp_path / "out" / f"c.tif{suffix}").read_text() == done.stdout
+
+
+def test_a_pdfs_own_text(folder: Path) -> None:
+    text = stream(b"BT /F 20 Tf 20 60 Td (Own text) Tj ET")
+    (folder / "text.pdf").write_bytes(
+        pdf(
+            b"<</Type/Catalog/Pages 2 0 R>>",
+            b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+            b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 100]/Contents 4 0 R"
+            b"/Resources<</Font<</F 5 0 R>>>>>>",
+            text,
+            b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        )
+    )
+    done = predict(folder / "text.pdf", "--pdf-text", "auto", "--format", "json")
+    page = json.loads(done.stdout)
+    assert page["source"] == "pdf_text"
+    [line] = page["lines"]
+    assert line["data"] == "Own text"
+    assert "words" not in line
+    assert json.loads(predict("in/text.pdf", "--format", "json").stdout)["source"] == "ocr"
 
 
 def test_pages_are_selected_of_each_input(folder: Path, tmp_path: Path) -> None:

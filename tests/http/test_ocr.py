@@ -13,7 +13,7 @@ import pypdfium2
 import pytest
 from flask.testing import FlaskClient
 from http_fake import Client, FakeReader, picture
-from imaging_files import paper
+from imaging_files import paper, pdf, stream
 from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
@@ -347,6 +347,60 @@ def test_partial_is_for_formats_with_a_place_for_errors(client: FlaskClient, for
     response = client.post(f"{URL}?partial=true&format={form_}", **form(picture()))
     assert code(response) == (400, "bad_request")
     assert "partial" in response.get_json()["error"]["message"]
+
+
+def text_pdf() -> bytes:
+    """A page with text and one without."""
+    return pdf(
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R 4 0 R]/Count 2/MediaBox[0 0 200 100]"
+        b"/Resources<</Font<</F 6 0 R>>>>>>",
+        b"<</Type/Page/Parent 2 0 R/Contents 5 0 R>>",
+        b"<</Type/Page/Parent 2 0 R/Contents 7 0 R>>",
+        stream(b"BT /F 20 Tf 20 60 Td (Own text) Tj ET"),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        stream(b"0 0 200 100 re f"),
+    )
+
+
+def test_a_pdfs_own_text_is_taken_on_request(client: FlaskClient) -> None:
+    seen = READERS["accurate"].seen
+    for query, found in (
+        ("", [("ocr", "accurate 400x200 字")] * 2),
+        ("&pdf_text=ignore", [("ocr", "accurate 400x200 字")] * 2),
+        ("&pdf_text=auto", [("pdf_text", "Own text"), ("ocr", "accurate 400x200 字")]),
+    ):
+        before = len(seen)
+        answer = client.post(f"{URL}?format=pages{query}", data=text_pdf()).get_json()
+        pages = answer["pages"]
+        # The first page is white: the fake reads no text there.
+        assert [page["source"] for page in pages] == [source for source, _ in found]
+        texts = [line["data"] for page in pages for line in page["lines"]]
+        assert texts == [text for source, text in found][-len(texts) :]
+        assert len(seen) == before + sum(source == "ocr" for source, _ in found)
+        assert {page["width"] for page in pages} == {400}
+        assert all("words" not in line for page in pages for line in page["lines"])
+    assert answer["timing"]["pdf_text"] > 0
+    text = client.post(f"{URL}?format=text&pdf_text=auto", data=text_pdf()).get_data(as_text=True)
+    assert text == "Own text\faccurate 400x200 字"
+    drawn = client.post(f"{URL}?format=image&pdf_text=auto&pages=1", data=text_pdf())
+    assert Image.open(io.BytesIO(drawn.data)).size[1] == 200
+
+
+def test_own_text_is_not_added_to_a_searchable_pdf_again(client: FlaskClient) -> None:
+    response = client.post(f"{URL}?format=pdf&pdf_text=auto", data=text_pdf())
+    document = pypdfium2.PdfDocument(response.data)
+    texts = []
+    for page in document:
+        text = page.get_textpage()
+        texts.append(text.get_text_range().strip())
+        text.close()
+        page.close()
+    document.close()
+    assert texts[0] == "Own text"
+    assert texts[1].startswith("accurate")
+    words = client.post(f"{URL}?format=hocr&pdf_text=auto", data=text_pdf()).get_data(as_text=True)
+    assert ">Own</span>" in words
 
 
 # Parameters

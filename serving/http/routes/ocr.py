@@ -95,6 +95,7 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
         request.environ,
         pdf_dpi=query.pdf_dpi,
         ranges=ranges,
+        pdf_text=query.pdf_text == "auto",
         partial=query.partial,
         draw=_draw(form, query.pictures),
         check=check,

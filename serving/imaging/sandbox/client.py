@@ -38,7 +38,7 @@ import numpy as np
 from serving.errors import EngineError, NotReady, TimedOut, Undecodable
 from serving.imaging.formats import Data, Kind, PageRanges, display_name
 from serving.imaging.sandbox import protocol
-from serving.types import Dpi, Image
+from serving.types import Dpi, Image, Line, Word
 
 Size = tuple[int, int]
 
@@ -125,6 +125,15 @@ class Sandbox:
                 raise Undecodable("the decoder process truncated the page's memory")
         return image
 
+    def own_text(self, document: Document, page: int, size: Size) -> tuple[Line, ...] | None:
+        """The text that a PDF has of its page, with words; None where the page must be read.
+
+        Raises Undecodable, TimedOut, NotReady.
+        """
+        request = {"page": page, "width": size[0], "height": size[1], "own_text": True}
+        lines = self._request(document, request)["lines"]
+        return None if lines is None else tuple(map(_line, lines))
+
     def searchable(
         self, documents: Sequence[tuple[Kind, Data]], texts: Sequence[list[protocol.PageText]]
     ) -> bytes:
@@ -199,6 +208,28 @@ class Sandbox:
                 data.flush()
                 descriptors = data.fileno(), *descriptors
             return process.request(request, descriptors, time.monotonic() + clock)
+
+
+def _line(own: protocol.OwnLine) -> Line:
+    """With a word for each space, so that the words' texts concatenate to the line's."""
+    words: list[Word] = []
+    for text, (left, top, right, bottom) in own["words"]:
+        quad = (left, top), (right, top), (right, bottom), (left, bottom)
+        word = Word(text, Line("", 1.0, quad, own["turn"]).box, 1.0)
+        if words:
+            before = words[-1].box
+            space = before[1], word.box[0], word.box[3], before[2]
+            words.append(Word(" ", space, 1.0))
+        words.append(word)
+    xs, ys = zip(*(corner for word in words for corner in word.box), strict=True)
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    return Line(
+        text="".join(word.text for word in words),
+        score=1.0,
+        quad=((left, top), (right, top), (right, bottom), (left, bottom)),
+        turn=own["turn"],
+        words=tuple(words),
+    )
 
 
 def _shared_memory() -> BufferedRandom:

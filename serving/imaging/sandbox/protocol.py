@@ -30,6 +30,15 @@ class TextRun(TypedDict):
     """Text and width of each; they follow each other without a gap."""
 
 
+class OwnLine(TypedDict):
+    """A line of a PDF's own text."""
+
+    turn: int
+    """Clockwise rotation on the page, in degrees: 0, 90, 180 or 270."""
+    words: list[tuple[str, tuple[int, int, int, int]]]
+    """Each with its left, top, right and bottom in pixels of the page as it is drawn."""
+
+
 class PageText(TypedDict):
     """A page and the text that stands on it."""
 

@@ -6,10 +6,11 @@ here has a bound on time or memory that a file could not break. A request:
 
     {"document": 7, "kind": "pdf", "dpi": 144, "has_data": true, "seconds": 10,
      "page": null, "ranges": [[1, null]], "max_pages": 200}     for the sizes of pages, or
-    {..., "page": 3, "width": 0, "height": 0, "last": false}    to decode a page
+    {..., "page": 3, "width": 0, "height": 0, "last": false}    to decode a page, or
+    {..., "page": 3, "width": 0, "height": 0, "own_text": true} for the text that a PDF has of it
 
 With `has_data` the first descriptor is the document's bytes; with `page` the last is the memory
-for the pixels. The answer is {"count", "pages"}, or {} after decoding, or {"error": why};
+for the pixels. The answer is {"count", "pages"}, {"lines"}, {} after decoding, or {"error": why};
 `"exiting": true` with it means that the process ends itself.
 
     {"searchable": [[kind, bytes, [PageText, ...]], ...], "seconds": 10}
@@ -44,6 +45,7 @@ from serving.errors import Undecodable
 from serving.imaging import jpeg, pillow
 from serving.imaging.formats import Kind, PageRanges, display_name
 from serving.imaging.headers import read_header
+from serving.imaging.pdf_text import own_text
 from serving.imaging.sandbox import protocol
 from serving.types import Dpi, Image
 
@@ -141,6 +143,11 @@ class _Worker:
             ranges = PageRanges(tuple((first, last) for first, last in request["ranges"]))
             count, pages = document.pages(ranges, request["max_pages"])
             return {"count": count, "pages": pages}
+        if "own_text" in request:
+            assert isinstance(document, _Pdf)
+            return {
+                "lines": document.own_text(request["page"], request["width"], request["height"])
+            }
         shape = (request["height"], request["width"], 3)
         # Unmapped when the last array on it is gone: closing it here could be too early.
         pixels = mmap.mmap(descriptors[0], math.prod(shape))
@@ -282,6 +289,14 @@ class _Pdf:
         pdf_page = self._pdf[page]
         try:
             pdf_page.render(scale=self._scale, bitmap_maker=new_bitmap).close()
+        finally:
+            pdf_page.close()
+
+    def own_text(self, page: int, width: int, height: int) -> list[protocol.OwnLine] | None:
+        """See `imaging/pdf_text.py`."""
+        pdf_page = self._pdf[page]
+        try:
+            return own_text(pdf_page, width, height)
         finally:
             pdf_page.close()
 

@@ -10,13 +10,14 @@ from serving.config.options import Options
 from serving.imaging.formats import Data
 from serving.output.alto import alto
 from serving.output.hocr import hocr
+from serving.output.markdown import markdown
 from serving.output.pages import ReadPage, plain_text
 from serving.output.pdf import searchable_pdf
 
 if TYPE_CHECKING:
     from serving.imaging.decode import Decoder
 
-DocumentName = Literal["text", "hocr", "alto", "pdf"]
+DocumentName = Literal["text", "markdown", "hocr", "alto", "pdf"]
 Write = Callable[[Sequence[ReadPage], Sequence[Data], "Decoder"], bytes]
 """From the pages and the documents that they are from; see `ReadPage.image`."""
 
@@ -47,6 +48,7 @@ def _text(write: Callable[[Sequence[ReadPage]], str]) -> Write:
 
 DOCUMENTS: dict[DocumentName, DocumentFormat] = {
     "text": DocumentFormat("text/plain", ".txt", _text(plain_text)),
+    "markdown": DocumentFormat("text/markdown", ".md", _text(markdown)),
     "hocr": DocumentFormat("text/vnd.hocr+html", ".hocr", _text(hocr), needs_words=True),
     "alto": DocumentFormat("application/alto+xml", ".alto.xml", _text(alto), needs_words=True),
     "pdf": DocumentFormat(

@@ -12,6 +12,7 @@ import itertools
 import struct
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL.ImageFile import ImageFile
 
 from serving.errors import Undecodable
 from serving.imaging import pillow
-from serving.imaging.formats import Data
+from serving.imaging.formats import Data, Kind
 from serving.imaging.headers import read_header
 from serving.imaging.sandbox.protocol import PageText, TextRun
 
@@ -47,21 +48,23 @@ def check(data: Data) -> None:
         pass
 
 
-def searchable(documents: Sequence[tuple[str, Data, Sequence[PageText]]]) -> bytes:
-    """One PDF of all documents, each with its kind and its pages.
+def searchable(
+    documents: Sequence[tuple[Kind, Data]], layers: Sequence[Sequence[PageText]]
+) -> bytes:
+    """One PDF of all documents, each with its kind, and the texts of its pages.
 
     A PDF keeps all of its pages, and the first document, if it is one, also its outlines and
     metadata. Of other documents only the given pages are in it. Raises Undecodable.
     """
-    kind, data, _ = documents[0]
+    kind, data = documents[0]
     font = _Font()
     with _opened(data) if kind == "pdf" else Pdf.new() as pdf:
-        for index, (kind, data, texts) in enumerate(documents):
+        for index, ((kind, data), texts) in enumerate(zip(documents, layers, strict=True)):
             first = 0 if index == 0 else len(pdf.pages)
             if kind == "pdf" and index > 0:
                 with _opened(data) as other:
                     pdf.pages.extend(other.pages)
-            elif kind != "pdf":
+            if kind != "pdf":
                 _add_images(pdf, kind, data, texts)
             for position, text in enumerate(texts):
                 page = pdf.pages[first + (text["index"] if kind == "pdf" else position)]
@@ -273,11 +276,12 @@ def _inherited(page: pikepdf.Page, name: Name) -> Any:
     return None
 
 
-def _add_images(pdf: Pdf, kind: Any, data: Data, texts: Sequence[PageText]) -> None:
+def _add_images(pdf: Pdf, kind: pillow.PillowKind, data: Data, texts: Sequence[PageText]) -> None:
     """A page for each, in its true size."""
     header = read_header(kind, data) if kind in ("jpeg", "png", "webp", "bmp") else None
     image = pillow.open_image(kind, header.body if header else data)
     orientation = header.orientation if header else 1
+    profile = _colour_profile(kind, data)
     for text in texts:
         if kind == "tiff":
             image.seek(text["index"])
@@ -285,6 +289,7 @@ def _add_images(pdf: Pdf, kind: Any, data: Data, texts: Sequence[PageText]) -> N
             stream = _jpeg(pdf, image, bytes(header.body), header.jpeg_mode)
         else:
             stream = _lossless(pdf, image, orientation)
+        _set_colours(pdf, stream, profile)
         dpi = [*(text["dpi"] or (IMAGE_DPI, IMAGE_DPI))]
         sides = zip((text["width"], text["height"]), dpi, strict=True)
         width, height = (min(_MAX_POINTS, 72 * pixels / per_inch) for pixels, per_inch in sides)
@@ -310,6 +315,21 @@ _PLACED: dict[int, Any] = {
     8: lambda w, h: (0, h, -w, 0, w, 0),
 }
 """By EXIF orientation: the matrix that makes a stored image fill a page of w by h points."""
+
+
+def _colour_profile(kind: pillow.PillowKind, data: Data) -> bytes:
+    """The ICC profile of an image; empty without one, or where its metadata are damaged."""
+    with suppress(Exception):  # see pillow.damage_as_undecodable
+        return bytes(pillow.open_image(kind, data).info.get("icc_profile") or b"")
+    return b""
+
+
+def _set_colours(pdf: Pdf, image: Any, profile: bytes) -> None:
+    """Give the image the profile, if that is for colours of its kind."""
+    spaces = {Name.DeviceGray: (b"GRAY", 1), Name.DeviceRGB: (b"RGB ", 3)}
+    signature, count = spaces.get(image.ColorSpace, (b"CMYK", 4))
+    if profile[16:20] == signature and image.BitsPerComponent == 8:
+        image.ColorSpace = Array([Name.ICCBased, Stream(pdf, profile, N=count)])
 
 
 def _jpeg(pdf: Pdf, image: ImageFile, body: bytes, mode: str) -> Stream:

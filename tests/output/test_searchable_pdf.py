@@ -14,7 +14,7 @@ import pikepdf
 import poppler
 import pypdfium2
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from benchmarks import corpus
 from benchmarks.soak import pdf as pdf_of
@@ -246,6 +246,20 @@ def test_pixels_of_an_image_are_kept(
     assert np.array_equal(np.asarray(page)[..., ::-1], pixels)
 
 
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("TIFF", "L")])
+def test_a_colour_profile_is_kept_where_it_fits(decoder: Decoder, kind: str, mode: str) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    made = read(decoder, files.encoded(PICTURE.convert(mode), kind, icc_profile=profile))
+    with pikepdf.Pdf.open(io.BytesIO(made)) as result:
+        space = result.pages[0].Resources.XObject.Im.ColorSpace
+        if mode == "RGB":
+            assert space[0] == pikepdf.Name.ICCBased
+            assert space[1].read_bytes() == profile
+        else:
+            assert space == pikepdf.Name.DeviceGray
+    assert drawn(made)[0].size == (200, 100)
+
+
 def test_an_image_without_a_resolution_is_144_dpi(decoder: Decoder) -> None:
     made = read(decoder, files.encoded(PICTURE, "PNG"), files.encoded(PICTURE, "GIF"))
     assert [page.size for page in drawn(made)] == [(200, 100)] * 2
@@ -263,7 +277,8 @@ def test_cmyk_jpegs_keep_their_colours(decoder: Decoder) -> None:
 
 def test_documents_of_all_kinds_become_one_with_their_pages_in_order(decoder: Decoder) -> None:
     tiff = files.encoded(PICTURE, "TIFF", save_all=True, append_images=[PICTURE, PICTURE])
-    documents = [files.encoded(PICTURE, "PNG"), files.paper("0 0 300 150", "0 0 310 160"), tiff]
+    painted = files.paper("0 0 300 150", "0 0 310 160", content=CONTENT)
+    documents = [files.encoded(PICTURE, "PNG"), painted, tiff]
     pages = []
     for index, data in enumerate(documents):
         ranges = PageRanges.parse("2") if index == 2 else PageRanges()
@@ -274,6 +289,7 @@ def test_documents_of_all_kinds_become_one_with_their_pages_in_order(decoder: De
     assert [" ".join(text.split()) for text in texts(made)] == [
         "document0 page0", "document1 page0", "document1 page1", "document2 page1",
     ]  # fmt: skip
+    assert drawn(made)[1:3] == drawn(painted)
 
 
 def test_all_pages_of_a_pdf_are_kept_where_some_are_read(decoder: Decoder) -> None:

@@ -17,6 +17,7 @@ gets the document's next request, the document is sent again.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import select
 import signal
@@ -142,12 +143,11 @@ class Sandbox:
         It may take a second of processor time for each page more. Raises Undecodable, TimedOut,
         NotReady.
         """
-        parts = [
-            (kind, len(data), pages) for (kind, data), pages in zip(documents, texts, strict=True)
-        ]
-        content = b"".join(bytes(data) for _, data in documents)
+        layers = json.dumps(texts).encode()
+        content = b"".join([layers, *(bytes(data) for _, data in documents)])
         document = self.document("pdf", content, 0)
-        request = {"page": None, "last": True, "searchable": parts}
+        parts = [(kind, len(data)) for kind, data in documents]
+        request = {"page": None, "last": True, "searchable": parts, "layers": len(layers)}
         seconds = self._page_seconds + sum(map(len, texts))
         with _shared_memory() as made:
             made.truncate(_MIN_ROOM + _MAX_GROWTH * len(content))
@@ -156,10 +156,8 @@ class Sandbox:
 
     def check_searchable(self, data: Data) -> None:
         """Raise Undecodable for a PDF that `searchable` refuses; TimedOut, NotReady."""
-        parts: list[Any] = [("pdf", len(data), [])]
-        self._request(
-            self.document("pdf", data, 0), {"page": None, "last": True, "searchable": parts}
-        )
+        request = {"page": None, "last": True, "searchable": [("pdf", len(data))], "layers": 0}
+        self._request(self.document("pdf", data, 0), request)
 
     def _request(
         self,

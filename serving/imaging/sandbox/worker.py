@@ -13,16 +13,18 @@ With `has_data` the first descriptor is the document's bytes; with `page` the la
 for the pixels. The answer is {"count", "pages"}, {"lines"}, {} after decoding, or {"error": why};
 `"exiting": true` with it means that the process ends itself.
 
-    {"searchable": [[kind, bytes, [PageText, ...]], ...], "seconds": 10}
+    {"searchable": [[kind, bytes], ...], "layers": 123, "seconds": 10, ...}
 
-makes one PDF of documents whose bytes are in the first descriptor, one behind the other, and
-writes it into the second; the answer is {"bytes"}. Without a second one it only checks them.
+makes one PDF of documents and writes it into the second descriptor; the answer is {"bytes"}. In the
+first are 123 bytes of JSON, a list of PageText for each document, and the documents behind it.
+Without a second descriptor it only checks them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import logging
 import math
 import mmap
@@ -122,7 +124,7 @@ class _Worker:
             with pillow.damage_as_undecodable(kind, page):
                 if "searchable" in request:
                     self._close()
-                    return _make_searchable(request["searchable"], *descriptors)
+                    return _make_searchable(request, *descriptors)
                 if request["has_data"]:
                     self._open(request, descriptors[0])
                 return self._answer(request, descriptors[-1:])
@@ -171,20 +173,21 @@ class _Worker:
 
 
 def _make_searchable(
-    parts: list[tuple[str, int, list[protocol.PageText]]], source: int, target: int | None = None
+    request: dict[str, Any], source: int, target: int | None = None
 ) -> dict[str, Any]:
     from serving.imaging import pdf  # takes a tenth of a second, and few requests need it
 
     data = mmap.mmap(source, 0, prot=mmap.PROT_READ)[:]
-    documents, start = [], 0
-    for kind, length, texts in parts:
-        documents.append((kind, data[start : start + length], texts))
+    start = request["layers"]
+    documents = []
+    for kind, length in request["searchable"]:
+        documents.append((kind, data[start : start + length]))
         start += length
     if target is None:
-        for _, content, _ in documents:
+        for _, content in documents:
             pdf.check(content)
         return {}
-    made = pdf.searchable(documents)
+    made = pdf.searchable(documents, json.loads(data[: request["layers"]]))
     room = os.fstat(target).st_size
     if len(made) > room:
         raise Undecodable(f"the searchable PDF has more than {room >> 20} MiB: send fewer pages")

@@ -260,7 +260,7 @@ def check_gpu(pipeline: Path, device: str, images: Path | None, pages: int, mode
         closing(open_pipeline(config, models=models, device=device)) as gpu,
     ):
         rendered = list(corpus.pages(seed=7, count=pages))
-        own = [image for _, _, image in load(images)] if images else []
+        own = [loaded.image for loaded in load(images)] if images else []
         checks = list(check_device(cpu, gpu, rendered, own))
         timed = [*(sample.image for sample in rendered[:12]), *own]
         speeds = measure_speed((cpu, gpu), timed)

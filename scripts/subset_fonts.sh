@@ -71,3 +71,34 @@ subset "$cjk/NotoSerifCJK-Regular.ttc" benchmarks/corpus/data/NotoSerifCJKsc-Reg
 for face in NotoSans-Bold NotoSerif-Regular NotoSansMono-Regular; do
     subset "$latin/$face.ttf" "benchmarks/corpus/data/$face.ttf" --unicodes="$western"
 done
+
+# What the text of a searchable PDF is set in, but never painted: every glyph is a block, half as wide as high or, for
+# Chinese, as wide. (PDFium finds no text in empty glyphs that runs up or down.) Not called .ttf, because PDFium looks
+# for fonts in this folder.
+"$python" - serving/data/invisible.font <<'PYTHON'
+import sys
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+widths = {".notdef": 500, "half": 500, "full": 1000}
+glyphs = {}
+for name, width in widths.items():
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, -200))
+    for corner in ((0, 800), (width, 800), (width, -200)):
+        pen.lineTo(corner)
+    pen.closePath()
+    glyphs[name] = pen.glyph()
+builder = FontBuilder(1000, isTTF=True)
+builder.setupGlyphOrder(list(widths))
+builder.setupCharacterMap({})
+builder.setupGlyf(glyphs)
+builder.setupHorizontalMetrics({name: (width, 0) for name, width in widths.items()})
+builder.setupHorizontalHeader(ascent=800, descent=-200)
+builder.setupNameTable({"familyName": "Invisible", "styleName": "Regular", "psName": "Invisible"})
+builder.setupOS2(sTypoAscender=800, sTypoDescender=-200, usWinAscent=800, usWinDescent=200)
+builder.setupPost(keepGlyphNames=False)
+builder.font["head"].created = builder.font["head"].modified = 0
+builder.font.recalcTimestamp = False
+builder.save(sys.argv[1])
+PYTHON

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,15 +13,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
-from serving.config.options import PDF_DPI, Options
+from serving.config.options import PDF_DPI, Options, PdfText
 from serving.config.pipeline import load_config
 from serving.imaging.decode import Decoder
-from serving.imaging.formats import Limits
+from serving.imaging.formats import Data, Limits, PageRanges
 from serving.imaging.source import MAX_PAGES, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
 from serving.output.paddlex import paddlex_result
 from serving.plan.load import open_pipeline
-from serving.types import Image, Line, Page
+from serving.types import Dpi, Image, Line, Page
 
 
 def load_pipeline(
@@ -57,7 +57,7 @@ class OcrPipeline:
         warm: bool,
     ) -> None:
         config = load_config(yaml)
-        self._decoder = Decoder(Limits(max_pages=MAX_PAGES))
+        self.decoder = Decoder(Limits(max_pages=MAX_PAGES))
         self.pipeline = (
             PlainPipeline(config, Path(models))
             if is_plain(config)
@@ -67,12 +67,20 @@ class OcrPipeline:
         )
 
     def predict(
-        self, source: Source, *, pdf_dpi: int = PDF_DPI, **options: Any
+        self,
+        source: Source,
+        *,
+        pdf_dpi: int = PDF_DPI,
+        pages: str = "1-",
+        pdf_text: PdfText = "ignore",
+        **options: Any,
     ) -> Iterator[PageResult]:
         """Yield one result per page, in order, each as soon as it is ready.
 
         source: path, http(s) URL, bytes, folder, (H, W, 3) uint8 BGR array, or a list of these.
         pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
+        pages: those that are read of each document, for example 1-3,7 or 2-.
+        pdf_text: auto takes a PDF page's own text where it is all there, and reads the other pages.
         options: for this call only, under PaddleX's names; see `serving.Options`.
         Raises ConfigError for an unknown option and InputError for a source that is no image.
         """
@@ -81,12 +89,28 @@ class OcrPipeline:
         except ValidationError as error:
             raise config_error(error, where="predict", schema=Options) from None
         settings = self.pipeline.settings(parsed)
-        for name, page_index, image in load(source, decoder=self._decoder, pdf_dpi=pdf_dpi):
-            yield PageResult(name, page_index, self.pipeline.read(image, parsed), image, settings)
+        ranges = PageRanges.parse(pages)
+        for loaded in load(
+            source,
+            decoder=self.decoder,
+            pdf_dpi=pdf_dpi,
+            ranges=ranges,
+            pdf_text=pdf_text == "auto",
+        ):
+            page = loaded.own_text or self.pipeline.read(loaded.image, parsed)
+            yield PageResult(
+                loaded.name,
+                loaded.page_index,
+                page if settings["return_word_box"] else page.without_words(),
+                loaded.image,
+                settings,
+                loaded.dpi,
+                loaded.data,
+            )
 
     def close(self) -> None:
         """Free the engines and end the decoder processes."""
-        self._decoder.close()
+        self.decoder.close()
         self.pipeline.close()
 
     def __enter__(self) -> OcrPipeline:
@@ -113,6 +137,10 @@ class PageResult:
     image: Image
     settings: Mapping[str, Any]
     """In force for this page, under PaddleX's names."""
+    dpi: Dpi | None = None
+    """As its file says; of a PDF, as it was rendered."""
+    data: Data = field(default=b"", repr=False)
+    """Of the file that the page is from; empty for an array."""
 
     @property
     def lines(self) -> tuple[Line, ...]:

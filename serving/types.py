@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ Point = tuple[int, int]
 Quad = tuple[Point, Point, Point, Point]
 """Four corners, clockwise on the page, starting at the top left."""
 
+Dpi = tuple[float, float]
+"""Dots per inch, across and down."""
+
 QuadArray = npt.NDArray[np.int32]
 """The same as an array: (4, 2), or (N, 4, 2) for several."""
 
@@ -28,6 +32,8 @@ class Word:
     text: str
     box: Quad
     """Corners clockwise from the word's own top left."""
+    score: float = 0.0
+    """Mean probability of the characters, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,15 @@ class Page:
     lines: tuple[Line, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds per stage."""
+    source: Literal["ocr", "pdf_text"] = "ocr"
+    """Where the lines are from: read from its pixels, or the PDF's own text."""
     hint: str = ""
     """Why text may be missing, and what to do; empty if nothing suggests that."""
     angle: int = 0
     """By how many degrees the page was turned clockwise: 0, 90, 180 or 270."""
     as_read: Page | None = None
     """The page turned upright and flattened, with its lines; None where it was read as it was."""
+
+    def without_words(self) -> Page:
+        """The same, with lines alone."""
+        return replace(self, lines=tuple(replace(line, words=()) for line in self.lines))

@@ -120,9 +120,11 @@ def test_a_command_does_what_the_page_says(shell: Shell, command: str) -> None:
         assert eventually(lambda: generation(shell.url) > before)
     else:
         out = shell.run(command)
-        assert '"error"' not in out
+        assert ('"error"' in out) == ("partial=true" in command)
         for name in re.findall(r"-o (\S+\.png)", command):  # curl writes an error there as well
             assert (shell.folder / name).read_bytes().startswith(b"\x89PNG")
+        for name in re.findall(r"-o (\S+\.pdf)", command):
+            assert (shell.folder / name).read_bytes().startswith(b"%PDF-")
         for part, expected in EXPECTED.items():
             if part in command:
                 assert expected in out + _written(shell.folder)
@@ -132,6 +134,11 @@ EXPECTED = {
     'image=@docs/page.jpg" http': "Riverton",
     "format=text": "Riverton",
     "format=image": "read.png",
+    "pages=2": '"page": 1',
+    "pdf_text=auto": '"source": "ocr"',
+    "partial=true": "unsupported_media",
+    "format=pdf": "searchable.pdf",
+    "format=alto": "report.alto.xml",
     "x-ndjson": '"request_id"',
     "/metrics": "ocr_requests_total",
     "ocr-hpi plan": "PP-OCRv4_mobile_rec",

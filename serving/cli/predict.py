@@ -15,25 +15,32 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import IO, TYPE_CHECKING, Any, cast, get_args
 
 import click
 from pydantic import ValidationError
 
 from serving.cli.options import DEFAULT_PIPELINES, Command, models_option
-from serving.config.options import PDF_DPI, Options
+from serving.config.options import PDF_DPI, Options, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
+from serving.imaging.formats import PageRanges
+from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
+from serving.output.pages import ReadPage
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from serving.api import PageResult
+    from serving.imaging.decode import Decoder
+    from serving.imaging.formats import Data
 
 Say = Callable[[str], None]
 
 _SUFFIXES = {"text": ".txt", "json": ".jsonl", "paddlex": ".paddlex.jsonl"}
-_ENDS = {".png": b"IEND\xaeB`\x82"}
+"""Of the formats that are written page by page; the others are in output/formats.py."""
+_ENDS = {".png": b"IEND\xaeB`\x82", ".hocr": b"</html>\n", ".xml": b"</alto>\n", ".pdf": b"%%EOF\n"}
 """Of a whole file; all others end with a line feed."""
 _MAX_NAME = 200
 """Bytes of a file's name, to which a page's number and a suffix are added: 255 are allowed."""
@@ -66,11 +73,11 @@ def _overrides(command: Command) -> Command:
 @click.option(
     "--format",
     "form",
-    type=click.Choice([*_SUFFIXES]),
+    type=click.Choice([*dict.fromkeys((*_SUFFIXES, *get_args(DocumentName)))]),
     default="text",
     show_default=True,
     help="text: the lines. json: a line for each page, with scores and boxes. paddlex: a line for "
-    "each page, as PaddleX's results have it.",
+    "each page, as PaddleX's results have it. The others hold all pages of an input.",
 )
 @click.option(
     "--output",
@@ -94,6 +101,19 @@ def _overrides(command: Command) -> Command:
     show_default=True,
     help="Dots per inch at which PDFs are rendered.",
 )
+@click.option(
+    "--pages",
+    default="1-",
+    show_default=True,
+    help="Which pages of each document are read: 1-3,7 or 2-.",
+)
+@click.option(
+    "--pdf-text",
+    type=click.Choice(get_args(PdfText)),
+    default="ignore",
+    show_default=True,
+    help="auto: take a PDF page's own text where it is all there, and read the other pages.",
+)
 @_overrides
 @models_option
 def command(
@@ -105,6 +125,8 @@ def command(
     save_img: Path | None,
     resume: bool,
     pdf_dpi: int,
+    pages: str,
+    pdf_text: PdfText,
     models: Path,
     **overrides: Any,
 ) -> None:
@@ -114,23 +136,34 @@ def command(
     What cannot be read is reported on stderr; the rest is read, and the exit code is 1.
     """
     options = _checked(overrides)
+    try:
+        ranges = PageRanges.parse(pages)
+    except BadRequest as error:
+        raise click.UsageError(f"--{error}") from None
     folders = [os.path.realpath(folder) for folder in (output, save_img) if folder is not None]
     if resume and not folders:
         raise click.UsageError("--resume needs --output or --save-img: where to look")
     if save_img is not None and any(os.path.realpath(path) == folders[-1] for path in paths):
         raise click.UsageError("--save-img: the folder that is read; its images would be read, too")
+    alone = len(paths) == 1 and not Path(paths[0]).is_dir()
+    if form not in _SUFFIXES and output is None and not alone:
+        raise click.UsageError(f"--format {form} makes a file of each input: give --output DIR")
     for folder in folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
     from serving import load_pipeline
 
-    alone = len(paths) == 1 and not Path(paths[0]).is_dir()
-    work = _Work(form, output, save_img, headed=not alone)
+    document = None if form in _SUFFIXES else DOCUMENTS[cast(DocumentName, form)]
+    if document is not None:
+        options = document.options(options)
     done = _Done()
     try:
         with ExitStack() as stack:
             ocr = stack.enter_context(load_pipeline(pipeline, models=models, warm=False))
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
+            work = _Work(
+                form, document, ocr.decoder, output, save_img, ranges.first, headed=not alone
+            )
             inputs = _Inputs(paths, recursive, folders)
             for note in inputs.left_out():
                 click.echo(note, err=True)
@@ -143,7 +176,11 @@ def command(
                 try:
                     source = _stdin() if item.source == "-" else item.source
                     results = ocr.predict(
-                        source, pdf_dpi=pdf_dpi, **options.model_dump(exclude_none=True)
+                        source,
+                        pdf_dpi=pdf_dpi,
+                        pages=pages,
+                        pdf_text=pdf_text,
+                        **options.model_dump(exclude_none=True),
                     )
                     done.pages += work.read(item, results)
                     done.files += 1
@@ -311,8 +348,13 @@ class _Work:
     """Puts what was read where it belongs, a page at a time."""
 
     form: str
+    document: DocumentFormat | None
+    """Where the format holds all pages of an input."""
+    decoder: Decoder
     output: Path | None
     save_img: Path | None
+    first_page: int
+    """The first that is read of each input, from 1."""
     headed: bool
     """Whether a line with the path stands before each input's text on stdout."""
 
@@ -326,19 +368,25 @@ class _Work:
     def _marks(self, item: _Input) -> Iterator[Path]:
         """The files that are written last."""
         if self.output is not None:
-            yield self.output / f"{item.target}{_SUFFIXES[self.form]}"
+            yield self._output(self.output, item)
         if self.save_img is not None:
-            yield self.save_img / f"{item.target}.page-1.png"
+            yield self.save_img / f"{item.target}.page-{self.first_page}.png"
+
+    def _output(self, folder: Path, item: _Input) -> Path:
+        suffix = self.document.suffix if self.document else _SUFFIXES[self.form]
+        return folder / f"{item.target}{suffix}"
 
     def read(self, item: _Input, results: Iterator[PageResult]) -> int:
         """Take the pages of an input, and count them. Nothing half done is left."""
         number = 0
+        data: Data = b""
+        pages: list[ReadPage] = []
         with _staged() as files, ExitStack() as stack:
-            out: IO[str] = sys.stdout
+            out = cast(TextIOWrapper, sys.stdout)
             if self.save_img is not None:
                 images = self.save_img / item.target
             if self.output is not None:
-                path = files.add(self.output / f"{item.target}{_SUFFIXES[self.form]}")
+                path = files.add(self._output(self.output, item))
                 out = stack.enter_context(path.open("w", encoding="utf-8"))
             for number, result in enumerate(results, 1):
                 page = replace(result, name=item.name)
@@ -346,10 +394,20 @@ class _Work:
                     print("\f", end="", file=out)
                 elif self.form == "text" and self.headed and self.output is None:
                     print(f"==> {item.name} <==", file=out)
-                _write(page, self.form, out)
+                if self.document is None:
+                    _write(page, self.form, out)
+                else:
+                    if number == 1 and self.document.check is not None:
+                        self.document.check(page.data, self.decoder)
+                    data = page.data
+                    pages.append(ReadPage(0, page.page_index or 0, number, page.page, page.dpi))
                 if self.save_img is not None:
-                    picture = images.with_name(f"{images.name}.page-{number}.png")
+                    picture = images.with_name(
+                        f"{images.name}.page-{(page.page_index or 0) + 1}.png"
+                    )
                     page.save_to_img(files.add(picture))
+            if self.document is not None:
+                out.buffer.write(self.document.write(pages, [data], self.decoder))
         return number
 
 
@@ -366,13 +424,17 @@ def _write(result: PageResult, form: str, out: IO[str]) -> None:
 def _page(result: PageResult) -> dict[str, Any]:
     lines = []
     for line in result.lines:
-        words = [{"data": word.text, "box": _points(word.box)} for word in line.words]
+        words = [
+            {"data": word.text, "score": word.score, "box": _points(word.box)}
+            for word in line.words
+        ]
         lines.append(
             {"data": line.text, "score": line.score, "box": _points(line.box)}
             | ({"words": words} if words else {})
         )
     size = {"width": result.page.width, "height": result.page.height}
-    return {"path": result.name, "page": result.page_index or 0, **size, "lines": lines}
+    where = {"path": result.name, "page": result.page_index or 0, "source": result.page.source}
+    return {**where, **size, "lines": lines}
 
 
 def _points(quad: Sequence[Sequence[int]]) -> list[list[int]]:

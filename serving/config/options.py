@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,6 +42,9 @@ class Options(BaseModel):
 
 DEFAULT_OPTIONS = Options()
 """No overrides."""
+
+PdfText = Literal["ignore", "auto"]
+"""Whether a PDF page's own text is taken, where it is all there."""
 
 PDF_DPI = 144
 """Dots per inch at which a PDF is rendered."""

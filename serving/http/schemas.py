@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from serving.config.options import Options
+from serving.config.options import Options, PdfText
 from serving.errors import BadRequest
-from serving.http.errors import ErrorAnswer
+from serving.http.errors import ErrorAnswer, ErrorDetail
 from serving.http.uploads import Base64OrUrl, first_finding
+from serving.imaging.formats import RANGES_PATTERN
+from serving.output.formats import DocumentName
 from serving.output.pages import PageAnswer, described
 
-Format = Literal["lines", "pages", "text", "image", "paddlex"]
+Format = Literal["lines", "pages", "image", "paddlex", DocumentName]
 
 
 def _no_null(schema: dict[str, Any]) -> None:
@@ -43,6 +45,12 @@ class OcrQuery(Options):
     """The long side never has more pixels than that. A caller cannot ask for more than 4000."""
     pdf_dpi: Annotated[int, Field(ge=36, le=1200)] = 144
     """Dots per inch at which pages of a PDF are drawn; boxes are in their pixels."""
+    pages: Annotated[str, Field(json_schema_extra={"pattern": RANGES_PATTERN})] = "1-"
+    """Which pages of each document are read, for example 1-3,7 or 2-; no other is decoded."""
+    pdf_text: PdfText = "ignore"
+    """auto: take a PDF page's own text where it is all there, and read the other pages."""
+    partial: bool = False
+    """With format=lines or pages: what cannot be read has an error, and the rest is answered."""
     pictures: bool = False
     """With format=pages: each page's picture too, for viewers that cannot draw the document."""
 
@@ -199,11 +207,21 @@ class PipelinesAnswer(TypedDict):
 
 
 @described
+class FailedPage(TypedDict):
+    """With `partial`: a document, or a page of one, that cannot be read."""
+
+    image: int
+    page: NotRequired[int]
+    """Of a document whose other pages may be fine."""
+    error: ErrorDetail
+
+
+@described
 class PagesAnswer(TypedDict):
     """The answer of `format=pages`."""
 
     request_id: str
-    pages: list[PageAnswer]
+    pages: list[PageAnswer | FailedPage]
     timing: dict[str, float]
     """Milliseconds by stage, all pages together."""
     engine: dict[str, ModelAnswer]

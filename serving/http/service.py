@@ -22,8 +22,10 @@ from serving.http.metrics import Metrics
 from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
 from serving.imaging.decode import Decoder, Pages
-from serving.imaging.formats import Limits
-from serving.output.pages import ReadPage
+from serving.imaging.formats import ALL_PAGES, Limits, PageRanges
+from serving.imaging.sandbox.client import PageInfo
+from serving.output.formats import Check
+from serving.output.pages import Failure, ReadPage
 from serving.types import Image, Line
 
 if TYPE_CHECKING:
@@ -43,8 +45,16 @@ class ReadRequest:
     options: Options
     environ: WSGIEnvironment
     pdf_dpi: int = 144
+    ranges: PageRanges = ALL_PAGES
+    """The pages that are read of each document."""
     draw: Draw | None = None
     """Makes `ReadPage.picture` from each page, where pictures are wanted."""
+    check: Check | None = None
+    """Refuses a document before any is read."""
+    pdf_text: bool = False
+    """Take a PDF page's own text where it is all there."""
+    partial: bool = False
+    """Yield a Failure for what cannot be decoded, instead of raising its error."""
     one_page: bool = False
     """Refuse more: the answer has room for one."""
 
@@ -61,7 +71,7 @@ class Service:
         self.fetcher = UrlFetcher(
             settings.allow_url_hosts, max_bytes=settings.max_body, seconds=settings.timeout
         )
-        self._decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
+        self.decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
 
     def admit(self, body: Body) -> None:
         """Take the request's permit, before its body is read; held until its answer has gone.
@@ -79,17 +89,17 @@ class Service:
         add_timing({"fetch": (time.perf_counter() - start) * 1e3})
         return fetched
 
-    def read(self, request: ReadRequest) -> Generator[ReadPage, None, None]:
+    def read(self, request: ReadRequest) -> Generator[ReadPage | Failure, None, None]:
         """Yield the pages as they are read, each within a page slot; log how many.
 
         Formats and limits of all documents are checked before a pixel of any is decoded. A page in
         progress is finished, and yielded, even when the time is up. Raises InputError, TimedOut,
         NotReady, and ClientDisconnected once the caller has gone.
         """
-        environ, pipeline = request.environ, request.pipeline
+        environ = request.environ
         add_log_fields(environ, pipeline=request.name, images=len(request.documents))
         documents = self._open(request)
-        total = sum(document.count for document in documents)
+        total = sum(_count(document) for document in documents)
         seconds = self.settings.timeout + total * self.settings.page_time
         deadline = time.monotonic() + seconds
         done = lines = 0
@@ -105,51 +115,84 @@ class Service:
         queued = self.metrics.request_queued(request.name)
         try:
             for index, document in enumerate(documents):
-                for number in range(document.count):
+                if isinstance(document, InputError):
+                    yield Failure(index, None, total, document)
+                    continue
+                for info in document.pages:
                     check()
                     with self.slots.slot(check):
                         if not done:
                             queued.begin()
-                        start = time.perf_counter()
-                        with _of_document(index, request):
-                            image = next(document)
-                        decoded = {"decode": (time.perf_counter() - start) * 1e3}
-                        page = pipeline.read(image, request.options)
-                        page = replace(page, timing={**decoded, **page.timing})
-                        self.metrics.page_read(request.name, page)
-                        picture = None if request.draw is None else request.draw(image, page.lines)
-                        del image  # not kept while this request waits for its next slot
+                        result = self._read_page(request, document, index, info, total)
                     _check_caller(environ)
-                    done, lines = done + 1, lines + len(page.lines)
-                    add_log_fields(environ, pages=done, lines=lines)
-                    yield ReadPage(index, number, total, page, picture)
+                    if isinstance(result, ReadPage):
+                        done, lines = done + 1, lines + len(result.page.lines)
+                        add_log_fields(environ, pages=done, lines=lines)
+                    yield result
         finally:
             queued.end()
+
+    def _read_page(
+        self, request: ReadRequest, document: Pages, index: int, info: PageInfo, total: int
+    ) -> ReadPage | Failure:
+        start = time.perf_counter()
+        try:
+            with _of_document(index, request):
+                own = document.own_text(info) if request.pdf_text else None
+                image = document.decode(info) if own is None or request.draw else None
+        except InputError as error:
+            if not request.partial:
+                raise
+            return Failure(index, info.index, total, error)
+        if own is not None:
+            words = request.pipeline.settings(request.options)["return_word_box"]
+            page = own if words else own.without_words()
+        else:
+            assert image is not None
+            decoded = {"decode": (time.perf_counter() - start) * 1e3}
+            page = request.pipeline.read(image, request.options)
+            page = replace(page, timing={**decoded, **page.timing})
+        self.metrics.page_read(request.name, page)
+        picture = request.draw(image, page.lines) if request.draw and image is not None else None
+        return ReadPage(index, info.index, total, page, info.dpi, picture)
 
     def close(self) -> None:
         """Finish the pages in progress, then end decoder processes, pipelines and permits."""
         self.slots.close()
-        self._decoder.close()
+        self.decoder.close()
         self.registry.close()
         self.admission.close()
 
-    def _open(self, request: ReadRequest) -> list[Pages]:
-        documents = []
+    def _open(self, request: ReadRequest) -> list[Pages | InputError]:
+        """The documents; with `partial`, the error of each that does not open."""
+        documents: list[Pages | InputError] = []
         for index, data in enumerate(request.documents):
-            with _of_document(index, request):
-                documents.append(self._decoder.pages(data, pdf_dpi=request.pdf_dpi))
-        pages = sum(document.count for document in documents)
-        if request.one_page and pages > 1:
+            try:
+                with _of_document(index, request):
+                    pages = self.decoder.pages(data, pdf_dpi=request.pdf_dpi, ranges=request.ranges)
+                    if request.check is not None:
+                        request.check(data, self.decoder)
+                documents.append(pages)
+            except InputError as error:
+                if not request.partial:
+                    raise
+                documents.append(error)
+        count = sum(map(_count, documents))
+        if request.one_page and count > 1:
             raise BadRequest(
-                f"format=image draws one page, and there are {pages}; send them one by one or "
-                "request another format"
+                f"format=image draws one page, and there are {count}; send them one by one, select "
+                "one with pages=1 or request another format"
             )
-        if pages > self.settings.max_pages:
+        if count > self.settings.max_pages:
             raise TooLarge(
-                f"the request has {pages} pages; the limit is {self.settings.max_pages} "
-                "(--max-pages): send them in parts"
+                f"the request has {count} pages; the limit is {self.settings.max_pages} "
+                "(--max-pages): send them in parts, or select some with pages=1-100"
             )
         return documents
+
+
+def _count(document: Pages | InputError) -> int:
+    return len(document.pages) if isinstance(document, Pages) else 1
 
 
 def _check_caller(environ: WSGIEnvironment) -> None:

@@ -12,8 +12,9 @@ rejects truncated files and prints nothing.
 from __future__ import annotations
 
 import ctypes
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -24,10 +25,19 @@ from PIL.Image import DecompressionBombError
 
 from serving.errors import BadRequest, TooLarge, Undecodable
 from serving.imaging import jpeg, pillow
-from serving.imaging.formats import Data, Kind, Limits, display_name, sniff
+from serving.imaging.formats import (
+    ALL_PAGES,
+    Data,
+    Kind,
+    Limits,
+    PageRanges,
+    display_name,
+    sniff,
+)
 from serving.imaging.headers import Header, SingleKind, read_header
-from serving.imaging.sandbox.client import Document, Sandbox, Size
-from serving.types import Image
+from serving.imaging.sandbox.client import Document, PageInfo, Sandbox
+from serving.imaging.sandbox.protocol import PageText
+from serving.types import Image, Line, Page
 
 _DPI = range(36, 1201)
 
@@ -49,19 +59,37 @@ class Pages(Iterator[Image]):
     NotReady. Between pages only the file's bytes are held.
     """
 
-    def __init__(self, kind: Kind, sizes: list[Size], decode_page: Callable[[int], Image]) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        pages: Sequence[PageInfo],
+        decode_page: Callable[[PageInfo], Image],
+        own_lines: Callable[[PageInfo], tuple[Line, ...] | None] = lambda _: None,
+    ) -> None:
         self.kind = kind
-        self.sizes = tuple(sizes)
-        """(width, height) of every page."""
-        self.count = len(sizes)
+        self.pages = tuple(pages)
+        """Those selected, in order."""
+        self._own_lines = own_lines
         self._decode_page = decode_page
-        self._next = 0
+        self._next = iter(self.pages)
 
     def __next__(self) -> Image:
-        if self._next >= self.count:
-            raise StopIteration
-        page = self._next
-        self._next += 1
+        return self.decode(next(self._next))
+
+    def own_text(self, page: PageInfo) -> Page | None:
+        """The text that a PDF has of its page, with words; None where the page must be read.
+
+        Raises Undecodable, TimedOut, NotReady.
+        """
+        start = time.perf_counter()
+        lines = self._own_lines(page)
+        if lines is None:
+            return None
+        spent = (time.perf_counter() - start) * 1e3
+        return Page(*page.size, lines, {"pdf_text": spent}, source="pdf_text")
+
+    def decode(self, page: PageInfo) -> Image:
+        """One of `pages`, in any order."""
         image = self._decode_page(page)
         if image.nbytes > _LARGE_PAGE:
             weakref.finalize(image, _malloc_trim, 0).atexit = False
@@ -89,12 +117,12 @@ class Decoder:
             memory_bytes = _BASE_MEMORY + _MEMORY_PER_PIXEL * self._limits.max_pixels
         self._sandbox = Sandbox(processes, page_seconds=page_seconds, memory_bytes=memory_bytes)
 
-    def pages(self, data: Data, *, pdf_dpi: int = 144) -> Pages:
-        """The pages of `data`, which must not change while they are read.
+    def pages(self, data: Data, *, pdf_dpi: int = 144, ranges: PageRanges = ALL_PAGES) -> Pages:
+        """The selected pages of `data`, which must not change while they are read.
 
         Format, encryption and limits are checked here, before any pixel is decoded. Raises
-        UnsupportedMedia, Undecodable, TooLarge, BadRequest (`pdf_dpi` not 36 to 1200), TimedOut,
-        NotReady.
+        UnsupportedMedia, Undecodable, TooLarge, BadRequest (`pdf_dpi` not 36 to 1200, a page that
+        is not there), TimedOut, NotReady.
         """
         if pdf_dpi not in _DPI:
             raise BadRequest(f"pdf_dpi is {pdf_dpi}: give a whole number from 36 to 1200")
@@ -103,25 +131,46 @@ class Decoder:
             header = read_header(kind, data)
             self._limits.check_pixels(*header.size, what=display_name(kind))
             if not header.sandboxed:
-                return Pages(kind, [header.size], lambda _: _decode_image(kind, header))
-        return self._document_pages(self._sandbox.document(kind, data, pdf_dpi))
+                ranges.check(1)
+                page = PageInfo(0, header.size, header.dpi)
+                return Pages(kind, [page], lambda _: _decode_image(kind, header))
+        return self._document_pages(self._sandbox.document(kind, data, pdf_dpi), ranges)
 
-    def _document_pages(self, document: Document) -> Pages:
-        count, sizes = self._sandbox.page_sizes(document, self._limits.max_pages)
-        self._limits.check_pages(count)
+    def _document_pages(self, document: Document, ranges: PageRanges) -> Pages:
+        count, pages = self._sandbox.pages(document, ranges, self._limits.max_pages)
+        if len(pages) > self._limits.max_pages:
+            self._limits.check_pages(count)
+        ranges.check(count)
         remedy = "send it smaller"
         if document.kind == "pdf":
             remedy = f"ask for a pdf_dpi below {document.dpi}"
-        for page, size in enumerate(sizes):
-            what = display_name(document.kind, page)
-            if min(size) < 1:
-                raise Undecodable(f"broken {what}: {size[0]} x {size[1]} pixels")
-            self._limits.check_pixels(*size, what=what, remedy=remedy)
+        for page in pages:
+            what = display_name(document.kind, page.index)
+            if min(page.size) < 1:
+                raise Undecodable(f"broken {what}: {page.size[0]} x {page.size[1]} pixels")
+            self._limits.check_pixels(*page.size, what=what, remedy=remedy)
 
-        def decode_page(page: int) -> Image:
-            return self._sandbox.decode(document, page, sizes[page], last=page == count - 1)
+        def decode_page(page: PageInfo) -> Image:
+            return self._sandbox.decode(document, page.index, page.size, last=page is pages[-1])
 
-        return Pages(document.kind, sizes, decode_page)
+        def own_lines(page: PageInfo) -> tuple[Line, ...] | None:
+            return self._sandbox.own_text(document, page.index, page.size)
+
+        if document.kind == "pdf":
+            return Pages(document.kind, pages, decode_page, own_lines)
+        return Pages(document.kind, pages, decode_page)
+
+    def check_searchable(self, data: Data) -> None:
+        """Raise Undecodable where `searchable` would, for a PDF that must not be changed."""
+        if sniff(data) == "pdf":
+            self._sandbox.check_searchable(data)
+
+    def searchable(self, documents: Sequence[Data], texts: Sequence[list[PageText]]) -> bytes:
+        """One PDF of all documents, with the text of their pages, not painted, on them.
+
+        See `imaging/pdf.py`. Raises Undecodable, TimedOut, NotReady.
+        """
+        return self._sandbox.searchable([(sniff(data), data) for data in documents], texts)
 
     def close(self) -> None:
         """End the decoder processes. Callers still waiting for a page get NotReady."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from serving.errors import TooLarge, UnsupportedMedia
+from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 
 Data = bytes | bytearray | memoryview
 Kind = Literal["jpeg", "png", "webp", "bmp", "gif", "tiff", "pdf"]
@@ -66,6 +67,61 @@ def sniff(data: Data) -> Kind:
     )
 
 
+_RANGE = "([1-9][0-9]{0,5})(-([1-9][0-9]{0,5})?)?"
+_MAX_RANGES = 100
+RANGES_PATTERN = f"^{_RANGE}(,{_RANGE}){{0,{_MAX_RANGES - 1}}}$"
+"""What `PageRanges.parse` takes, as a regular expression; nor may a range end before it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRanges:
+    """Which pages of a document are read, for example `1-3,7` or `2-`; by default all."""
+
+    ranges: tuple[tuple[int, int | None], ...] = ((1, None),)
+    """(first, last) from 1, both included; None: to the end."""
+
+    @classmethod
+    def parse(cls, text: str) -> PageRanges:
+        """Raises BadRequest."""
+        ranges: list[tuple[int, int | None]] = []
+        for part in text.split(","):
+            found = re.fullmatch(_RANGE, part)
+            first = int(found[1]) if found else 0
+            last = first if not found or not found[2] else int(found[3]) if found[3] else None
+            if not found or (last is not None and last < first):
+                raise BadRequest(
+                    f"pages: {part[:40]!r} is no page or range of pages; give for example 1-3,7 or "
+                    "2- (to the end), counted from 1"
+                )
+            ranges.append((first, last))
+        if len(ranges) > _MAX_RANGES:
+            raise BadRequest(f"pages: {len(ranges)} ranges; {_MAX_RANGES} are allowed")
+        return cls(tuple(ranges))
+
+    @property
+    def first(self) -> int:
+        """The first page that is selected, from 1."""
+        return min(first for first, _ in self.ranges)
+
+    def __contains__(self, index: int) -> bool:
+        """Whether the page with this index, from 0, is selected."""
+        return any(first <= index + 1 <= (last or index + 1) for first, last in self.ranges)
+
+    def has_from(self, index: int) -> bool:
+        """Whether a page with this index or a later one is selected."""
+        return any(last is None or index < last for _, last in self.ranges)
+
+    def check(self, count: int) -> None:
+        """Raise BadRequest where a range selects nothing of a document of `count` pages."""
+        for first, _ in self.ranges:
+            if first > count:
+                has = "one page" if count == 1 else f"{count} pages"
+                raise BadRequest(f"pages: there is no page {first}; the document has {has}")
+
+
+ALL_PAGES = PageRanges()
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Checked against headers, before anything is decoded."""
@@ -80,7 +136,7 @@ class Limits:
         if count > self.max_pages:
             raise TooLarge(
                 f"the document has {count} pages or more; the limit is {self.max_pages} "
-                "(--max-pages): send it in parts"
+                "(--max-pages): send it in parts, or select some with pages=1-100"
             )
 
     def check_pixels(

@@ -19,6 +19,7 @@ from PIL.ExifTags import Base
 from serving.errors import Undecodable
 from serving.imaging import pillow
 from serving.imaging.formats import Data
+from serving.types import Dpi
 
 SingleKind = Literal["jpeg", "png", "webp", "bmp"]
 
@@ -38,6 +39,8 @@ class Header:
     """BGR, CMYK or CMYK;I (inverted) if `jpeg.decode` can read it."""
     sandboxed: bool = False
     """Decoding time is not bounded by the file's size: a decoder process must do it."""
+    stored_dpi: Dpi | None = None
+    """As the file says, before the orientation is applied."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,6 +48,12 @@ class Header:
         if self.orientation >= 5:
             return self.height, self.width
         return self.width, self.height
+
+    @property
+    def dpi(self) -> Dpi | None:
+        """Of the upright image."""
+        turned = self.stored_dpi is not None and self.orientation >= 5
+        return self.stored_dpi[::-1] if self.stored_dpi and turned else self.stored_dpi
 
 
 def read_header(kind: SingleKind, data: Data) -> Header:
@@ -57,8 +66,10 @@ def read_header(kind: SingleKind, data: Data) -> Header:
         return _read_webp(data)
     with pillow.damage_as_undecodable("bmp"):
         image = pillow.open_image("bmp", data[:_BMP_HEADER_BYTES])
-    # Pillow expands run lengths in Python: slow, and holding the interpreter's lock.
-    return Header(*image.size, data, sandboxed=image.info["compression"] in _RUN_LENGTH)
+        # Pillow expands run lengths in Python: slow, and holding the interpreter's lock.
+        dpi = pillow.dpi_of(image)
+    sandboxed = image.info["compression"] in _RUN_LENGTH
+    return Header(*image.size, data, sandboxed=sandboxed, stored_dpi=dpi)
 
 
 _BMP_HEADER_BYTES = 4096
@@ -95,7 +106,9 @@ _PROGRESSIVE = {0xC2, 0xCA}
 _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 _START_OF_SCAN = 0xDA
-_APP1, _APP14 = 0xE1, 0xEE
+_APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
+_JFIF_UNITS = {b"\1": 1.0, b"\2": 2.54}
+"""Dots per inch, or per centimetre."""
 _METADATA = set(range(0xE1, 0xF0)) - {_APP14}
 """Application segments; JFIF (0xE0) and Adobe's (0xEE) say how the colours are stored."""
 
@@ -115,6 +128,7 @@ def _read_jpeg(data: Data) -> Header:
     components = b""
     profile: bytes | None = None
     progressive = adobe = False
+    dpi: Dpi | None = None
     parts: list[bytes] = []
     copied = 0
     position = 2
@@ -136,6 +150,12 @@ def _read_jpeg(data: Data) -> Header:
             precision, components = segment[0], segment[6 : 6 + 3 * segment[5] : 3]
             height = int.from_bytes(segment[1:3], "big")
             width = int.from_bytes(segment[3:5], "big")
+        elif marker == _APP0 and segment.startswith(b"JFIF\0") and segment[7:8] in _JFIF_UNITS:
+            per_inch = _JFIF_UNITS[segment[7:8]]
+            across, down = segment[8:10], segment[10:12]
+            dpi = pillow.plausible(
+                int.from_bytes(across, "big") * per_inch, int.from_bytes(down, "big") * per_inch
+            )
         elif marker == _APP1 and profile is None and segment.startswith(b"Exif\0\0"):
             profile = segment
         elif marker == _APP14 and segment.startswith(b"Adobe"):
@@ -160,6 +180,7 @@ def _read_jpeg(data: Data) -> Header:
         exif_orientation(profile or b""),
         jpeg_mode=mode if precision == 8 else "",
         sandboxed=not single and _has_many_scans(data, position, components, progressive),
+        stored_dpi=dpi,
     )
 
 
@@ -202,6 +223,7 @@ def _read_png(data: Data) -> Header:
     header = b""
     profile: bytes | None = None
     tables: dict[bytes, bytes] = {}
+    dpi: Dpi | None = None
     pixels: list[memoryview] = []
     position = len(_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
@@ -226,6 +248,12 @@ def _read_png(data: Data) -> Header:
                 tables.setdefault(name, bytes(body))
         elif name == b"IEND":
             break
+        elif name == b"pHYs" and len(body) == 9:
+            across, down, unit = struct.unpack(">IIB", body)
+            metre = 0.0254
+            dpi = (
+                pillow.plausible(round(across * metre, 1), round(down * metre, 1)) if unit else None
+            )
         elif profile is None:
             profile = _png_exif(name, bytes(body))
     else:
@@ -238,7 +266,13 @@ def _read_png(data: Data) -> Header:
     parts = [_png_chunk(b"IHDR", header)]
     parts += [_png_chunk(name, tables[name]) for name in (b"PLTE", b"tRNS") if name in tables]
     parts += [_png_chunk(b"IDAT", b"".join(pixels)), _png_chunk(b"IEND", b"")]
-    return Header(width, height, _SIGNATURE + b"".join(parts), exif_orientation(profile or b""))
+    return Header(
+        width,
+        height,
+        _SIGNATURE + b"".join(parts),
+        exif_orientation(profile or b""),
+        stored_dpi=dpi,
+    )
 
 
 def _png_chunk(name: bytes, body: bytes) -> bytes:

@@ -25,7 +25,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from serving.errors import OcrError, Undecodable
 from serving.imaging.formats import Data, Kind, display_name
-from serving.types import Image
+from serving.types import Dpi, Image
 
 PillowKind = Literal["jpeg", "png", "webp", "bmp", "gif", "tiff"]
 
@@ -60,6 +60,24 @@ def damage_as_undecodable(kind: Kind, page: int | None = None) -> Iterator[None]
 def open_image(kind: PillowKind, data: Data) -> ImageFile.ImageFile:
     """The image with its header read and no pixel decoded. Raises what Pillow raises."""
     return _PLUGINS[kind](io.BytesIO(data))
+
+
+_PLAUSIBLE_DPI = range(10, 10_000)
+
+
+def plausible(across: float, down: float) -> Dpi | None:
+    """Dots per inch, or None for what no scanner or camera means."""
+    plausible = int(across) in _PLAUSIBLE_DPI and int(down) in _PLAUSIBLE_DPI
+    return (across, down) if plausible else None
+
+
+def dpi_of(image: PillowImage.Image) -> Dpi | None:
+    """What its file says."""
+    try:
+        across, down = image.info["dpi"]
+        return plausible(round(float(across), 1), round(float(down), 1))
+    except (KeyError, TypeError, ValueError, OverflowError, ArithmeticError):
+        return None
 
 
 def decode(image: PillowImage.Image, orientation: int = 1) -> Image:

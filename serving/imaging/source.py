@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
@@ -14,12 +15,13 @@ from PIL import Image as PillowImage
 
 from serving.config.options import PDF_DPI
 from serving.errors import BadRequest, InputError, UnsupportedMedia
-from serving.imaging.decode import Decoder
-from serving.imaging.formats import SNIFF_BYTES, Data, Limits, sniff
+from serving.imaging.decode import Decoder, Pages
+from serving.imaging.formats import ALL_PAGES, SNIFF_BYTES, Data, Limits, PageRanges, sniff
 from serving.imaging.pillow import flatten
-from serving.types import Image
+from serving.types import Dpi, Image, Page
 
 Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
+Decode = Callable[[Data], Pages]
 
 _MAX_URL_BYTES = 100 << 20
 _URL_SECONDS = 60.0
@@ -37,17 +39,29 @@ class Loaded(NamedTuple):
     """From 0, within a PDF or TIFF; None for an image."""
     image: Image
     """(H, W, 3), BGR, uint8, upright."""
+    dpi: Dpi | None = None
+    """As its file says; of a PDF, as it was rendered."""
+    own_text: Page | None = None
+    """A PDF page's own text, with words, where it was asked for and is all there."""
+    data: Data = b""
+    """Of the file that the page is from; empty for an array."""
 
 
 def load(
-    source: Source, *, decoder: Decoder | None = None, pdf_dpi: int = PDF_DPI
+    source: Source,
+    *,
+    decoder: Decoder | None = None,
+    pdf_dpi: int = PDF_DPI,
+    ranges: PageRanges = ALL_PAGES,
+    pdf_text: bool = False,
 ) -> Iterator[Loaded]:
     """Yield the pages of a path, http(s) URL, folder, bytes, array, or a list of these.
 
     A folder yields, recursively and sorted, every file whose content is of a supported format. A
     URL may take 60 s and 100 MiB. An array is (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA,
-    uint8. Without `decoder` one is made, with the default limits except that of pages: these are
-    the caller's own files.
+    uint8. `ranges` selects pages of each; `pdf_text` asks for the own text of PDFs. Without
+    `decoder` one is made, with the default limits except that of pages: these are the caller's own
+    files.
 
     Raises InputError, naming the source; for a list, `index` is the index in it. TimedOut.
     """
@@ -57,26 +71,27 @@ def load(
         entries = source if isinstance(source, list | tuple) else [source]
         for index, entry in enumerate(entries):
             try:
-                yield from _load(entry, index, decoder, pdf_dpi)
+                decode = partial(decoder.pages, pdf_dpi=pdf_dpi, ranges=ranges)
+                yield from _load(entry, index, decode, pdf_text)
             except InputError as error:
                 if entries is source and error.index is None:
                     error.index = index
                 raise
 
 
-def _load(source: Source, index: int, decoder: Decoder, dpi: int) -> Iterator[Loaded]:
+def _load(source: Source, index: int, decode: Decode, pdf_text: bool) -> Iterator[Loaded]:
     if isinstance(source, np.ndarray):
         yield Loaded(f"image_{index}", None, _from_array(source))
     elif isinstance(source, bytes | bytearray | memoryview):
-        yield from _decode(f"image_{index}", source, decoder, dpi)
+        yield from _decode(f"image_{index}", source, decode, pdf_text)
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         from serving.download import read_url
 
         data = read_url(source, max_bytes=_MAX_URL_BYTES, seconds=_URL_SECONDS)
-        yield from _decode(source, data, decoder, dpi)
+        yield from _decode(source, data, decode, pdf_text)
     elif isinstance(source, str | Path):
         for path in _files(Path(source)):
-            yield from _decode(str(path), _read(path), decoder, dpi)
+            yield from _decode(str(path), _read(path), decode, pdf_text)
     else:
         raise BadRequest(
             f"cannot read an image from a {type(source).__name__}: give a path, URL, folder, "
@@ -84,12 +99,13 @@ def _load(source: Source, index: int, decoder: Decoder, dpi: int) -> Iterator[Lo
         )
 
 
-def _decode(name: str, data: Data, decoder: Decoder, dpi: int) -> Iterator[Loaded]:
+def _decode(name: str, data: Data, decode: Decode, pdf_text: bool) -> Iterator[Loaded]:
     try:
-        pages = decoder.pages(data, pdf_dpi=dpi)
+        pages = decode(data)
         paged = pages.kind in ("pdf", "tiff")
-        for index, image in enumerate(pages):
-            yield Loaded(name, index if paged else None, image)
+        for info, image in zip(pages.pages, pages, strict=True):
+            own = pages.own_text(info) if pdf_text else None
+            yield Loaded(name, info.index if paged else None, image, info.dpi, own, data)
     except InputError as error:
         raise type(error)(f"{name}: {error}", index=error.index) from error
 

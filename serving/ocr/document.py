@@ -13,7 +13,7 @@ from serving.config.model import PageOrientationModel, UnwarpingModel
 from serving.engines.base import Engine
 from serving.imaging.resize import resize
 from serving.ocr.ctc import has_cjk
-from serving.types import Image, Line, Page, Quad, Word
+from serving.types import Image, Line, Page, Quad
 
 Grid = npt.NDArray[np.float32]
 """(H, W, 2): where each pixel of a flattened page is on the page before, (x, y) from -1 to 1."""
@@ -130,5 +130,5 @@ def _mapped(line: Line, point: Callable[[int, int], tuple[int, int]], angle: int
         line,
         quad=(a, b, c, d),
         turn=(line.turn + angle) % 360,
-        words=tuple(Word(word.text, corners(word.box)) for word in line.words),
+        words=tuple(replace(word, box=corners(word.box)) for word in line.words),
     )

@@ -97,7 +97,8 @@ class Recogniser:
         # Without the steps of the padding on the right.
         width = self.scaled_width(crop)
         length = len(path) * width / width_class(width, self.engine.spec.kind)
-        return Reading(text, score, word_spans(text, letter_steps(steps, path, characters), length))
+        letters = letter_steps(steps, path, characters)
+        return Reading(text, score, word_spans(text, letters, length, scores))
 
     def fit(self, crop: Image) -> Image:
         """Scale to the model's height and pad to the width class of the line.

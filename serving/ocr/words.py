@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from serving.ocr.ctc import mean_score
 from serving.types import Point, Quad, Word
 
 _CJK = re.compile(
@@ -23,17 +24,26 @@ class Span(NamedTuple):
     text: str
     start: float
     end: float
+    score: float = 0.0
 
 
-def word_spans(text: str, steps: Sequence[int], length: float) -> list[Span]:
+def word_spans(
+    text: str, steps: Sequence[int], length: float, scores: Sequence[float]
+) -> list[Span]:
     """The words of a line in order, split and measured as PaddleX's `return_word_box` does.
 
-    text: as decoded; steps: the CTC step of each of its letters; length: of the line, in steps.
+    text: as decoded; steps: the CTC step of each of its letters; length: of the line, in steps;
+    scores: the probability at each step.
     A word is a run of letters and digits (of any script, accents included), one Chinese or Japanese
     character, or a run of anything else. PaddleX splits at everything that is not ASCII.
     It extends from its first to its last step; a CJK character is as wide as the mean distance
     between such characters in this line.
     """
+
+    def span(first: int, last: int, start: float, end: float) -> Span:
+        score = mean_score(steps[first:last], scores)
+        return Span(text[first:last], max(0.0, start / length), min(1.0, end / length), score)
+
     spans = []
     runs = _runs(text)
     width = _cjk_width(runs, steps) or length / max(1, len(text))
@@ -41,9 +51,9 @@ def word_spans(text: str, steps: Sequence[int], length: float) -> list[Span]:
         if kind == "cjk":
             for index in range(first, last):
                 centre = steps[index] + 0.5
-                spans.append(_span(text[index], centre - width / 2, centre + width / 2, length))
+                spans.append(span(index, index + 1, centre - width / 2, centre + width / 2))
         else:
-            spans.append(_span(text[first:last], steps[first], steps[last - 1] + 1, length))
+            spans.append(span(first, last, steps[first], steps[last - 1] + 1))
     return spans
 
 
@@ -58,6 +68,7 @@ def word_on_page(span: Span, box: Quad) -> Word:
             _between(bottom_left, bottom_right, span.end),
             _between(bottom_left, bottom_right, span.start),
         ),
+        score=span.score,
     )
 
 
@@ -94,10 +105,6 @@ def _cjk_width(runs: Sequence[tuple[_Kind, int, int]], steps: Sequence[int]) -> 
         if kind == "cjk" and last - first > 1
     ]
     return sum(widths) / len(widths) if widths else 0.0
-
-
-def _span(text: str, start: float, end: float, length: float) -> Span:
-    return Span(text, max(0.0, start / length), min(1.0, end / length))
 
 
 def _between(a: Point, b: Point, fraction: float) -> Point:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from serving.imaging.draw import draw
 from serving.imaging.formats import sniff
 from serving.output.image import jpeg_base64
+from serving.output.layout import bounds
 from serving.output.pages import ReadPage, described
 from serving.types import Image, Line, Page
 
@@ -37,7 +38,7 @@ def paddlex_result(
     words: dict[str, Any] = {}
     if settings["return_word_box"]:
         words = {
-            "text_word_boxes": [[_bounds(word.box) for word in line.words] for line in page.lines],
+            "text_word_boxes": [[bounds(word.box) for word in line.words] for line in page.lines],
             "text_word": [[word.text for word in line.words] for line in page.lines],
         }
     return {
@@ -56,7 +57,7 @@ def paddlex_result(
         "rec_texts": [line.text for line in page.lines],
         "rec_scores": [line.score for line in page.lines],
         "rec_polys": polys,
-        "rec_boxes": [_bounds(poly) for poly in polys],
+        "rec_boxes": [bounds(poly) for poly in polys],
         **words,
     }
 
@@ -131,8 +132,3 @@ def _info(document: bytes, pages: Sequence[ReadPage]) -> dict[str, Any]:
     if kind == "pdf" or (kind == "tiff" and len(sizes) > 1):
         return {"numPages": len(sizes), "pages": sizes, "type": kind}
     return {**sizes[0], "type": "image"}
-
-
-def _bounds(poly: Iterable[Sequence[int]]) -> list[int]:
-    xs, ys = zip(*poly, strict=True)
-    return [min(xs), min(ys), max(xs), max(ys)]

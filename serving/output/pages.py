@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from serving.types import Line, Page, Quad
+from serving.errors import InputError
+from serving.types import Dpi, Line, Page, Quad
 
 described = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 """For the dicts that answers consist of: /openapi.json describes all that is in them."""
@@ -26,8 +27,26 @@ class ReadPage:
     total: int
     """Pages of the whole request."""
     page: Page
+    dpi: Dpi | None = None
+    """As its document says; of a PDF, as it was rendered."""
     picture: Any = field(default=None, repr=False)
     """The page as a picture, where the answer has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A document, or a page of one, that could not be decoded, where the others are answered."""
+
+    image: int
+    number: int | None
+    """Index of the page; None if the document does not open."""
+    total: int
+    error: InputError
+
+
+def read_pages(results: Iterable[ReadPage | Failure]) -> list[ReadPage]:
+    """Those that were read."""
+    return [result for result in results if isinstance(result, ReadPage)]
 
 
 Corner = Annotated[list[int], Field(min_length=2, max_length=2)]
@@ -40,6 +59,7 @@ class WordAnswer(TypedDict):
     """One word of a line, or the punctuation between two."""
 
     data: str
+    score: float
     box: Box
 
 
@@ -73,6 +93,8 @@ class PageAnswer(TypedDict):
     height: int
     angle: int
     """By how many degrees the page was turned clockwise, as far as it was turned back."""
+    source: Literal["ocr", "pdf_text"]
+    """Whether the lines were read, or are the PDF's own text (with `pdf_text=auto`)."""
     lines: list[LineAnswer]
     timing: dict[str, float]
     """Milliseconds by stage."""
@@ -82,12 +104,10 @@ class PageAnswer(TypedDict):
     """With `pictures`: base64 of a JPEG, 2000 pixels a side at most."""
 
 
-def placed_lines(pages: Iterable[ReadPage]) -> list[PlacedLine]:
-    """The lines of all pages, in reading order."""
+def placed_lines(read: ReadPage) -> list[PlacedLine]:
+    """The lines of a page, in reading order."""
     return [
-        PlacedLine(**_line(line), page=read.number, image=read.image)
-        for read in pages
-        for line in read.page.lines
+        PlacedLine(**_line(line), page=read.number, image=read.image) for line in read.page.lines
     ]
 
 
@@ -99,6 +119,7 @@ def page_answer(read: ReadPage) -> PageAnswer:
         width=read.page.width,
         height=read.page.height,
         angle=read.page.angle,
+        source=read.page.source,
         lines=[_line(line) for line in read.page.lines],
         timing=rounded(read.page.timing),
     )
@@ -137,7 +158,10 @@ def _line(line: Line) -> LineAnswer:
     answer = LineAnswer(data=line.text, score=round(float(line.score), 4), box=_box(line.box))
     words = [word for word in line.words if not word.text.isspace()]
     if words:
-        answer["words"] = [WordAnswer(data=word.text, box=_box(word.box)) for word in words]
+        answer["words"] = [
+            WordAnswer(data=word.text, score=round(word.score, 4), box=_box(word.box))
+            for word in words
+        ]
     return answer
 
 

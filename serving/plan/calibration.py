@@ -69,7 +69,7 @@ def calibration_hash(own: Path | None = None) -> str:
 
 
 def _pages(files: Iterable[Path]) -> tuple[Image, ...]:
-    return tuple(image for path in files for _, _, image in load(path))
+    return tuple(loaded.image for path in files for loaded in load(path))
 
 
 def _files(folder: Path | None) -> list[Path]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from http_fake import FakeReader, picture
+from imaging_files import paper, pdf, stream
 from PIL import Image
 
 from serving.cli import main
@@ -89,6 +91,77 @@ def test_paddlex_is_one_line_per_page(folder: Path) -> None:
     assert [page["page_index"] for page in pages] == [0, 1]
     assert pages[1]["rec_texts"] == ["fake 60x20 字"]
     assert pages[1]["input_path"] == str(folder / "c.tif")
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix", "page"), [("hocr", ".hocr", "ocr_page"), ("alto", ".alto.xml", "<Page ")]
+)
+def test_a_document_format_holds_all_pages_of_an_input(
+    folder: Path, tmp_path: Path, reader: FakeReader, form: str, suffix: str, page: str
+) -> None:
+    done = predict(folder / "c.tif", "--format", form)
+    assert done.exit_code == 0, done.output
+    assert len(re.findall(f'{page}"|{page}ID', done.stdout)) == 2
+    assert reader.seen[-1].return_word_box
+    several = predict(folder, "--format", form)
+    assert several.exit_code == 2
+    assert "give --output DIR" in several.stderr
+    for _ in range(2):
+        written = predict(folder, "--format", form, "--output", "out", "--resume")
+    assert "3 already there" in written.stderr
+    assert files(tmp_path / "out") == [f"a.png{suffix}", f"b.png{suffix}", f"c.tif{suffix}"]
+    assert (tmp_path / "out" / f"c.tif{suffix}").read_text() == done.stdout
+
+
+def test_a_pdfs_own_text(folder: Path) -> None:
+    text = stream(b"BT /F 20 Tf 20 60 Td (Own text) Tj ET")
+    (folder / "text.pdf").write_bytes(
+        pdf(
+            b"<</Type/Catalog/Pages 2 0 R>>",
+            b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+            b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 100]/Contents 4 0 R"
+            b"/Resources<</Font<</F 5 0 R>>>>>>",
+            text,
+            b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        )
+    )
+    done = predict(folder / "text.pdf", "--pdf-text", "auto", "--format", "json")
+    page = json.loads(done.stdout)
+    assert page["source"] == "pdf_text"
+    [line] = page["lines"]
+    assert line["data"] == "Own text"
+    assert "words" not in line
+    assert json.loads(predict("in/text.pdf", "--format", "json").stdout)["source"] == "ocr"
+
+
+def test_pages_are_selected_of_each_input(folder: Path, tmp_path: Path) -> None:
+    done = predict(folder / "c.tif", "--format", "json", "--pages", "2-")
+    assert [json.loads(line)["page"] for line in done.stdout.splitlines()] == [1]
+    bad = predict(folder / "c.tif", "--pages", "2-1")
+    assert bad.exit_code == 2
+    assert "--pages: '2-1'" in bad.stderr
+    absent = predict(folder / "a.png", "--pages", "2")
+    assert absent.exit_code == 1
+    assert "a.png: pages: there is no page 2" in absent.stderr
+    for _ in range(2):
+        again = predict(folder / "c.tif", "--pages", "2", "--save-img", "img", "--resume")
+    assert "1 already there" in again.stderr
+    assert files(tmp_path / "img") == ["c.tif.page-2.png"]
+
+
+def test_a_searchable_pdf_of_each_input(folder: Path, tmp_path: Path) -> None:
+    done = predict(folder / "c.tif", "--format", "pdf")
+    assert done.exit_code == 0, done.output
+    assert done.stdout_bytes.count(b"/MediaBox") == 2
+    for _ in range(2):
+        again = predict(folder, "--format", "pdf", "--output", "out", "--resume")
+    assert "3 already there" in again.stderr
+    assert files(tmp_path / "out") == ["a.png.pdf", "b.png.pdf", "c.tif.pdf"]
+    signed = paper("0 0 90 90").replace(b"/Catalog", b"/Catalog/Perms<<>>")
+    (folder / "signed.pdf").write_bytes(signed)
+    refused = predict(folder / "signed.pdf", "--format", "pdf")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "signed.pdf: the PDF is signed" in refused.stderr
 
 
 def test_a_folder_is_read_to_its_end_whatever_is_broken(folder: Path) -> None:

@@ -99,6 +99,22 @@ def test_no_damaged_file_gives_a_5xx_or_ends_a_worker(start: Callable[..., Serve
         assert answer.status_code == 200, (kind, answer.text)
 
 
+def test_no_damaged_pdf_breaks_the_making_of_a_searchable_one(server: Server) -> None:
+    files = whole_files()
+    answers: Counter[int] = Counter()
+    with Session() as session:
+        for number in range(max(FILES // 20, 20)):
+            chance = random.Random(f"searchable {number}")
+            data = mutated(files["pdf"], chance.choice(list(files.values())), chance)
+            url = server.base + URL + "?format=pdf"
+            answer = session.post(url, data=data, timeout=PATIENCE)
+            assert answer.status_code in (200, 400, 413, 415, 422), (number, answer.text)
+            answers[answer.status_code] += 1
+            if answer.status_code == 200:
+                assert answer.content.startswith(b"%PDF-")
+    assert answers[200] and answers[422]
+
+
 @pytest.mark.parametrize("kind", list(whole_files()))
 def test_an_undamaged_file_reads(server: Server, kind: str) -> None:
     answer = server.post(data=whole_files()[kind], headers={})

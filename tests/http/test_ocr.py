@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pypdfium2
 import pytest
 from flask.testing import FlaskClient
 from http_fake import Client, FakeReader, picture
+from imaging_files import paper, pdf, stream
 from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
@@ -183,6 +185,49 @@ def test_image_of_several_pages_is_refused(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "kind"), [("hocr", "text/vnd.hocr+html"), ("alto", "application/alto+xml")]
+)
+def test_hocr_and_alto_hold_all_pages_and_ask_for_words(
+    client: FlaskClient, form: str, kind: str
+) -> None:
+    for ask in ({"query_string": f"format={form}"}, {"headers": {"Accept": kind}}):
+        response = client.post(URL, **form_of_two(), **ask)
+        assert response.content_type.split(";")[0] == kind
+        assert READERS["accurate"].seen[-1].return_word_box
+        text = response.get_data(as_text=True)
+        assert text.count(">40x20</span>") + text.count('CONTENT="40x20"') == 1
+        assert text.count(">30x20</span>") + text.count('CONTENT="30x20"') == 1
+    response = client.post(f"{URL}?format={form}&return_word_box=false", **form_of_two())
+    assert "x_wconf" in response.get_data(as_text=True) or form == "alto"
+
+
+def test_a_searchable_pdf_of_all_that_was_sent(client: FlaskClient) -> None:
+    for ask in ({"query_string": "format=pdf"}, {"headers": {"Accept": "application/pdf"}}):
+        response = client.post(URL, **form(picture(90, 60), picture(kind="PDF", pages=2)), **ask)
+        assert response.content_type == "application/pdf"
+        assert READERS["accurate"].seen[-1].return_word_box
+        assert "write;dur=" in response.headers["Server-Timing"]
+        document = pypdfium2.PdfDocument(response.data)
+        assert [page.get_size() for page in document] == [(45, 30), (40, 20), (40, 20)]
+        document.close()
+
+
+def test_no_page_is_read_of_a_pdf_that_must_not_be_changed(client: FlaskClient) -> None:
+    signed = paper("0 0 90 90").replace(b"/Catalog", b"/Catalog/Perms<<>>")
+    before = len(READERS["accurate"].seen)
+    response = client.post(f"{URL}?format=pdf", **form(picture(), signed))
+    assert code(response) == (422, "undecodable")
+    assert response.get_json()["error"]["index"] == 1
+    assert "signed" in response.get_json()["error"]["message"]
+    assert len(READERS["accurate"].seen) == before
+    assert client.post(URL, **form(picture(), signed)).status_code == 200
+
+
+def form_of_two() -> dict[str, Any]:
+    return form(picture(), picture(30))
+
+
+@pytest.mark.parametrize(
     "accept",
     [
         "*/*",
@@ -197,6 +242,165 @@ def test_lines_for_who_takes_anything(client: FlaskClient, accept: str) -> None:
     response = client.post(URL, headers={"Accept": accept}, **form(picture()))
     assert response.content_type == "application/json"
     assert isinstance(response.get_json(), list)
+
+
+# Pages, and what is broken
+
+
+@pytest.mark.parametrize("kind", ["PDF", "TIFF"])
+@pytest.mark.parametrize(
+    ("pages", "read"),
+    [
+        ("2", [1]),
+        ("3-", [2, 3, 4, 5]),
+        ("6,1-2,2", [0, 1, 5]),
+        ("2-4", [1, 2, 3]),
+        ("5-99", [4, 5]),
+    ],
+)
+def test_selected_pages(client: FlaskClient, kind: str, pages: str, read: list[int]) -> None:
+    """Of six, where four are allowed: only the selected ones count."""
+    before = len(READERS["accurate"].seen)
+    data = picture(kind=kind, pages=6)
+    response = client.post(f"{URL}?pages={pages}", data=data, content_type="image/any")
+    assert [line["page"] for line in response.get_json()] == read
+    assert len(READERS["accurate"].seen) == before + len(read)
+
+
+@pytest.mark.parametrize(
+    "pages", ["0", "2-1", "1,", "", "a", "1 2", "-3", "1-2-3", "1" * 7, "1," * 200 + "1"]
+)
+def test_bad_page_ranges_are_named(client: FlaskClient, pages: str) -> None:
+    response = client.post(URL, query_string={"pages": pages}, **form(picture()))
+    assert code(response) == (400, "bad_request")
+    assert response.get_json()["error"]["message"].startswith("pages: ")
+
+
+@pytest.mark.parametrize("kind", ["PDF", "TIFF", "PNG"])
+def test_pages_that_are_not_there(client: FlaskClient, kind: str) -> None:
+    data = picture(kind=kind, pages=1 if kind == "PNG" else 2)
+    response = client.post(f"{URL}?pages=1,3-4", **form(picture(), data))
+    assert code(response) == (400, "bad_request")
+    assert "no page 3; the document has one page" in response.get_json()["error"]["message"]
+    response = client.post(f"{URL}?pages=1,7", data=data)
+    assert "no page 7" in response.get_json()["error"]["message"]
+
+
+def test_too_many_selected_pages(client: FlaskClient) -> None:
+    for kind in ("PDF", "TIFF"):
+        data = picture(kind=kind, pages=9)
+        assert code(client.post(f"{URL}?pages=2-6", data=data)) == (413, "too_large")
+
+
+BROKEN = picture(colour="red", kind="JPEG")[:200]
+
+
+def test_partial_lines_name_what_is_broken(client: FlaskClient) -> None:
+    response = client.post(
+        f"{URL}?partial=true", **form(picture(), BROKEN, picture(1000, 400), b"hello")
+    )
+    assert response.status_code == 200
+    first, *failed = response.get_json()
+    assert (first["image"], first["data"]) == (0, "accurate 40x20 字")
+    assert [item["image"] for item in failed] == [1, 2, 3]
+    assert [item["error"]["code"] for item in failed] == [
+        "undecodable", "too_large", "unsupported_media",
+    ]  # fmt: skip
+    assert all(item["error"]["message"] and "data" not in item for item in failed)
+    response = client.post(f"{URL}?partial=true", **form(BROKEN, picture(30)))
+    assert [set(item) >= {"data"} for item in response.get_json()] == [False, True]
+
+
+def test_partial_pages_have_an_error_in_their_place(client: FlaskClient) -> None:
+    """A TIFF whose second page is damaged: the others are read."""
+    page = Image.effect_noise((40, 20), 50)
+    file = io.BytesIO()
+    page.save(file, "TIFF", save_all=True, append_images=[page, page], compression="tiff_lzw")
+    data = bytearray(file.getvalue())
+    with Image.open(file) as pages:
+        pages.seek(1)
+        [start] = pages.tag_v2[273]
+    data[start : start + 300] = b"\xff" * 300
+    broken = bytes(data)
+    assert code(client.post(f"{URL}?format=pages", data=broken)) == (422, "undecodable")
+    for accept in ("application/json", "application/x-ndjson"):
+        response = client.post(
+            f"{URL}?format=pages&partial=true",
+            headers={"Accept": accept, "X-Request-Id": "me.3"},
+            **form(broken, BROKEN),
+        )
+        assert response.status_code == 200
+        if accept == "application/json":
+            pages = response.get_json()["pages"]
+        else:
+            *pages, last = map(json.loads, response.get_data(as_text=True).splitlines())
+            assert last["request_id"] == "me.3"
+            assert [page.pop("pages") for page in pages] == [4] * 4
+        assert [page.get("page") for page in pages] == [0, 1, 2, None]
+        assert ["lines" in page for page in pages] == [True, False, True, False]
+        assert pages[1]["error"]["code"] == "undecodable"
+        assert set(pages[3]) == {"image", "error"}
+
+
+@pytest.mark.parametrize("form_", ["text", "image", "paddlex", "hocr", "alto", "pdf"])
+def test_partial_is_for_formats_with_a_place_for_errors(client: FlaskClient, form_: str) -> None:
+    response = client.post(f"{URL}?partial=true&format={form_}", **form(picture()))
+    assert code(response) == (400, "bad_request")
+    assert "partial" in response.get_json()["error"]["message"]
+
+
+def text_pdf() -> bytes:
+    """A page with text and one without."""
+    return pdf(
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R 4 0 R]/Count 2/MediaBox[0 0 200 100]"
+        b"/Resources<</Font<</F 6 0 R>>>>>>",
+        b"<</Type/Page/Parent 2 0 R/Contents 5 0 R>>",
+        b"<</Type/Page/Parent 2 0 R/Contents 7 0 R>>",
+        stream(b"BT /F 20 Tf 20 60 Td (Own text) Tj ET"),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        stream(b"0 0 200 100 re f"),
+    )
+
+
+def test_a_pdfs_own_text_is_taken_on_request(client: FlaskClient) -> None:
+    seen = READERS["accurate"].seen
+    for query, found in (
+        ("", [("ocr", "accurate 400x200 字")] * 2),
+        ("&pdf_text=ignore", [("ocr", "accurate 400x200 字")] * 2),
+        ("&pdf_text=auto", [("pdf_text", "Own text"), ("ocr", "accurate 400x200 字")]),
+    ):
+        before = len(seen)
+        answer = client.post(f"{URL}?format=pages{query}", data=text_pdf()).get_json()
+        pages = answer["pages"]
+        # The first page is white: the fake reads no text there.
+        assert [page["source"] for page in pages] == [source for source, _ in found]
+        texts = [line["data"] for page in pages for line in page["lines"]]
+        assert texts == [text for source, text in found][-len(texts) :]
+        assert len(seen) == before + sum(source == "ocr" for source, _ in found)
+        assert {page["width"] for page in pages} == {400}
+        assert all("words" not in line for page in pages for line in page["lines"])
+    assert answer["timing"]["pdf_text"] > 0
+    text = client.post(f"{URL}?format=text&pdf_text=auto", data=text_pdf()).get_data(as_text=True)
+    assert text == "Own text\faccurate 400x200 字"
+    drawn = client.post(f"{URL}?format=image&pdf_text=auto&pages=1", data=text_pdf())
+    assert Image.open(io.BytesIO(drawn.data)).size[1] == 200
+
+
+def test_own_text_is_not_added_to_a_searchable_pdf_again(client: FlaskClient) -> None:
+    response = client.post(f"{URL}?format=pdf&pdf_text=auto", data=text_pdf())
+    document = pypdfium2.PdfDocument(response.data)
+    texts = []
+    for page in document:
+        text = page.get_textpage()
+        texts.append(text.get_text_range().strip())
+        text.close()
+        page.close()
+    document.close()
+    assert texts[0] == "Own text"
+    assert texts[1].startswith("accurate")
+    words = client.post(f"{URL}?format=hocr&pdf_text=auto", data=text_pdf()).get_data(as_text=True)
+    assert ">Own</span>" in words
 
 
 # Parameters

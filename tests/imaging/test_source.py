@@ -52,7 +52,7 @@ def url() -> Iterator[str]:
 
 
 def names(pages: Iterator[Loaded]) -> list[tuple[str, int | None]]:
-    return [(name, page) for name, page, _ in pages]
+    return [(name, page) for name, page, *_ in pages]
 
 
 def test_path_bytes_and_array_are_the_same_image(tmp_path: Path, decoder: Decoder) -> None:
@@ -60,7 +60,7 @@ def test_path_bytes_and_array_are_the_same_image(tmp_path: Path, decoder: Decode
     path.write_bytes(PNG)
     expected = files.bgr(files.picture())
     for source_value in (path, str(path), PNG, bytearray(PNG), memoryview(PNG), expected):
-        ((name, page, image),) = load(source_value, decoder=decoder)
+        ((name, page, image, *_),) = load(source_value, decoder=decoder)
         np.testing.assert_array_equal(image, expected)
         assert image.flags.c_contiguous
         assert (name, page) == (
@@ -151,12 +151,12 @@ def test_errors_name_the_source_and_its_index(tmp_path: Path, decoder: Decoder) 
 def test_arrays_of_other_shapes(decoder: Decoder) -> None:
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     for source_value in (grey, grey[..., None]):
-        ((_, _, image),) = load(source_value, decoder=decoder)
+        ((_, _, image, *_),) = load(source_value, decoder=decoder)
         assert image.shape == (2, 3, 3) and (image == grey[..., None]).all()
     bgra = np.array([[[10, 20, 30, 255], [0, 0, 0, 0]]], np.uint8)
-    ((_, _, image),) = load(bgra, decoder=decoder)
+    ((_, _, image, *_),) = load(bgra, decoder=decoder)
     assert image.tolist() == [[[10, 20, 30], [255, 255, 255]]]
-    ((_, _, image),) = load(np.zeros((4, 6, 3), np.uint8)[::2, ::-1], decoder=decoder)
+    ((_, _, image, *_),) = load(np.zeros((4, 6, 3), np.uint8)[::2, ::-1], decoder=decoder)
     assert image.flags.c_contiguous
 
 

@@ -22,7 +22,8 @@ WANTED = Options(return_word_box=True)
 
 
 def words(text: str) -> list[str]:
-    return [span.text for span in word_spans(text, range(0, 2 * len(text), 2), 2 * len(text))]
+    steps = range(0, 2 * len(text), 2)
+    return [span.text for span in word_spans(text, steps, 2 * len(text), [1.0] * 2 * len(text))]
 
 
 @pytest.mark.parametrize(
@@ -45,18 +46,19 @@ def test_a_line_is_split_into_words(text: str, parted: list[str]) -> None:
 
 
 def test_a_word_spans_its_steps_and_no_more_than_the_line() -> None:
-    assert word_spans("ab c", [1, 3, 5, 8], 8) == [
-        Span("ab", 1 / 8, 4 / 8),
-        Span(" ", 5 / 8, 6 / 8),
-        Span("c", 1.0, 1.0),
+    scores = [0.0, 0.9, 0.0, 0.7, 0.0, 0.5, 0.0, 0.0, 0.6]
+    assert word_spans("ab c", [1, 3, 5, 8], 8, scores) == [
+        Span("ab", 1 / 8, 4 / 8, pytest.approx(0.8)),
+        Span(" ", 5 / 8, 6 / 8, 0.5),
+        Span("c", 1.0, 1.0, 0.6),
     ]
 
 
 def test_chinese_characters_are_as_wide_as_they_stand_apart() -> None:
-    assert word_spans("总计元", [0, 4, 8], 10) == [
-        Span("总", 0.0, (0.5 + 2.25) / 10),
-        Span("计", (4.5 - 2.25) / 10, (4.5 + 2.25) / 10),
-        Span("元", (8.5 - 2.25) / 10, 1.0),
+    assert word_spans("总计元", [0, 4, 8], 10, [1.0] * 10) == [
+        Span("总", 0.0, (0.5 + 2.25) / 10, 1.0),
+        Span("计", (4.5 - 2.25) / 10, (4.5 + 2.25) / 10, 1.0),
+        Span("元", (8.5 - 2.25) / 10, 1.0, 1.0),
     ]
 
 

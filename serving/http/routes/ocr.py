@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Generator, Iterator
 from itertools import chain, islice
-from typing import Any
+from typing import Any, cast
 
 from flask import Response, current_app, g, request
 from werkzeug.datastructures import MIMEAccept
@@ -18,18 +18,22 @@ from serving.http.context import add_timing, json_response
 from serving.http.errors import error_answer
 from serving.http.logs import add_log_fields
 from serving.http.openapi import READING_ERRORS, Routes
-from serving.http.schemas import Format, OcrQuery, PagesAnswer, PipelinePath
+from serving.http.schemas import FailedPage, Format, OcrQuery, PagesAnswer, PipelinePath
 from serving.http.service import Draw, ReadRequest, Service
 from serving.http.uploads import BODIES, read_uploads
+from serving.imaging.formats import PageRanges
+from serving.output.formats import DOCUMENTS
 from serving.output.image import drawn_png, page_jpeg
 from serving.output.paddlex import InferAnswer, infer_answer
 from serving.output.pages import (
+    Failure,
+    PageAnswer,
     PlacedLine,
     ReadPage,
     hints,
     page_answer,
     placed_lines,
-    plain_text,
+    read_pages,
     rounded,
     total_timing,
 )
@@ -40,15 +44,16 @@ NDJSON = "application/x-ndjson"
 """A JSON object a line."""
 _FORMATS: dict[str, Format] = {
     "application/json": "lines",
-    "text/plain": "text",
     "image/png": "image",
     NDJSON: "pages",
+    **{document.media_type: name for name, document in DOCUMENTS.items()},
 }
+"""By what Accept asks for."""
 _ANSWERS = {
-    "application/json": list[PlacedLine] | PagesAnswer | InferAnswer,
-    "text/plain": str,
+    "application/json": list[PlacedLine | FailedPage] | PagesAnswer | InferAnswer,
     "image/png": bytes,
     NDJSON: str,  # a PageAnswer a line, then the rest of a PagesAnswer; or an ErrorAnswer
+    **{document.media_type: document.schema for document in DOCUMENTS.values()},
 }
 
 
@@ -64,6 +69,12 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     form = query.format or _preferred(accept)
     if query.pictures and form != "pages":
         raise BadRequest(f"pictures come with format=pages, not with format={form}")
+    if query.partial and form not in ("lines", "pages"):
+        raise BadRequest(
+            f"partial comes with format=lines or format=pages; format={form} has no place for an "
+            "error"
+        )
+    ranges = PageRanges.parse(query.pages)
     pipeline = service.registry.get(path.name)
     body = Body.of(request.environ)
     service.admit(body)
@@ -73,20 +84,27 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
     documents = service.fetch(uploads, request.environ)
     if form == "paddlex" and len(documents) > 1:
         raise BadRequest("format=paddlex answers for one document; send them one by one")
+    options, check = query.options(), None
+    if form in DOCUMENTS:
+        options, check = DOCUMENTS[form].options(options), DOCUMENTS[form].check
     wanted = ReadRequest(
         path.name,
         pipeline,
         documents,
-        query.options(),
+        options,
         request.environ,
         pdf_dpi=query.pdf_dpi,
+        ranges=ranges,
+        pdf_text=query.pdf_text == "auto",
+        partial=query.partial,
         draw=_draw(form, query.pictures),
+        check=check,
         one_page=form == "image",
     )
     pages = service.read(wanted)
     if form == "pages" and accept.best_match(["application/json", NDJSON]) == NDJSON:
         return _stream(pages, pipeline.to_dict())
-    return _answer(form, wanted, list(pages))
+    return _answer(form, wanted, list(pages), service)
 
 
 def _preferred(accept: MIMEAccept) -> Format:
@@ -101,20 +119,27 @@ def _draw(form: Format, pictures: bool) -> Draw | None:
     return page_jpeg if pictures else None
 
 
-def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage]) -> Response:
+def _answer(
+    form: Format, wanted: ReadRequest, results: list[ReadPage | Failure], service: Service
+) -> Response:
+    pages = read_pages(results)
     add_timing(total_timing(pages))
     match form:
         case "lines":
-            response = json_response(placed_lines(pages))
-        case "text":
-            response = Response(plain_text(pages), mimetype="text/plain")
+            lines: list[PlacedLine | FailedPage] = []
+            for result in results:
+                if isinstance(result, ReadPage):
+                    lines += placed_lines(result)
+                else:
+                    lines.append(_failed(result, g.request_id))
+            response = json_response(lines)
         case "image":
             response = Response(pages[0].picture, mimetype="image/png")
         case "pages":
             response = json_response(
                 PagesAnswer(
                     request_id=g.request_id,
-                    pages=[page_answer(page) for page in pages],
+                    pages=[_page(result, g.request_id) for result in results],
                     timing=rounded(total_timing(pages)),
                     engine=wanted.pipeline.to_dict(),
                 )
@@ -123,12 +148,29 @@ def _answer(form: Format, wanted: ReadRequest, pages: list[ReadPage]) -> Respons
             settings = wanted.pipeline.settings(wanted.options)
             answer = infer_answer(wanted.documents[0], pages, settings, g.request_id)
             response = json_response(answer)
+        case _:
+            document = DOCUMENTS[form]
+            start = time.perf_counter()
+            body = document.write(pages, wanted.documents, service.decoder)
+            add_timing({"write": (time.perf_counter() - start) * 1e3})
+            response = Response(body, mimetype=document.media_type)
     if hint := hints(pages):
         response.headers["X-OCR-Hint"] = hint
     return response
 
 
-def _stream(pages: Generator[ReadPage, None, None], engine: Any) -> Response:
+def _page(result: ReadPage | Failure, request_id: str) -> PageAnswer | FailedPage:
+    return page_answer(result) if isinstance(result, ReadPage) else _failed(result, request_id)
+
+
+def _failed(failure: Failure, request_id: str) -> FailedPage:
+    failure.error.index = None  # `image` says it
+    error = error_answer(failure.error, request_id)[1]["error"]
+    page = {} if failure.number is None else {"page": failure.number}
+    return cast(FailedPage, {"image": failure.image, **page, "error": error})
+
+
+def _stream(pages: Generator[ReadPage | Failure, None, None], engine: Any) -> Response:
     """`format=pages` as NDJSON: a line a page, sent when it is read; then the rest of the answer.
 
     Waits for the first page: an error before it has its own status. A later one is the last line,
@@ -144,15 +186,15 @@ def _stream(pages: Generator[ReadPage, None, None], engine: Any) -> Response:
 
 
 def _ndjson(
-    pages: Iterator[ReadPage], engine: Any, environ: dict[str, Any], request_id: str
+    pages: Iterator[ReadPage | Failure], engine: Any, environ: dict[str, Any], request_id: str
 ) -> Iterator[str]:
     timing: dict[str, float] = {}
     add_log_fields(environ, complete=False)
     try:
-        for page in pages:
-            for stage, milliseconds in page.page.timing.items():
+        for result in pages:
+            for stage, milliseconds in total_timing(read_pages([result])).items():
                 timing[stage] = timing.get(stage, 0.0) + milliseconds
-            yield _line({**page_answer(page), "pages": page.total})
+            yield _line({**_page(result, request_id), "pages": result.total})
     except ClientDisconnected:
         return
     except Exception as error:

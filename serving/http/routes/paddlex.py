@@ -13,7 +13,7 @@ from serving.http.schemas import HealthAnswer, InferError, InferRequest
 from serving.http.service import ReadRequest, Service
 from serving.http.uploads import check_json, first_finding
 from serving.output.paddlex import InferAnswer, infer_answer, pictures
-from serving.output.pages import total_timing
+from serving.output.pages import read_pages, total_timing
 
 blueprint = Routes("paddlex", __name__, tag="PaddleX")
 
@@ -41,7 +41,7 @@ def infer() -> Response:
     options = wanted.options()
     draw = None if wanted.visualize is False else pictures
     [document] = service.fetch([wanted.file], request.environ)
-    pages = list(
+    pages = read_pages(
         service.read(ReadRequest(name, pipeline, [document], options, request.environ, draw=draw))
     )
     add_timing(total_timing(pages))

@@ -17,6 +17,7 @@ gets the document's next request, the document is sent again.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import select
 import signal
@@ -36,11 +37,23 @@ from typing import Any
 import numpy as np
 
 from serving.errors import EngineError, NotReady, TimedOut, Undecodable
-from serving.imaging.formats import Data, Kind, display_name
+from serving.imaging.formats import Data, Kind, PageRanges, display_name
 from serving.imaging.sandbox import protocol
-from serving.types import Image
+from serving.types import Dpi, Image, Line, Word
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PageInfo:
+    """What is known of a page before it is decoded."""
+
+    index: int
+    """In its document, from 0."""
+    size: Size
+    """(width, height) in pixels, upright."""
+    dpi: Dpi | None
+    """As the file says; of a PDF, as it is rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,11 @@ class Document:
     dpi: int
     number: int
     """Unique within a sandbox."""
+
+
+_MIN_ROOM = 64 << 20
+_MAX_GROWTH = 10
+"""A searchable PDF has at most so many bytes, and so many times those of its documents more."""
 
 
 class Sandbox:
@@ -67,7 +85,6 @@ class Sandbox:
         self, processes: int = 2, *, page_seconds: float = 10.0, memory_bytes: int = 2 << 30
     ) -> None:
         self._page_seconds = page_seconds
-        self._clock_seconds = 2 * page_seconds + 2  # the kernel counts whole seconds
         self._pool = _ProcessPool(processes, memory_bytes)
         self._numbers = itertools.count(1)
 
@@ -76,16 +93,22 @@ class Sandbox:
         self._pool.close()
 
     def document(self, kind: Kind, data: Data, dpi: int) -> Document:
-        """What `page_sizes` and `decode` take. Nothing is sent yet."""
+        """What `pages` and `decode` take. Nothing is sent yet."""
         return Document(kind, data, dpi, next(self._numbers))
 
-    def page_sizes(self, document: Document, max_pages: int) -> tuple[int, list[Size]]:
-        """The number of pages, and (width, height) of each; no sizes if over `max_pages`.
+    def pages(
+        self, document: Document, ranges: PageRanges, max_pages: int
+    ) -> tuple[int, list[PageInfo]]:
+        """How many pages the document has, and those selected; at most one over `max_pages`.
 
-        Raises Undecodable, TimedOut, NotReady.
+        Counting may stop behind the last one selected. Raises Undecodable, TimedOut, NotReady.
         """
-        answer = self._request(document, {"page": None, "max_pages": max_pages})
-        return answer["count"], [(width, height) for width, height in answer["sizes"]]
+        request = {"page": None, "ranges": ranges.ranges, "max_pages": max_pages}
+        answer = self._request(document, request)
+        return answer["count"], [
+            PageInfo(index, (width, height), (dpi[0], dpi[1]) if dpi else None)
+            for index, width, height, dpi in answer["pages"]
+        ]
 
     def decode(self, document: Document, page: int, size: Size, *, last: bool = False) -> Image:
         """The page, (H, W, 3) BGR. `last`: no other page will be requested.
@@ -103,20 +126,59 @@ class Sandbox:
                 raise Undecodable("the decoder process truncated the page's memory")
         return image
 
+    def own_text(self, document: Document, page: int, size: Size) -> tuple[Line, ...] | None:
+        """The text that a PDF has of its page, with words; None where the page must be read.
+
+        Raises Undecodable, TimedOut, NotReady.
+        """
+        request = {"page": page, "width": size[0], "height": size[1], "own_text": True}
+        lines = self._request(document, request)["lines"]
+        return None if lines is None else tuple(map(_line, lines))
+
+    def searchable(
+        self, documents: Sequence[tuple[Kind, Data]], texts: Sequence[list[protocol.PageText]]
+    ) -> bytes:
+        """One PDF of all documents, with the texts of their pages on them.
+
+        It may take a second of processor time for each page more. Raises Undecodable, TimedOut,
+        NotReady.
+        """
+        layers = json.dumps(texts).encode()
+        content = b"".join([layers, *(bytes(data) for _, data in documents)])
+        document = self.document("pdf", content, 0)
+        parts = [(kind, len(data)) for kind, data in documents]
+        request = {"page": None, "last": True, "searchable": parts, "layers": len(layers)}
+        seconds = self._page_seconds + sum(map(len, texts))
+        with _shared_memory() as made:
+            made.truncate(_MIN_ROOM + _MAX_GROWTH * len(content))
+            answer = self._request(document, request, made.fileno(), seconds=seconds)
+            return made.read(answer["bytes"])
+
+    def check_searchable(self, data: Data) -> None:
+        """Raise Undecodable for a PDF that `searchable` refuses; TimedOut, NotReady."""
+        request = {"page": None, "last": True, "searchable": [("pdf", len(data))], "layers": 0}
+        self._request(self.document("pdf", data, 0), request)
+
     def _request(
-        self, document: Document, request: dict[str, Any], *descriptors: int
+        self,
+        document: Document,
+        request: dict[str, Any],
+        *descriptors: int,
+        seconds: float | None = None,
     ) -> dict[str, Any]:
         what = display_name(document.kind, request["page"])
+        seconds = seconds or self._page_seconds
+        clock = 2 * seconds + 2  # the kernel counts whole seconds
         try:
             try:
-                answer = self._attempt(document, request, descriptors)
+                answer = self._attempt(document, request, descriptors, seconds, clock)
             except _ProcessStalled:
-                answer = self._attempt(document, request, descriptors)
+                answer = self._attempt(document, request, descriptors, seconds, clock)
         except _ProcessDied as error:
             raise Undecodable(f"{what}: {error}") from None
         except TimeoutError:
             raise TimedOut(
-                f"{what}: not decoded within {self._clock_seconds:g} s; "
+                f"{what}: not decoded within {clock:g} s; "
                 "the machine is overloaded: try again later"
             ) from None
         if "error" in answer:
@@ -124,7 +186,12 @@ class Sandbox:
         return answer
 
     def _attempt(
-        self, document: Document, request: dict[str, Any], descriptors: Sequence[int]
+        self,
+        document: Document,
+        request: dict[str, Any],
+        descriptors: Sequence[int],
+        seconds: float,
+        clock: float,
     ) -> dict[str, Any]:
         with self._pool.process(document.number) as process, _shared_memory() as data:
             request |= {
@@ -132,13 +199,35 @@ class Sandbox:
                 "kind": document.kind,
                 "dpi": document.dpi,
                 "has_data": process.document != document.number,
-                "seconds": self._page_seconds,
+                "seconds": seconds,
             }
             if request["has_data"]:
                 data.write(document.data)
                 data.flush()
                 descriptors = data.fileno(), *descriptors
-            return process.request(request, descriptors, time.monotonic() + self._clock_seconds)
+            return process.request(request, descriptors, time.monotonic() + clock)
+
+
+def _line(own: protocol.OwnLine) -> Line:
+    """With a word for each space, so that the words' texts concatenate to the line's."""
+    words: list[Word] = []
+    for text, (left, top, right, bottom) in own["words"]:
+        quad = (left, top), (right, top), (right, bottom), (left, bottom)
+        word = Word(text, Line("", 1.0, quad, own["turn"]).box, 1.0)
+        if words:
+            before = words[-1].box
+            space = before[1], word.box[0], word.box[3], before[2]
+            words.append(Word(" ", space, 1.0))
+        words.append(word)
+    xs, ys = zip(*(corner for word in words for corner in word.box), strict=True)
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    return Line(
+        text="".join(word.text for word in words),
+        score=1.0,
+        quad=((left, top), (right, top), (right, bottom), (left, bottom)),
+        turn=own["turn"],
+        words=tuple(words),
+    )
 
 
 def _shared_memory() -> BufferedRandom:

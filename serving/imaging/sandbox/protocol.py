@@ -13,6 +13,43 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from serving.types import Dpi
+
+
+class TextRun(TypedDict):
+    """A line of text, in pixels of its page as an image."""
+
+    start: tuple[float, float]
+    """Where its baseline begins."""
+    direction: tuple[float, float]
+    """In which it is read; of length 1."""
+    height: float
+    pieces: list[tuple[str, float]]
+    """Text and width of each; they follow each other without a gap."""
+
+
+class OwnLine(TypedDict):
+    """A line of a PDF's own text."""
+
+    turn: int
+    """Clockwise rotation on the page, in degrees: 0, 90, 180 or 270."""
+    words: list[tuple[str, tuple[int, int, int, int]]]
+    """Each with its left, top, right and bottom in pixels of the page as it is drawn."""
+
+
+class PageText(TypedDict):
+    """A page and the text that stands on it."""
+
+    index: int
+    """In its document."""
+    width: int
+    height: int
+    dpi: Dpi | None
+    runs: list[TextRun]
+
+
 _MAX_DESCRIPTORS = 2
 _MAX_BYTES = 1 << 24
 

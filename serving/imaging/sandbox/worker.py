@@ -5,18 +5,26 @@ at a time and holds at most one document open. PDFium is not thread-safe, and no
 here has a bound on time or memory that a file could not break. A request:
 
     {"document": 7, "kind": "pdf", "dpi": 144, "has_data": true, "seconds": 10,
-     "page": null, "max_pages": 200}                            for the sizes of all pages, or
-    {..., "page": 3, "width": 0, "height": 0, "last": false}    to decode a page
+     "page": null, "ranges": [[1, null]], "max_pages": 200}     for the sizes of pages, or
+    {..., "page": 3, "width": 0, "height": 0, "last": false}    to decode a page, or
+    {..., "page": 3, "width": 0, "height": 0, "own_text": true} for the text that a PDF has of it
 
 With `has_data` the first descriptor is the document's bytes; with `page` the last is the memory
-for the pixels. The answer is {"count", "sizes"}, or {} after decoding, or {"error": why};
+for the pixels. The answer is {"count", "pages"}, {"lines"}, {} after decoding, or {"error": why};
 `"exiting": true` with it means that the process ends itself.
+
+    {"searchable": [[kind, bytes], ...], "layers": 123, "seconds": 10, ...}
+
+makes one PDF of documents and writes it into the second descriptor; the answer is {"bytes"}. In the
+first are 123 bytes of JSON, a list of PageText for each document, and the documents behind it.
+Without a second descriptor it only checks them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import logging
 import math
 import mmap
@@ -26,6 +34,7 @@ import signal
 import socket
 import sys
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +45,14 @@ from PIL import Image as PillowImage
 
 from serving.errors import Undecodable
 from serving.imaging import jpeg, pillow
-from serving.imaging.formats import Kind, display_name
+from serving.imaging.formats import Kind, PageRanges, display_name
 from serving.imaging.headers import read_header
+from serving.imaging.pdf_text import own_text
 from serving.imaging.sandbox import protocol
-from serving.types import Image
+from serving.types import Dpi, Image
+
+_PageInfo = tuple[int, int, int, Dpi | None]
+"""Index, width, height, dots per inch."""
 
 
 def main() -> None:
@@ -109,6 +122,9 @@ class _Worker:
         try:
             _limit_cpu(request["seconds"])
             with pillow.damage_as_undecodable(kind, page):
+                if "searchable" in request:
+                    self._close()
+                    return _make_searchable(request, *descriptors)
                 if request["has_data"]:
                     self._open(request, descriptors[0])
                 return self._answer(request, descriptors[-1:])
@@ -126,8 +142,14 @@ class _Worker:
         if document is None or self._number != request["document"]:
             sys.exit("a request for a document that is not open")  # a bug of the server
         if request["page"] is None:
-            count, sizes = document.page_sizes(request["max_pages"])
-            return {"count": count, "sizes": sizes}
+            ranges = PageRanges(tuple((first, last) for first, last in request["ranges"]))
+            count, pages = document.pages(ranges, request["max_pages"])
+            return {"count": count, "pages": pages}
+        if "own_text" in request:
+            assert isinstance(document, _Pdf)
+            return {
+                "lines": document.own_text(request["page"], request["width"], request["height"])
+            }
         shape = (request["height"], request["width"], 3)
         # Unmapped when the last array on it is gone: closing it here could be too early.
         pixels = mmap.mmap(descriptors[0], math.prod(shape))
@@ -150,6 +172,30 @@ class _Worker:
             document.close()
 
 
+def _make_searchable(
+    request: dict[str, Any], source: int, target: int | None = None
+) -> dict[str, Any]:
+    from serving.imaging import pdf  # takes a tenth of a second, and few requests need it
+
+    data = mmap.mmap(source, 0, prot=mmap.PROT_READ)[:]
+    start = request["layers"]
+    documents = []
+    for kind, length in request["searchable"]:
+        documents.append((kind, data[start : start + length]))
+        start += length
+    if target is None:
+        for _, content in documents:
+            pdf.check(content)
+        return {}
+    made = pdf.searchable(documents, json.loads(data[: request["layers"]]))
+    room = os.fstat(target).st_size
+    if len(made) > room:
+        raise Undecodable(f"the searchable PDF has more than {room >> 20} MiB: send fewer pages")
+    with mmap.mmap(target, len(made)) as out:
+        out[:] = made
+    return {"bytes": len(made)}
+
+
 def _limit_cpu(seconds: float) -> None:
     """Allow `seconds` of processor time from now on; then SIGXCPU kills."""
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -160,14 +206,11 @@ def _limit_cpu(seconds: float) -> None:
 class _Document(Protocol):
     """An open document. Methods raise Undecodable, or what the decoder raises."""
 
-    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
-        """The number of pages, and (width, height) of each, upright, in pixels.
-
-        With more than `max_pages` pages there are no sizes, and counting may stop there.
-        """
+    def pages(self, ranges: PageRanges, max_pages: int) -> tuple[int, list[_PageInfo]]:
+        """The number of pages, and those selected, of which at most one is over `max_pages`."""
 
     def decode(self, page: int, out: Image) -> None:
-        """Write the page, upright, BGR, into `out`, whose shape is as `page_sizes` reported."""
+        """Write the page, upright, BGR, into `out`, whose shape is as `pages` reported."""
 
     def close(self) -> None:
         """Release the memory."""
@@ -182,18 +225,24 @@ class _Pictures:
         self._orientation = header.orientation if header else 1
         self._image = pillow.open_image(kind, header.body if header else data)
 
-    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
+    def pages(self, ranges: PageRanges, max_pages: int) -> tuple[int, list[_PageInfo]]:
+        dpi = pillow.dpi_of(self._image)
         if not self._paged:
             width, height = self._image.size
-            return 1, [(height, width) if self._orientation >= 5 else (width, height)]
-        sizes: list[tuple[int, int]] = []
-        while len(sizes) <= max_pages:
+            if self._orientation >= 5:
+                width, height, dpi = height, width, dpi and dpi[::-1]
+            return 1, [(0, width, height, dpi)] if 0 in ranges else []
+        index = 0
+        found: list[_PageInfo] = []
+        while ranges.has_from(index) and len(found) <= max_pages:
             try:
-                self._image.seek(len(sizes))
+                self._image.seek(index)
             except EOFError:
-                return len(sizes), sizes
-            sizes.append(self._image.size)
-        return len(sizes), []
+                break
+            if index in ranges:
+                found.append((index, *self._image.size, pillow.dpi_of(self._image)))
+            index += 1
+        return index, found
 
     def decode(self, page: int, out: Image) -> None:
         if self._paged:
@@ -225,15 +274,13 @@ class _Pdf:
             raise
         self._pdf.init_forms()
 
-    def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
-        count = len(self._pdf)
-        if count > max_pages:
-            return count, []
-        pages = (self._pdf.get_page_size(page) for page in range(count))
-        return count, [
-            (math.ceil(width * self._scale), math.ceil(height * self._scale))
-            for width, height in pages
-        ]
+    def pages(self, ranges: PageRanges, max_pages: int) -> tuple[int, list[_PageInfo]]:
+        count, dpi = len(self._pdf), self._scale * 72
+        found: list[_PageInfo] = []
+        for page in islice(filter(ranges.__contains__, range(count)), max_pages + 1):
+            width, height = (math.ceil(x * self._scale) for x in self._pdf.get_page_size(page))
+            found.append((page, width, height, (dpi, dpi)))
+        return count, found
 
     def decode(self, page: int, out: Image) -> None:
         def new_bitmap(width: int, height: int, **options: Any) -> Any:
@@ -245,6 +292,14 @@ class _Pdf:
         pdf_page = self._pdf[page]
         try:
             pdf_page.render(scale=self._scale, bitmap_maker=new_bitmap).close()
+        finally:
+            pdf_page.close()
+
+    def own_text(self, page: int, width: int, height: int) -> list[protocol.OwnLine] | None:
+        """See `imaging/pdf_text.py`."""
+        pdf_page = self._pdf[page]
+        try:
+            return own_text(pdf_page, width, height)
         finally:
             pdf_page.close()
 

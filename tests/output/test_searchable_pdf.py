@@ -1,0 +1,348 @@
+"""Searchable PDFs, as Poppler and PDFium read them: words where they stand, pages as they were."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from math import cos, radians, sin
+from pathlib import Path
+from typing import Any
+
+import imaging_files as files
+import numpy as np
+import pikepdf
+import poppler
+import pypdfium2
+import pytest
+from PIL import Image, ImageCms
+
+from benchmarks import corpus
+from benchmarks.soak import pdf as pdf_of
+from serving.config import load_config
+from serving.config.options import Options
+from serving.errors import Undecodable
+from serving.imaging.decode import Decoder
+from serving.imaging.formats import PageRanges
+from serving.output.layout import baseline, bounds, words
+from serving.output.pages import ReadPage
+from serving.output.pdf import searchable_pdf
+from serving.plan.load import open_pipeline
+from serving.types import Line, Page, Quad
+
+DPI = 144
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as decoder:
+        yield decoder
+
+
+def line(text: str, left: int, top: int, width: int, height: int = 20, angle: float = 0) -> Line:
+    """A line that starts at its own top left and runs `angle` degrees clockwise."""
+    x, y = cos(radians(angle)), sin(radians(angle))
+    corners: Any = [
+        (round(left + x * along - y * down), round(top + y * along + x * down))
+        for along, down in ((0, 0), (width, 0), (width, height), (0, height))
+    ]
+    turn = round(angle / 90) % 4 * 90
+    first = -(turn // 90) % 4  # a quad starts at the page's top left
+    return Line(text, 0.9, tuple(corners[first:] + corners[:first]), turn)
+
+
+LINES = (
+    line("Hello brave world", 40, 20, 220),
+    line("upwards", 30, 180, 110, angle=270),
+    line("downwards", 90, 60, 110, angle=90),
+    line("over", 270, 90, 100, angle=180),
+    line("发票 金额12", 110, 110, 160, 24),
+    line("\U00020000\U0001f600", 300, 110, 60, 24),
+    line("slant", 110, 150, 60, 20, angle=4),
+)
+
+
+def read(decoder: Decoder, *documents: bytes, lines: tuple[Line, ...] = LINES) -> bytes:
+    """The searchable PDF of documents whose pages all have these lines."""
+    pages = [
+        ReadPage(index, page.index, 0, Page(*page.size, lines), page.dpi)
+        for index, data in enumerate(documents)
+        for page in decoder.pages(data).pages
+    ]
+    return searchable_pdf(pages, documents, decoder)
+
+
+def texts(pdf: bytes) -> list[str]:
+    """The text of each page, by PDFium."""
+    document = pypdfium2.PdfDocument(pdf)
+    found = []
+    for page in document:
+        text = page.get_textpage()
+        found.append(text.get_text_range())
+        text.close()
+        page.close()
+    document.close()
+    return found
+
+
+def drawn(pdf: bytes) -> list[Image.Image]:
+    """Its pages by PDFium, at 72 dpi."""
+    document = pypdfium2.PdfDocument(pdf)
+    found = []
+    for page in document:
+        bitmap = page.render()
+        found.append(bitmap.to_pil().convert("RGB").copy())
+        bitmap.close()
+        page.close()
+    document.close()
+    return found
+
+
+CONTENT = b"q q q 0.5 0 0 -0.5 3 3 cm 2 Tr 0 0 50 50 re f 1 0 0 rg 0 0 9 9 re f"
+"""It leaves the graphics state changed, and saved three times."""
+
+
+@pytest.mark.parametrize(
+    ("box", "more"),
+    [
+        ("0 0 200 100", b""),
+        ("0 0 200.4 100.3", b""),
+        ("250 170 50 70", b""),
+        ("-30 -20 170 80", b"/Rotate 180"),
+        ("0 0 100 200", b"/Rotate 90"),
+        ("50 70 150 270", b"/Rotate -90"),
+        ("0 0 300 400", b"/CropBox[20 30 120 230]/Rotate 450"),
+        ("0 0 400 300", b"/CropBox[150 130 350 900]/MediaBox[0 0 400 230]"),
+    ],
+)
+def test_words_stand_on_the_page_as_it_is_seen(decoder: Decoder, box: str, more: bytes) -> None:
+    data = files.paper(box, more=more, content=CONTENT)
+    made = read(decoder, data)
+    [found] = poppler.words(made)
+    for expected in LINES:
+        for word in words(expected):
+            place = [side * 72 / DPI for side in bounds(word.box)]
+            [box_found] = [item.box for item in found if item.text == word.text]
+            slack = 4 if word.text == "slant" else 1.5  # Poppler's boxes do not slant
+            assert box_found == pytest.approx(place, abs=slack), word.text
+    assert poppler.pixels(made) == poppler.pixels(data)
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_pdfium_finds_every_line(decoder: Decoder, turn: int) -> None:
+    box = "0 0 200 100" if turn % 180 == 0 else "0 0 100 200"
+    made = read(decoder, files.paper(box, more=b"/Rotate %d" % turn))
+    [text] = texts(made)
+    for word in ("Hello", "world", "upwards", "downwards", "over", "发票", "金额12", "\U00020000"):
+        assert word in text
+
+
+def test_every_word_that_is_read_is_found_within_three_pixels(
+    decoder: Decoder, built: Path, repo: Path
+) -> None:
+    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
+    samples = [sample for sample in corpus.pages(seed=3, count=40) if not sample.degraded]
+    assert len(samples) == 20
+    count = 0
+    for sample in samples:
+        data = pdf_of(sample.image, 1)
+        pages = decoder.pages(data)
+        page = pipeline.read(next(pages), Options(return_word_box=True))
+        made = searchable_pdf([ReadPage(0, 0, 1, page, pages.pages[0].dpi)], [data], decoder)
+        assert poppler.pixels(made) == poppler.pixels(data)
+        [found] = poppler.words(made)
+        for read_line in page.lines:
+            (_, y), (_, end_y) = baseline(read_line)
+            slack = 1.5 if abs(end_y - y) <= 2 else 2.0  # Poppler's boxes do not slant
+            for word in words(read_line):
+                place = [side * 72 / DPI for side in bounds(word.box)]
+                near = [item for item in found if item.text == word.text]
+                assert any(item.box == pytest.approx(place, abs=slack) for item in near), word
+                count += 1
+    pipeline.close()
+    assert count > 500
+
+
+def test_fonts_of_the_page_and_what_pages_share_stay_as_they_are(decoder: Decoder) -> None:
+    """Resources inherited from the page tree, with our font's name taken."""
+    font = b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
+    data = files.pdf(
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R 4 0 R]/Count 2/MediaBox[0 0 200 100]"
+        b"/Resources<</Font<</Invisible0 6 0 R>>>>>>",
+        b"<</Type/Page/Parent 2 0 R/Contents 5 0 R>>",
+        b"<</Type/Page/Parent 2 0 R/Contents[5 0 R]>>",
+        files.stream(b"BT /Invisible0 20 Tf 20 12 Td (own) Tj ET"),
+        font,
+    )
+    made = read(decoder, data)
+    assert poppler.pixels(made) == poppler.pixels(data)
+    for page in poppler.words(made):
+        found = [word.text for word in page]
+        assert {"own", "Hello", "world"} <= set(found)
+        assert found.count("Hello") == 1
+
+
+def test_outlines_metadata_and_attachments_are_kept(decoder: Decoder) -> None:
+    with pikepdf.Pdf.open(io.BytesIO(files.paper("0 0 200 100", "0 0 200 100"))) as source:
+        with source.open_outline() as outline:
+            outline.root.append(pikepdf.OutlineItem("Second", 1))
+        with source.open_metadata() as metadata:
+            metadata["dc:title"] = "Report"
+        source.docinfo["/Author"] = "Somebody"
+        source.attachments["a.txt"] = b"attached"
+        out = io.BytesIO()
+        source.save(out)
+    made = read(decoder, out.getvalue(), files.paper("0 0 90 90"))
+    with pikepdf.Pdf.open(io.BytesIO(made)) as result:
+        assert len(result.pages) == 3
+        with result.open_outline() as outline:
+            [item] = outline.root
+            assert item.title == "Second"
+            assert item.destination[0].objgen == result.pages[1].obj.objgen
+        assert str(result.docinfo["/Author"]) == "Somebody"
+        with result.open_metadata() as metadata:
+            assert metadata["dc:title"] == "Report"
+        assert result.attachments["a.txt"].get_file().read_bytes() == b"attached"
+
+
+PICTURE = files.picture("RGB", (400, 200))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_is_kept_and_stands_upright(decoder: Decoder, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = files.encoded(PICTURE, "JPEG", exif=exif, dpi=(200, 100), quality=95)
+    [pixels] = decoder.pages(data)
+    made = read(decoder, data)
+    [page] = drawn(made)
+    width, height = (400 * 72 / 200, 200 * 72 / 100)
+    assert page.size == tuple(map(round, (height, width) if orientation >= 5 else (width, height)))
+    shown = np.asarray(page.resize((40, 40)), float)
+    upright = np.asarray(Image.fromarray(pixels[..., ::-1]).resize((40, 40)), float)
+    assert np.abs(shown - upright).mean() < 4
+    with pikepdf.Pdf.open(io.BytesIO(made)) as result:
+        image = result.pages[0].Resources.XObject.Im
+        assert Image.open(io.BytesIO(image.read_raw_bytes())).size == PICTURE.size
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", "RGB", {"dpi": (72, 72)}),
+        ("PNG", "P", {"dpi": (72, 72)}),
+        ("PNG", "1", {"dpi": (72, 72)}),
+        ("TIFF", "1", {"dpi": (72, 72), "compression": "group4"}),
+        ("TIFF", "L", {"dpi": (72, 72)}),
+        ("BMP", "RGB", {"dpi": (72, 72)}),
+    ],
+)
+def test_pixels_of_an_image_are_kept(
+    decoder: Decoder, kind: str, mode: str, options: dict[str, Any]
+) -> None:
+    data = files.encoded(PICTURE.convert(mode), kind, **options)
+    [pixels] = decoder.pages(data)
+    [page] = drawn(read(decoder, data, lines=()))
+    assert np.array_equal(np.asarray(page)[..., ::-1], pixels)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("TIFF", "L")])
+def test_a_colour_profile_is_kept_where_it_fits(decoder: Decoder, kind: str, mode: str) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    made = read(decoder, files.encoded(PICTURE.convert(mode), kind, icc_profile=profile))
+    with pikepdf.Pdf.open(io.BytesIO(made)) as result:
+        space = result.pages[0].Resources.XObject.Im.ColorSpace
+        if mode == "RGB":
+            assert space[0] == pikepdf.Name.ICCBased
+            assert space[1].read_bytes() == profile
+        else:
+            assert space == pikepdf.Name.DeviceGray
+    assert drawn(made)[0].size == (200, 100)
+
+
+def test_an_image_without_a_resolution_is_144_dpi(decoder: Decoder) -> None:
+    made = read(decoder, files.encoded(PICTURE, "PNG"), files.encoded(PICTURE, "GIF"))
+    assert [page.size for page in drawn(made)] == [(200, 100)] * 2
+    assert [{"Hello", "world"} <= {word.text for word in page} for page in poppler.words(made)]
+
+
+def test_cmyk_jpegs_keep_their_colours(decoder: Decoder) -> None:
+    data = files.encoded(PICTURE.convert("CMYK"), "JPEG", quality=95)
+    [pixels] = decoder.pages(data)
+    [page] = drawn(read(decoder, data, lines=()))
+    shown = np.asarray(page.resize((40, 20)), float)
+    expected = np.asarray(Image.fromarray(pixels[..., ::-1]).resize((40, 20)), float)
+    assert np.abs(shown - expected).mean() < 40  # inverted it would be 100 and more
+
+
+def test_documents_of_all_kinds_become_one_with_their_pages_in_order(decoder: Decoder) -> None:
+    tiff = files.encoded(PICTURE, "TIFF", save_all=True, append_images=[PICTURE, PICTURE])
+    painted = files.paper("0 0 300 150", "0 0 310 160", content=CONTENT)
+    documents = [files.encoded(PICTURE, "PNG"), painted, tiff]
+    pages = []
+    for index, data in enumerate(documents):
+        ranges = PageRanges.parse("2") if index == 2 else PageRanges()
+        for page in decoder.pages(data, ranges=ranges).pages:
+            words = line(f"document{index} page{page.index}", 10, 10, 380)
+            pages.append(ReadPage(index, page.index, 4, Page(*page.size, (words,)), page.dpi))
+    made = searchable_pdf(pages, documents, decoder)
+    assert [" ".join(text.split()) for text in texts(made)] == [
+        "document0 page0", "document1 page0", "document1 page1", "document2 page1",
+    ]  # fmt: skip
+    assert drawn(made)[1:3] == drawn(painted)
+
+
+def test_all_pages_of_a_pdf_are_kept_where_some_are_read(decoder: Decoder) -> None:
+    data = files.paper("0 0 200 100", "0 0 210 100", "0 0 220 100")
+    [page] = decoder.pages(data, ranges=PageRanges.parse("2")).pages
+    made = searchable_pdf([ReadPage(0, 1, 1, Page(*page.size, LINES), page.dpi)], [data], decoder)
+    assert ["Hello" in text for text in texts(made)] == [False, True, False]
+
+
+def encrypted() -> bytes:
+    """It opens without a password, but is encrypted."""
+    out = io.BytesIO()
+    with pikepdf.Pdf.open(io.BytesIO(files.paper("0 0 90 90"))) as pdf:
+        pdf.save(out, encryption=pikepdf.Encryption(owner="secret", user=""))
+    return out.getvalue()
+
+
+def signed(*, flags: bool) -> bytes:
+    form = b"<</SigFlags 3/Fields[]>>" if flags else b"<</Fields[<</Kids[5 0 R]>>]>>"
+    return files.pdf(
+        b"<</Type/Catalog/Pages 2 0 R/AcroForm %s>>" % form,
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 90 90]/Contents 4 0 R>>",
+        files.stream(b""),
+        b"<</FT/Sig/T(Signature)/V<</Type/Sig/Contents<00>>>>>",
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encrypted(), "encrypted"),
+        (signed(flags=True), "signed"),
+        (signed(flags=False), "signed"),
+    ],
+)
+def test_what_must_not_be_changed_is_refused(decoder: Decoder, data: bytes, reason: str) -> None:
+    with pytest.raises(Undecodable, match=reason):
+        decoder.check_searchable(data)
+    with pytest.raises(Undecodable, match=reason):
+        read(decoder, data)
+
+
+def test_time_is_limited_and_the_next_document_is_made() -> None:
+    endless = b"%PDF-1.4\n" + b"1 0 obj<</Type/Catalog>>endobj\n" * 2_000_000
+    with Decoder(processes=1, page_seconds=0.5) as decoder:
+        with pytest.raises(Undecodable, match="processor time"):
+            decoder.check_searchable(endless)
+        assert "Hello" in texts(read(decoder, files.paper("0 0 200 100")))[0]
+
+
+def test_a_line_without_extent_or_text_is_left_out(decoder: Decoder) -> None:
+    nothing: Quad = ((5, 5), (5, 5), (5, 5), (5, 5))
+    lines = (Line("point", 0.9, nothing), line("", 10, 10, 50), *LINES[:1])
+    [text] = texts(read(decoder, files.paper("0 0 200 100"), lines=lines))
+    assert text.split() == ["Hello", "brave", "world"]

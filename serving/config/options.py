@@ -34,6 +34,8 @@ class Options(BaseModel):
     """A box whose pixels have this mean probability or more is kept."""
     text_det_unclip_ratio: float | None = Field(default=None, gt=0, le=10)
     """How far a box is expanded around the detected text."""
+    text_det_tiling: bool | None = None
+    """Look for text that is too small at the page's scale once more, in tiles at a larger one."""
     text_rec_score_thresh: Ratio | None = None
     """A line with this score or more is kept."""
     return_word_box: bool | None = None

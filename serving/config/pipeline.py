@@ -142,6 +142,7 @@ class TextDetection(Module):
     thresh: Ratio | None = 0.3
     box_thresh: Ratio | None = 0.6
     unclip_ratio: float | None = Field(default=2.0, gt=0, le=10)
+    tiling: bool = False
     input_shape: Shape | None = None
 
 

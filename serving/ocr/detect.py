@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, sqrt
 
 import numpy as np
 
@@ -15,14 +16,25 @@ from serving.imaging.resize import (
     detection_size,
     fit_within,
     pad_tiny,
+    resize,
     resize_padded,
     size_class,
 )
-from serving.ocr.db import DbParameters, quads_from_map, reading_order
+from serving.ocr.db import DbParameters, Map, quads_from_map, reading_order
 from serving.types import Image, Quad, QuadArray
 
 _SMALL_SCALE = 1 / 3
 """At a smaller scale ordinary print is too small to be found."""
+_TILE = 960
+"""Longest side of a tile in pixels."""
+_OVERLAP = 128
+"""By how many pixels tiles overlap at least."""
+_MIN_HEIGHT = 10
+"""Height in pixels, at the detector's scale, below which lines are found unreliably ..."""
+_GOOD_HEIGHT = 16
+"""... and to which they are enlarged."""
+_MAX_PIXELS = 16 * _TILE**2
+"""Of all tiles of a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +52,47 @@ class Detector:
         """
         padded = pad_tiny(page)
         fitted, size = self.fit(padded, options)
-        probabilities = self.engine.run(fitted[None])[0][0, 0]
-        quads, dropped = quads_from_map(
-            probabilities[: size[0], : size[1]],
-            db_parameters(self.model, self.settings, options),
-            width=padded.shape[1],
-            height=padded.shape[0],
-        )
+        quads, dropped = self._quads(self._map(fitted)[: size[0], : size[1]], padded, options)
+        scale = size[0] / padded.shape[0]
+        if self._tiles(options) and (larger := larger_scale(quads, padded, scale)):
+            scale = larger
+            quads, dropped = self._quads(self._map_of_tiles(padded, scale), padded, options)
         quads = np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32)
-        return reading_order(quads), _hint(len(quads), dropped, size[0] / padded.shape[0])
+        return reading_order(quads), _hint(len(quads), dropped, scale)
+
+    def _map(self, fitted: Image) -> Map:
+        probabilities: Map = self.engine.run(fitted[None])[0][0, 0]
+        return probabilities
+
+    def _quads(self, probabilities: Map, page: Image, options: Options) -> tuple[QuadArray, int]:
+        parameters = db_parameters(self.model, self.settings, options)
+        return quads_from_map(probabilities, parameters, width=page.shape[1], height=page.shape[0])
+
+    def _tiles(self, options: Options) -> bool:
+        """Whether small text is looked for; not where the request itself sets the scale."""
+        is_set = options.text_det_limit_side_len or options.text_det_limit_type
+        wanted = first_set(options.text_det_tiling, self.settings.tiling and not is_set)
+        return wanted and self.model.image_shape is None
+
+    def _map_of_tiles(self, page: Image, scale: float) -> Map:
+        """The probabilities of a page at that scale, put together from those of tiles.
+
+        Tiles overlap, and of an overlap each gives its half: a tile knows less at its edges. So a
+        line is found once, and whole, wherever tiles meet.
+        """
+        scaled = resize(page, *(round(side * scale) for side in page.shape[:2]))
+        side = min(_TILE, *(self.engine.max_input_size or (_TILE,)))
+        stitched = np.empty(scaled.shape[:2], np.uint8)
+        rows, columns = (tile_spans(length, side) for length in scaled.shape[:2])
+        for top, bottom, first_row, end_row in rows:
+            for left, right, first_column, end_column in columns:
+                tile = scaled[top:bottom, left:right]
+                size = tile.shape[0], tile.shape[1]
+                found = self._map(resize_padded(tile, size, padded_size(self.model, *size)))
+                stitched[first_row:end_row, first_column:end_column] = found[
+                    first_row - top : end_row - top, first_column - left : end_column - left
+                ]
+        return stitched
 
     def fit(self, page: Image, options: Options) -> tuple[Image, tuple[int, int]]:
         """The model's input for a page, and the (height, width) of the page within it."""
@@ -69,6 +113,35 @@ class Detector:
             "box_thresh": parameters.box_thresh,
             "unclip_ratio": parameters.unclip_ratio,
         }
+
+
+def larger_scale(quads: QuadArray, page: Image, scale: float) -> float:
+    """The scale at which a page is to be detected again, because text may be too small; else 0.
+
+    quads: of lines that were found, in pixels of the page. scale: at which they were found.
+    """
+    sides = (
+        np.hypot(*np.moveaxis(quads[:, 0] - quads[:, 3], -1, 0)),
+        np.hypot(*np.moveaxis(quads[:, 0] - quads[:, 1], -1, 0)),
+    )
+    height = float(np.median(np.minimum(*sides))) * scale if len(quads) else 0.0
+    if height >= _MIN_HEIGHT or not (len(quads) or scale < _SMALL_SCALE):
+        return 0.0
+    wanted = scale * _GOOD_HEIGHT / height if height else 1.0
+    wanted = min(wanted, 1.0, sqrt(_MAX_PIXELS / (page.shape[0] * page.shape[1])))
+    return wanted if wanted > 1.2 * scale else 0.0
+
+
+def tile_spans(length: int, side: int) -> list[tuple[int, int, int, int]]:
+    """(start, end, first, last) of each tile along one side of a page, in order.
+
+    From start to end it is detected; from first to last its result counts, so that these meet.
+    """
+    count = max(1, ceil((length - _OVERLAP) / (side - _OVERLAP)))
+    starts = [round(index * (length - side) / max(1, count - 1)) for index in range(count)]
+    ends = [min(length, start + side) for start in starts]
+    cuts = [(end + start) // 2 for end, start in zip(ends[:-1], starts[1:], strict=True)]
+    return list(zip(starts, ends, [0, *cuts], [*cuts, length], strict=True))
 
 
 def input_size(

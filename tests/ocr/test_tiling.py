@@ -1,0 +1,86 @@
+"""Text that is too small at the scale of its page is found in tiles at a larger scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
+
+from serving.config import load_config
+from serving.config.options import Options
+from serving.models.probe import draw_text
+from serving.ocr.detect import larger_scale, tile_spans
+from serving.ocr.pipeline import Pipeline
+from serving.plan.load import open_pipeline
+from serving.types import Image
+
+ROWS = 120
+
+
+@pytest.fixture(scope="module")
+def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
+    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
+    pipeline = open_pipeline(config, models=built, warm=False)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture(scope="module")
+def screenshot() -> Image:
+    """A long screenshot, 600 x 7200, of numbered rows."""
+    page = PillowImage.new("RGB", (600, 60 * ROWS), "white")
+    pen = ImageDraw.Draw(page)
+    for row in range(ROWS):
+        pen.text(
+            (40, 60 * row + 20), f"Row {row:03} of the table", "black", ImageFont.load_default(22)
+        )
+    return np.array(page)[:, :, ::-1].copy()
+
+
+def test_every_row_of_a_long_screenshot_is_read_once(pipeline: Pipeline, screenshot: Image) -> None:
+    page = pipeline.read(screenshot)
+    numbers = [line.text.split()[1] for line in page.lines if len(line.text.split()) > 1]
+    assert numbers == [f"{row:03}" for row in range(ROWS)]
+    assert not page.hint
+    without = pipeline.read(screenshot, Options(text_det_tiling=False))
+    assert len(without.lines) < ROWS and without.hint
+
+
+def test_a_scale_that_the_request_sets_stays(pipeline: Pipeline, screenshot: Image) -> None:
+    assert len(pipeline.read(screenshot, Options(text_det_limit_side_len=960)).lines) < ROWS
+    both = Options(text_det_limit_side_len=960, text_det_tiling=True)
+    assert len(pipeline.read(screenshot, both).lines) == ROWS
+
+
+def test_ordinary_print_is_not_detected_again(pipeline: Pipeline) -> None:
+    page = np.array(draw_text(1600, 1200))
+    quads, _ = pipeline.detector.detect(page, Options(text_det_tiling=False))
+    assert len(quads)
+    assert larger_scale(quads, page, 0.6) == 0
+
+
+def test_the_scale_brings_small_lines_to_a_good_height() -> None:
+    page = np.empty((4000, 3000, 3), np.uint8)
+    quad = np.array([[[0, 0], [400, 0], [400, 32], [0, 32]]], np.int32)
+    assert larger_scale(quad, page, 0.24) == pytest.approx(0.5)
+    assert larger_scale(quad, page, 0.4) == 0  # 12.8 pixels
+    nothing = np.empty((0, 4, 2), np.int32)
+    assert larger_scale(nothing, page, 0.24) == 1
+    assert larger_scale(nothing, page, 0.5) == 0
+    huge = np.empty((16000, 12000, 3), np.uint8)
+    assert 0 < larger_scale(nothing, huge, 0.06) < 0.3
+
+
+@pytest.mark.parametrize("length", [32, 959, 960, 961, 1100, 1793, 7484])
+def test_tiles_cover_a_side_and_their_halves_of_an_overlap_meet(length: int) -> None:
+    spans = tile_spans(length, 960)
+    assert spans[0][0] == spans[0][2] == 0
+    assert spans[-1][1] == spans[-1][3] == length
+    for (_, end, _, last), (start, _, first, _) in zip(spans[:-1], spans[1:], strict=True):
+        assert last == first
+        assert end - start >= 128
+        assert start < first < end

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from serving.config.errors import config_error
 from serving.config.options import PDF_DPI, Options
 from serving.config.pipeline import load_config
+from serving.errors import EngineError
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import Limits
-from serving.imaging.source import MAX_PAGES, Source, load
+from serving.imaging.source import MAX_PAGES, OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
 from serving.output.paddlex import paddlex_result
 from serving.plan.load import open_pipeline
@@ -57,12 +58,19 @@ class OcrPipeline:
         )
 
     def predict(
-        self, source: Source, *, pdf_dpi: int = PDF_DPI, **options: Any
+        self,
+        source: Source,
+        *,
+        pdf_dpi: int = PDF_DPI,
+        on_page_error: OnPageError | None = None,
+        **options: Any,
     ) -> Iterator[PageResult]:
         """Yield one result per page, in order, each as soon as it is ready.
 
         source: path, http(s) URL, bytes, folder, (H, W, 3) uint8 BGR array, or a list of these.
         pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
+        on_page_error: called with the name, page index and error of each page that cannot be read;
+        the others are yielded. Without it, the first such error is raised.
         options: for this call only, under PaddleX's names; see `serving.Options`.
         Raises ConfigError for an unknown option and InputError for a source that is no image.
         """
@@ -71,8 +79,17 @@ class OcrPipeline:
         except ValidationError as error:
             raise config_error(error, where="predict", schema=Options) from None
         settings = self.pipeline.settings(parsed)
-        for name, page_index, image in load(source, decoder=self._decoder, pdf_dpi=pdf_dpi):
-            yield PageResult(name, page_index, self.pipeline.read(image, parsed), image, settings)
+        for name, page_index, image in load(
+            source, decoder=self._decoder, pdf_dpi=pdf_dpi, on_page_error=on_page_error
+        ):
+            try:
+                page = self.pipeline.read(image, parsed)
+            except (EngineError, MemoryError) as error:
+                if on_page_error is None:
+                    raise
+                on_page_error(name, page_index, error)
+            else:
+                yield PageResult(name, page_index, page, image, settings)
 
     def close(self) -> None:
         """Free the engines and end the decoder processes."""

@@ -1,18 +1,20 @@
 """`ocr-hpi predict`: read files without a server.
 
-Each input is read on its own: what is broken is reported, and the rest is read. With --output and
+Each page is read on its own: what is broken is reported, and the rest is read. With --output and
 --save-img the folders of the inputs are mirrored, and a file appears under its name only once it
-is whole; --resume relies on that.
+is whole. Beside a document of which only some pages could be read stands NAME.errors.txt, which
+names the others. --resume relies on that.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,7 +113,8 @@ def command(
     """Read images, PDFs, folders or URLs, or standard input (-), and print their text.
 
     With several inputs each begins with a line `==> PATH <==`; a form feed parts the pages of one.
-    What cannot be read is reported on stderr; the rest is read, and the exit code is 1.
+    What cannot be read, a file or a page, is reported on stderr; the rest is read, and the exit
+    code is 1. Its pages are numbered as if it had been read.
     """
     options = _checked(overrides)
     folders = [os.path.realpath(folder) for folder in (output, save_img) if folder is not None]
@@ -142,11 +145,16 @@ def command(
                     continue
                 try:
                     source = _stdin() if item.source == "-" else item.source
+                    broken = _Broken(item.name, done.failed(shown.say))
                     results = ocr.predict(
-                        source, pdf_dpi=pdf_dpi, **options.model_dump(exclude_none=True)
+                        source,
+                        pdf_dpi=pdf_dpi,
+                        on_page_error=broken.add,
+                        **options.model_dump(exclude_none=True),
                     )
-                    done.pages += work.read(item, results)
-                    done.files += 1
+                    pages = work.read(item, results, broken.pages)
+                    done.pages += pages
+                    done.files += pages > 0
                 except (InputError, TimedOut, EngineError, MemoryError) as error:
                     done.failed(shown.say)(item.name, error)
     except KeyboardInterrupt:
@@ -192,7 +200,7 @@ class _Done:
 
         def report(name: str, error: BaseException) -> None:
             self.errors += 1
-            message = _printable(str(error) or type(error).__name__)
+            message = _reason(error)
             say(f"Error: {message}" if name in message else f"Error: {name}: {message}")
 
         return report
@@ -205,6 +213,27 @@ class _Done:
         if self.errors:
             parts.append(f"{self.errors} failed")
         return ", ".join(parts)
+
+
+def _reason(error: BaseException) -> str:
+    return _printable(str(error) or type(error).__name__)
+
+
+@dataclass(slots=True)
+class _Broken:
+    """The pages of an input that could not be read."""
+
+    name: str
+    report: Callable[[str, BaseException], None]
+    pages: dict[int, str] = field(default_factory=dict)
+    """Number, from 1, and why."""
+
+    def add(self, _: str, page_index: int | None, error: Exception) -> None:
+        """Called as soon as a page has failed."""
+        number = (page_index or 0) + 1
+        self.pages[number] = reason = _reason(error)
+        tells = page_index is None or f", page {number}" in reason
+        self.report(self.name if tells else f"{self.name}, page {number}", error)
 
 
 def _counted(count: int, noun: str) -> str:
@@ -320,7 +349,8 @@ class _Work:
         """Whether all that is to be written for this input is there, whole and not older."""
         with suppress(OSError):
             newest = item.source.stat().st_mtime_ns if isinstance(item.source, Path) else 0
-            return all(_is_whole(path, newest) for path in self._marks(item))
+            marks = all(_is_whole(path, newest) for path in self._marks(item))
+            return marks and not any(path.exists() for path in self._errors(item))
         return False
 
     def _marks(self, item: _Input) -> Iterator[Path]:
@@ -328,39 +358,77 @@ class _Work:
         if self.output is not None:
             yield self.output / f"{item.target}{_SUFFIXES[self.form]}"
         if self.save_img is not None:
-            yield self.save_img / f"{item.target}.page-1.png"
+            yield self._image(item, 1)
 
-    def read(self, item: _Input, results: Iterator[PageResult]) -> int:
-        """Take the pages of an input, and count them. Nothing half done is left."""
-        number = 0
+    def _image(self, item: _Input, number: int) -> Path:
+        assert self.save_img is not None
+        return self.save_img / f"{item.target}.page-{number}.png"
+
+    def _errors(self, item: _Input) -> set[Path]:
+        """The files that name pages which could not be read."""
+        folders = (self.output, self.save_img)
+        return {folder / f"{item.target}.errors.txt" for folder in folders if folder is not None}
+
+    def read(self, item: _Input, results: Iterator[PageResult], broken: Mapping[int, str]) -> int:
+        """Take the pages of an input, and count them. Nothing half done is left.
+
+        broken: grows, as `results` goes on, by the pages that cannot be read. Text has an empty
+        page in their place. Where there is no other page, nothing is written.
+        """
+        count = last = 0
         with _staged() as files, ExitStack() as stack:
             out: IO[str] = sys.stdout
-            if self.save_img is not None:
-                images = self.save_img / item.target
             if self.output is not None:
                 path = files.add(self.output / f"{item.target}{_SUFFIXES[self.form]}")
                 out = stack.enter_context(path.open("w", encoding="utf-8"))
-            for number, result in enumerate(results, 1):
-                page = replace(result, name=item.name)
-                if self.form == "text" and number > 1:
-                    print("\f", end="", file=out)
-                elif self.form == "text" and self.headed and self.output is None:
-                    print(f"==> {item.name} <==", file=out)
-                _write(page, self.form, out)
+            for result in results:
+                page, number = replace(result, name=item.name), (result.page_index or 0) + 1
+                if self.form != "text":
+                    content = page.json if self.form == "paddlex" else _page(page)
+                    print(json.dumps(content, ensure_ascii=False), file=out)
+                else:
+                    if not count and self.headed and self.output is None:
+                        print(f"==> {item.name} <==", file=out)
+                    _write_empty(last, number - 1, out)
+                    _write_text(number, [line.text for line in page.lines], out)
                 if self.save_img is not None:
-                    picture = images.with_name(f"{images.name}.page-{number}.png")
-                    page.save_to_img(files.add(picture))
-        return number
+                    page.save_to_img(files.add(self._image(item, number)))
+                count, last = count + 1, number
+            if not count:
+                files.discard()
+                return 0
+            if self.form == "text":
+                _write_empty(last, max(broken, default=0), out)
+            for path in self._errors(item) if broken else ():
+                said = (f"page {number}: {reason}\n" for number, reason in broken.items())
+                files.add(path).write_text("".join(said), encoding="utf-8")
+        self._remove_old(item, broken, max(last, *broken) if broken else last)
+        return count
+
+    def _remove_old(self, item: _Input, broken: Collection[int], last: int) -> None:
+        """Remove what an earlier run wrote for this input, and this one did not."""
+        for path in () if broken else self._errors(item):
+            path.unlink(missing_ok=True)
+        if self.save_img is not None:
+            for number in broken:
+                self._image(item, number).unlink(missing_ok=True)
+            for number in itertools.count(last + 1):
+                try:
+                    self._image(item, number).unlink()
+                except FileNotFoundError:
+                    break
 
 
-def _write(result: PageResult, form: str, out: IO[str]) -> None:
-    if form == "text":
-        lines = [line.text for line in result.lines]
-        # A file ends with a line feed, also where a page has no text.
-        print("\n".join(lines), end="\n" if lines or out is not sys.stdout else "", file=out)
-    else:
-        content = result.json if form == "paddlex" else _page(result)
-        print(json.dumps(content, ensure_ascii=False), file=out)
+def _write_text(number: int, lines: Sequence[str], out: IO[str]) -> None:
+    """A page of text, from page 2 on parted by a form feed."""
+    # A file ends with a line feed, also where a page has no text.
+    end = "\n" if lines or out is not sys.stdout else ""
+    print("\f" * (number > 1) + "\n".join(lines), end=end, file=out)
+
+
+def _write_empty(after: int, last: int, out: IO[str]) -> None:
+    for number in range(after + 1, last + 1):
+        _write_text(number, [], out)
 
 
 def _page(result: PageResult) -> dict[str, Any]:
@@ -402,6 +470,12 @@ class _Staged:
         self.paths.append((partial, path))
         return partial
 
+    def discard(self) -> None:
+        """Remove them all."""
+        for partial, _ in self.paths:
+            partial.unlink(missing_ok=True)
+        self.paths.clear()
+
 
 @contextmanager
 def _staged() -> Iterator[_Staged]:
@@ -412,8 +486,7 @@ def _staged() -> Iterator[_Staged]:
         for partial, path in reversed(files.paths):
             partial.replace(path)
     except BaseException:
-        for partial, _ in files.paths:
-            partial.unlink(missing_ok=True)
+        files.discard()
         raise
 
 

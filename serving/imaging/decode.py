@@ -46,13 +46,14 @@ class Pages(Iterator[Image]):
     """The pages of one image or document, decoded one at a time by `next`.
 
     Each is (H, W, 3), BGR, uint8, C-contiguous, upright. `next` raises Undecodable, TimedOut,
-    NotReady. Between pages only the file's bytes are held.
+    NotReady; after that, `next` goes on with the next page. Between pages only the file's bytes
+    are held.
     """
 
     def __init__(self, kind: Kind, sizes: list[Size], decode_page: Callable[[int], Image]) -> None:
         self.kind = kind
         self.sizes = tuple(sizes)
-        """(width, height) of every page."""
+        """(width, height) of every page; 0 of one whose size cannot be read."""
         self.count = len(sizes)
         self._decode_page = decode_page
         self._next = 0
@@ -114,11 +115,12 @@ class Decoder:
             remedy = f"ask for a pdf_dpi below {document.dpi}"
         for page, size in enumerate(sizes):
             what = display_name(document.kind, page)
-            if min(size) < 1:
-                raise Undecodable(f"broken {what}: {size[0]} x {size[1]} pixels")
             self._limits.check_pixels(*size, what=what, remedy=remedy)
 
         def decode_page(page: int) -> Image:
+            if min(sizes[page]) < 1:
+                what = display_name(document.kind, page)
+                raise Undecodable(f"broken {what}: it has no size that can be read")
             return self._sandbox.decode(document, page, sizes[page], last=page == count - 1)
 
         return Pages(document.kind, sizes, decode_page)

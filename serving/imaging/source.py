@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from serving.config.options import PDF_DPI
-from serving.errors import BadRequest, InputError, UnsupportedMedia
+from serving.errors import BadRequest, InputError, TimedOut, UnsupportedMedia
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import SNIFF_BYTES, Data, Limits, sniff
 from serving.imaging.pillow import flatten
 from serving.types import Image
+
+OnPageError = Callable[[str, int | None, Exception], None]
+"""Notified of a page that cannot be read: its source and page, as `Loaded` has them, and why."""
 
 Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
 
@@ -40,7 +43,11 @@ class Loaded(NamedTuple):
 
 
 def load(
-    source: Source, *, decoder: Decoder | None = None, pdf_dpi: int = PDF_DPI
+    source: Source,
+    *,
+    decoder: Decoder | None = None,
+    pdf_dpi: int = PDF_DPI,
+    on_page_error: OnPageError | None = None,
 ) -> Iterator[Loaded]:
     """Yield the pages of a path, http(s) URL, folder, bytes, array, or a list of these.
 
@@ -49,7 +56,8 @@ def load(
     uint8. Without `decoder` one is made, with the default limits except that of pages: these are
     the caller's own files.
 
-    Raises InputError, naming the source; for a list, `index` is the index in it. TimedOut.
+    Raises InputError, naming the source; for a list, `index` is the index in it. TimedOut. With
+    `on_page_error`, pages that cannot be decoded are given to it and left out.
     """
     with ExitStack() as stack:
         if decoder is None:
@@ -57,26 +65,28 @@ def load(
         entries = source if isinstance(source, list | tuple) else [source]
         for index, entry in enumerate(entries):
             try:
-                yield from _load(entry, index, decoder, pdf_dpi)
+                yield from _load(entry, index, decoder, pdf_dpi, on_page_error)
             except InputError as error:
                 if entries is source and error.index is None:
                     error.index = index
                 raise
 
 
-def _load(source: Source, index: int, decoder: Decoder, dpi: int) -> Iterator[Loaded]:
+def _load(
+    source: Source, index: int, decoder: Decoder, dpi: int, on_error: OnPageError | None
+) -> Iterator[Loaded]:
     if isinstance(source, np.ndarray):
         yield Loaded(f"image_{index}", None, _from_array(source))
     elif isinstance(source, bytes | bytearray | memoryview):
-        yield from _decode(f"image_{index}", source, decoder, dpi)
+        yield from _decode(f"image_{index}", source, decoder, dpi, on_error)
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         from serving.download import read_url
 
         data = read_url(source, max_bytes=_MAX_URL_BYTES, seconds=_URL_SECONDS)
-        yield from _decode(source, data, decoder, dpi)
+        yield from _decode(source, data, decoder, dpi, on_error)
     elif isinstance(source, str | Path):
         for path in _files(Path(source)):
-            yield from _decode(str(path), _read(path), decoder, dpi)
+            yield from _decode(str(path), _read(path), decoder, dpi, on_error)
     else:
         raise BadRequest(
             f"cannot read an image from a {type(source).__name__}: give a path, URL, folder, "
@@ -84,12 +94,22 @@ def _load(source: Source, index: int, decoder: Decoder, dpi: int) -> Iterator[Lo
         )
 
 
-def _decode(name: str, data: Data, decoder: Decoder, dpi: int) -> Iterator[Loaded]:
+def _decode(
+    name: str, data: Data, decoder: Decoder, dpi: int, on_error: OnPageError | None
+) -> Iterator[Loaded]:
     try:
         pages = decoder.pages(data, pdf_dpi=dpi)
-        paged = pages.kind in ("pdf", "tiff")
-        for index, image in enumerate(pages):
-            yield Loaded(name, index if paged else None, image)
+        for number in range(pages.count):
+            index = number if pages.kind in ("pdf", "tiff") else None
+            try:
+                image = next(pages)
+            except (InputError, TimedOut) as error:
+                if on_error is None:
+                    raise
+                on_error(name, index, error)
+            else:
+                yield Loaded(name, index, image)
+                del image  # not held beside the next one
     except InputError as error:
         raise type(error)(f"{name}: {error}", index=error.index) from error
 

@@ -163,7 +163,8 @@ class _Document(Protocol):
     def page_sizes(self, max_pages: int) -> tuple[int, list[tuple[int, int]]]:
         """The number of pages, and (width, height) of each, upright, in pixels.
 
-        With more than `max_pages` pages there are no sizes, and counting may stop there.
+        With more than `max_pages` pages there are no sizes, and counting may stop there. A broken
+        page of a document that has others is 0 wide and high.
         """
 
     def decode(self, page: int, out: Image) -> None:
@@ -192,6 +193,10 @@ class _Pictures:
                 self._image.seek(len(sizes))
             except EOFError:
                 return len(sizes), sizes
+            except Exception:  # decoders raise a dozen types: see `damage_as_undecodable`
+                if not sizes:
+                    raise
+                return len(sizes) + 1, [*sizes, (0, 0)]  # where further pages are is not known
             sizes.append(self._image.size)
         return len(sizes), []
 
@@ -229,11 +234,14 @@ class _Pdf:
         count = len(self._pdf)
         if count > max_pages:
             return count, []
-        pages = (self._pdf.get_page_size(page) for page in range(count))
-        return count, [
-            (math.ceil(width * self._scale), math.ceil(height * self._scale))
-            for width, height in pages
-        ]
+        return count, [self._size(page) for page in range(count)]
+
+    def _size(self, page: int) -> tuple[int, int]:
+        try:
+            width, height = self._pdf.get_page_size(page)
+        except pypdfium2.PdfiumError:
+            return 0, 0
+        return math.ceil(width * self._scale), math.ceil(height * self._scale)
 
     def decode(self, page: int, out: Image) -> None:
         def new_bitmap(width: int, height: int, **options: Any) -> Any:

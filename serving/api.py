@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
-from serving.config.options import PDF_DPI, Options
+from serving.config.options import MAX_PAGES, MAX_PIXELS, PDF_DPI, Options
 from serving.config.pipeline import load_config
 from serving.errors import EngineError
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import Limits
-from serving.imaging.source import MAX_PAGES, OnPageError, Source, load
+from serving.imaging.source import OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
 from serving.output.paddlex import paddlex_result
 from serving.plan.load import open_pipeline
@@ -31,6 +31,8 @@ def load_pipeline(
     models: str | Path = "models",
     threads: int | None = None,
     device: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_pages: int = MAX_PAGES,
 ) -> OcrPipeline:
     """Load a pipeline YAML on the engines that `scripts/build_engines.sh` built.
 
@@ -38,19 +40,27 @@ def load_pipeline(
 
     models: the folder of models. threads: CPU cores to use, by default all usable ones.
     device: cpu, gpu or gpu:0, by default the one that the engines were built for.
+    max_pixels, max_pages: of a page and of a document that is read; more raises TooLarge.
     Raises ConfigError, ModelError, PlanError and EngineError; the message says how to fix it.
     """
-    return OcrPipeline(yaml, models=models, threads=threads, device=device)
+    limits = Limits(max_pixels, max_pages)
+    return OcrPipeline(yaml, models=models, threads=threads, device=device, limits=limits)
 
 
 class OcrPipeline:
     """A loaded pipeline. Close it, or use it as a context manager, to free its engines."""
 
     def __init__(
-        self, yaml: str | Path, *, models: str | Path, threads: int | None, device: str | None
+        self,
+        yaml: str | Path,
+        *,
+        models: str | Path,
+        threads: int | None,
+        device: str | None,
+        limits: Limits,
     ) -> None:
         config = load_config(yaml)
-        self._decoder = Decoder(Limits(max_pages=MAX_PAGES))
+        self._decoder = Decoder(limits)
         self.pipeline = (
             PlainPipeline(config, Path(models))
             if is_plain(config)

@@ -23,8 +23,14 @@ from typing import IO, TYPE_CHECKING, Any, get_args
 import click
 from pydantic import ValidationError
 
-from serving.cli.options import DEFAULT_PIPELINES, Command, models_option
-from serving.config.options import PDF_DPI, Options
+from serving.cli.options import (
+    DEFAULT_PIPELINES,
+    Command,
+    max_pages_option,
+    max_pixels_option,
+    models_option,
+)
+from serving.config.options import MAX_PAGES, PDF_DPI, Options
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 
 if TYPE_CHECKING:
@@ -96,6 +102,8 @@ def _overrides(command: Command) -> Command:
     show_default=True,
     help="Dots per inch at which PDFs are rendered.",
 )
+@max_pixels_option
+@max_pages_option(MAX_PAGES, "Of a document")
 @_overrides
 @models_option
 def command(
@@ -107,6 +115,8 @@ def command(
     save_img: Path | None,
     resume: bool,
     pdf_dpi: int,
+    max_pixels: int,
+    max_pages: int,
     models: Path,
     **overrides: Any,
 ) -> None:
@@ -132,7 +142,9 @@ def command(
     done = _Done()
     try:
         with ExitStack() as stack:
-            ocr = stack.enter_context(load_pipeline(pipeline, models=models))
+            ocr = stack.enter_context(
+                load_pipeline(pipeline, models=models, max_pixels=max_pixels, max_pages=max_pages)
+            )
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
             inputs = _Inputs(paths, recursive, folders)
             for note in inputs.left_out():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from serving.config.options import MAX_PIXELS
 from serving.errors import TooLarge, UnsupportedMedia
 
 Data = bytes | bytearray | memoryview
@@ -70,7 +71,7 @@ def sniff(data: Data) -> Kind:
 class Limits:
     """Checked against headers, before anything is decoded."""
 
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
     """Per page."""
     max_pages: int = 200
     """Per document."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from serving.config.options import PDF_DPI
+from serving.config.options import MAX_PAGES, PDF_DPI
 from serving.errors import BadRequest, InputError, TimedOut, UnsupportedMedia
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import SNIFF_BYTES, Data, Limits, sniff
@@ -29,8 +29,6 @@ _URL_SECONDS = 60.0
 _SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pdf",
 }  # fmt: skip
-MAX_PAGES = 100_000
-"""Of a document of the user's own."""
 
 
 class Loaded(NamedTuple):

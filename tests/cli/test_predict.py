@@ -21,10 +21,13 @@ from http_fake import FakeReader, document, picture
 from imaging_files import paper
 from PIL import Image
 
+from serving import load_pipeline
 from serving.cli import main
 from serving.config.options import Options
+from serving.errors import TooLarge
 
 ROOT = Path(__file__).resolve().parents[2]
+YAML = ROOT / "configs" / "PP-OCRv4_mobile.yaml"
 
 
 @pytest.fixture
@@ -49,8 +52,7 @@ def folder(tmp_path: Path, reader: FakeReader, monkeypatch: pytest.MonkeyPatch) 
 
 
 def predict(*arguments: Any, **options: Any) -> Any:
-    yaml = ROOT / "configs" / "PP-OCRv4_mobile.yaml"
-    command = ["predict", "--pipeline", str(yaml), *map(str, arguments)]
+    command = ["predict", "--pipeline", str(YAML), *map(str, arguments)]
     return CliRunner().invoke(main, command, **options)
 
 
@@ -393,6 +395,20 @@ def test_pdf_dpi(folder: Path) -> None:
     assert widths == [200, 100]
 
 
+def test_the_bounds_on_a_page_and_a_document_may_be_set(folder: Path) -> None:
+    """Each error names the option that this command has."""
+    for name, allowed in (("a.png", ("--max-pixels", 800)), ("c.tif", ("--max-pages", 2))):
+        flag, bound = allowed
+        assert predict(folder / name, flag, bound).exit_code == 0
+        refused = predict(folder / name, flag, bound - 1)
+        assert refused.exit_code == 1
+        assert f"the limit is {bound - 1} ({flag})" in refused.stderr
+    with load_pipeline(YAML, max_pixels=799) as pipeline, pytest.raises(TooLarge):
+        next(pipeline.predict(folder / "a.png"))
+    with load_pipeline(YAML, max_pages=1) as pipeline, pytest.raises(TooLarge):
+        next(pipeline.predict(folder / "c.tif"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -430,7 +446,7 @@ main()
 def child(
     folder: Path, arguments: tuple[str, ...], before: str = "", **streams: Any
 ) -> subprocess.Popen[str]:
-    gate, yaml = folder.parent / "gate", ROOT / "configs" / "PP-OCRv4_mobile.yaml"
+    gate = folder.parent / "gate"
     support = str(ROOT / "tests" / "support")
     return subprocess.Popen(
         [
@@ -441,7 +457,7 @@ def child(
             gate,
             "predict",
             "--pipeline",
-            yaml,
+            YAML,
             *arguments,
         ],
         cwd=folder.parent,

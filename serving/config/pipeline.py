@@ -147,7 +147,7 @@ class TextRecognition(Module):
 
     score_thresh: Ratio = 0.0
     return_word_box: bool = False
-    restore_spaces: bool = True
+    restore_spaces: bool = False
     ascii_punctuation: bool = False
     input_shape: Shape | None = None
 

@@ -26,7 +26,7 @@ def test_shipped_pipelines_parse(repo: Path) -> None:
     ]
     for path in shipped:
         config = load_config(path)
-        assert config.enable_hpi
+        assert config.enable_hpi and config.sub_modules.recognition.restore_spaces
         assert [name.split("_")[-1] for name, _ in config.models()] == ["det", "cls", "rec"]
 
 
@@ -64,7 +64,9 @@ def test_paddlex_own_default_yaml_parses() -> None:
     """
     config = parse_config(yaml.safe_load(text), source="OCR.yaml")
     assert config.sub_modules.detection.limit_type == "min"
-    assert config.enable_hpi and config.sub_modules.recognition.restore_spaces  # absent: True here
+    assert config.enable_hpi  # absent: True here
+    recognition = config.sub_modules.recognition  # keys of our own, absent: as PaddleX
+    assert not recognition.restore_spaces and not recognition.ascii_punctuation
 
 
 def test_use_hpip_is_enable_hpi() -> None:

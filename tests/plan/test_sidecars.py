@@ -89,7 +89,9 @@ def test_a_damaged_plan_is_not_served_and_may_be_replaced(
         text = path.read_text(encoding="utf-8")
         for file in (path, sidecar(path)) if lacks == "its hash" else (path,):
             file.unlink()  # a link to that of all tests
-        path.write_text(text if lacks == "its hash" else text.replace('"workers": ', '"workers": 1'))
+        path.write_text(
+            text if lacks == "its hash" else text.replace('"workers": ', '"workers": 1')
+        )
     message = r"mobile-\w+\.json: is damaged: .*\.json\.sha256; run: bash scripts/build_engines\.sh"
     with pytest.raises(PlanError, match=message):
         open_pipeline(config, models=own)

@@ -41,8 +41,11 @@ _SHM = Path("/dev/shm")  # noqa: S108  (counting must not wait for a disk)  # no
 _PREFIX = "ocr-hpi-metrics-"
 _STARTING = 60.0
 """Seconds in which a new folder gets its lock."""
-_FILE_BYTES = 256 * 1024
-"""Of each of a worker's files: enough for ten pipelines, then they grow."""
+_FILE_BYTES = {"counter": 8 * 1024, "gauge_livesum": 0, "histogram": 48 * 1024}
+"""What each of a worker's files holds of one pipeline, at most: 5 and 36 KiB with a name of 64
+characters, and every stage, section and status."""
+_SPARE_BYTES = 64 * 1024
+"""Of each file, for the rest: prometheus_client's first size."""
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -92,16 +95,16 @@ def _is_abandoned(folder: Path) -> bool:
     return True
 
 
-def count_as(number: int) -> None:
+def count_as(number: int, pipelines: int) -> None:
     """In a worker, before its first metric: count in the files of this number.
 
-    Where the disk has no room for them, the worker counts for itself alone: writing to a mapped
-    file without room ends a process with SIGBUS.
+    They get the room that so many pipelines may ever need. Where the disk has none, the worker
+    counts for itself alone: writing to a mapped file without room ends a process with SIGBUS.
     """
     try:
-        for kind in ("counter", "gauge_livesum", "histogram"):
+        for kind, each in _FILE_BYTES.items():
             with Path(os.environ[_FOLDER], f"{kind}_{number}.db").open("ab") as file:
-                size = max(_FILE_BYTES, os.fstat(file.fileno()).st_size)
+                size = max(_SPARE_BYTES + pipelines * each, os.fstat(file.fileno()).st_size)
                 os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         _LOG.error("metrics of this worker are not added to the others': %s", error)

@@ -20,7 +20,7 @@ from serving.http.keys import is_open
 _SHOWN = 40
 """Characters of a value in an error."""
 _MAX_FINDINGS = 3
-"""Of a query, in an error: a query has room for 2000 parameters, and each finding lists all names."""
+"""Of a query, in an error: it has room for 2000 parameters, and a finding may list all names."""
 Query = TypeVar("Query", bound=BaseModel)
 _REFERENCE = "#/components/schemas/{model}"
 

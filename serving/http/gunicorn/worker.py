@@ -93,7 +93,7 @@ class Worker(ThreadWorker):
         self.sockets = listeners
         self._waiting: dict[Any, tuple[float, Callable[[Any], None]]] = {}
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        count_as(self.number)
+        count_as(self.number, len(self.app.settings.pipelines))
         try:
             super().init_process()
         except Exception as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import requests
-from http_fake import CONFIG
+from http_fake import CONFIG, picture
 from http_server import HERE, PATIENCE, Server, eventually
 
 from serving.http.gunicorn.master import how_it_ended
@@ -173,8 +173,8 @@ def test_what_a_server_left_behind_is_removed_by_the_next(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def small_shm(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts a server in a mount namespace of its own, with a /dev/shm of 2 MiB."""
-    mount = "mount -t tmpfs -o size=2m tmpfs /dev/shm"
+    """Starts a server in a mount namespace of its own, with a /dev/shm of 4 MiB."""
+    mount = "mount -t tmpfs -o size=4m tmpfs /dev/shm"
     probe = ["unshare", "--mount", "sh", "-c", mount]
     try:
         subprocess.run(probe, check=True, capture_output=True)
@@ -195,13 +195,36 @@ def small_shm(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.end()
 
 
+def fill(server: Server) -> Path:
+    """Leave no room in the server's /dev/shm, and return it."""
+    shm = Path(f"/proc/{server.process.pid}/root/dev/shm")
+    with (shm / "filler").open("wb", buffering=0) as filler:
+        for size in (65536, 1):
+            with pytest.raises(OSError, match="No space"):
+                while True:
+                    filler.write(b"x" * size)
+    return shm
+
+
+def test_a_full_dev_shm_ends_no_worker_of_many_pipelines(small_shm: Callable[..., Server]) -> None:
+    """Each pipeline's first request needs room in the files that workers share."""
+    names = [f"{number:02}-{'n' * 61}" for number in range(20)]
+    server = small_shm(pipelines=names).wait_ready()
+    workers = server.workers()
+    fill(server)
+    for name in names:
+        url = f"{server.base}/ocr/v1/{name}"
+        for data in (picture(), b"no image"):
+            assert requests.post(url, data=data, timeout=PATIENCE).status_code in (200, 415)
+    assert server.workers() == workers
+    counted = get(server, "/metrics").text
+    assert all(f'ocr_pages_total{{pipeline="{name}"}}' in counted for name in names)
+    assert "SIGBUS" not in server.errors()
+
+
 def test_a_full_dev_shm(small_shm: Callable[..., Server]) -> None:
     server = small_shm().wait_ready()
-    shm = Path(f"/proc/{server.process.pid}/root/dev/shm")
-    with (shm / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
-        while True:
-            filler.write(b"x" * 65536)
-            filler.flush()
+    shm = fill(server)
     for file in shm.glob("ocr-hpi-metrics-*/*.db"):
         file.unlink()
     filled = shm / "more"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from hostile_yaml import HOSTILE
 from http_fake import CONFIG, picture
 from http_server import HERE, PATIENCE, Server, eventually
 
@@ -102,18 +103,6 @@ def test_what_fails_after_it_was_ready_is_tried_again(start: Callable[..., Serve
     assert eventually(lambda: get(server, "/ocr/v1").json()["reload"]["error"] is None)
 
 
-HOSTILE = (
-    b"text_type: 2026-02-30\n",
-    b"batch_size: " + b"9" * 5000,
-    b"[" * 5000,
-    b"[" * 500 + b"]" * 500,
-    b"SubModules: &a\n  TextDetection: *a\n",
-    b"a: \xff\xfe\n",
-    b"\0",
-    b"# " + b"x" * 1_000_000,
-)
-
-
 def test_hostile_yaml_leaves_the_old_one_serving(
     start: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -121,10 +110,11 @@ def test_hostile_yaml_leaves_the_old_one_serving(
     yaml.write_bytes(CONFIG.read_bytes())
     server = start(pipelines={"accurate": str(yaml)}).wait_ready()
     [worker] = server.workers()
-    for count, text in enumerate(HOSTILE, 1):
-        yaml.write_bytes(text)
+    for count, (kind, text) in enumerate(HOSTILE.items(), 1):
+        yaml.write_bytes(text if isinstance(text, bytes) else text.encode())
         server.process.send_signal(signal.SIGHUP)
-        assert eventually(lambda: server.errors().count("the reload failed") == count)  # noqa: B023
+        failed = lambda: server.errors().count("the reload failed") == count  # noqa: B023, E731
+        assert eventually(failed), kind
         assert server.post().status_code == 200
     assert server.workers() == [worker]
     yaml.write_bytes(CONFIG.read_bytes())

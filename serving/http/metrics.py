@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -168,14 +169,21 @@ class Metrics:
             "Resident memory of a worker process, after its last request.",
             ("worker",),
         ).labels(os.getpid())
-        self._memory.set(_resident_bytes())
+        # Kept open: a worker that may open no more files still answers, and counts.
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._statm)
+        self._measure_memory()
 
     def request_answered(self, pipeline: str, status: int, seconds: float) -> None:
         """Count an answer. pipeline: its name, or nothing for other routes."""
         self._requests.labels(pipeline, status).inc()
         if pipeline:
             self._seconds.labels(pipeline).observe(seconds)
-        self._memory.set(_resident_bytes())
+        self._measure_memory()
+
+    def _measure_memory(self) -> None:
+        pages = os.pread(self._statm, 100, 0).split()[1]
+        self._memory.set(int(pages) * _PAGE_SIZE)
 
     def request_queued(self, pipeline: str) -> QueuedRequest:
         """Count a request as waiting for its first page."""
@@ -290,7 +298,3 @@ def _open_gpus() -> list[object]:
         return []
     except pynvml.NVMLError:
         return []
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_SIZE

@@ -13,11 +13,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
-from serving.config.options import MAX_PAGES, MAX_PIXELS, PDF_DPI, Options
+from serving.config.options import MAX_PAGES, PDF_DPI, Options
 from serving.config.pipeline import load_config
 from serving.errors import EngineError
 from serving.imaging.decode import Decoder
-from serving.imaging.formats import Limits
+from serving.imaging.formats import MAX_PIXELS, Limits
 from serving.imaging.source import OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
 from serving.output.paddlex import paddlex_result

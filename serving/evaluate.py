@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.api import load_pipeline
-from serving.config.options import MAX_PIXELS
 from serving.errors import ConfigError, UnsupportedMedia
-from serving.imaging.formats import SNIFF_BYTES, sniff
+from serving.imaging.formats import MAX_PIXELS, SNIFF_BYTES, sniff
 from serving.scores import Overlap, character_overlap, token_overlap
 
 _LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from serving.config.options import MAX_PIXELS
+from serving.imaging.formats import MAX_PIXELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -42,9 +42,6 @@ DEFAULT_OPTIONS = Options()
 PDF_DPI = 144
 """Dots per inch at which a PDF is rendered."""
 
-MAX_PIXELS = 100_000_000
-"""Of a page."""
-
 MAX_PAGES = 100_000
 """Of a document of the user's own."""
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.config.options import MAX_PIXELS
 from serving.download import HostPattern
+from serving.imaging.formats import MAX_PIXELS
 
 _MIB = 1024 * 1024
 

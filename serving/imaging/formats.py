@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from serving.config.options import MAX_PIXELS
 from serving.errors import TooLarge, UnsupportedMedia
 
 Data = bytes | bytearray | memoryview
@@ -22,6 +21,9 @@ _NAMES: dict[Kind, str] = {
     "tiff": "TIFF",
     "pdf": "PDF",
 }
+
+MAX_PIXELS = 100_000_000
+"""Of a page, by default."""
 
 SNIFF_BYTES = 1024
 """How much of a file `sniff` looks at: PDF readers accept that much before `%PDF-`."""

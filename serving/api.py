@@ -13,11 +13,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
-from serving.config.options import PDF_DPI, Options, PdfText
+from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
 from serving.config.pipeline import load_config
+from serving.errors import EngineError
 from serving.imaging.decode import Decoder
-from serving.imaging.formats import Data, Limits, PageRanges
-from serving.imaging.source import MAX_PAGES, Source, load
+from serving.imaging.formats import MAX_PIXELS, Data, Limits, PageRanges
+from serving.imaging.source import OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
 from serving.output.paddlex import paddlex_result
 from serving.plan.load import open_pipeline
@@ -31,6 +32,8 @@ def load_pipeline(
     threads: int | None = None,
     device: str | None = None,
     warm: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    max_pages: int = MAX_PAGES,
 ) -> OcrPipeline:
     """Load a pipeline YAML on the engines that `scripts/build_engines.sh` built.
 
@@ -39,9 +42,13 @@ def load_pipeline(
     models: the folder of models. threads: CPU cores to use, by default all usable ones.
     device: cpu, gpu or gpu:0, by default the one that the engines were built for.
     warm: take the 2 to 3 seconds that the first input of each common shape costs now, not later.
+    max_pixels, max_pages: of a page and of a document that is read; more raises TooLarge.
     Raises ConfigError, ModelError, PlanError and EngineError; the message says how to fix it.
     """
-    return OcrPipeline(yaml, models=models, threads=threads, device=device, warm=warm)
+    limits = Limits(max_pixels, max_pages)
+    return OcrPipeline(
+        yaml, models=models, threads=threads, device=device, warm=warm, limits=limits
+    )
 
 
 class OcrPipeline:
@@ -55,9 +62,10 @@ class OcrPipeline:
         threads: int | None,
         device: str | None,
         warm: bool,
+        limits: Limits,
     ) -> None:
         config = load_config(yaml)
-        self.decoder = Decoder(Limits(max_pages=MAX_PAGES))
+        self.decoder = Decoder(limits)
         self.pipeline = (
             PlainPipeline(config, Path(models))
             if is_plain(config)
@@ -73,6 +81,7 @@ class OcrPipeline:
         pdf_dpi: int = PDF_DPI,
         pages: str = "1-",
         pdf_text: PdfText = "ignore",
+        on_page_error: OnPageError | None = None,
         **options: Any,
     ) -> Iterator[PageResult]:
         """Yield one result per page, in order, each as soon as it is ready.
@@ -81,6 +90,8 @@ class OcrPipeline:
         pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
         pages: those that are read of each document, for example 1-3,7 or 2-.
         pdf_text: auto takes a PDF page's own text where it is all there, and reads the other pages.
+        on_page_error: called with the name, page index and error of each page that cannot be read;
+        the others are yielded. Without it, the first such error is raised.
         options: for this call only, under PaddleX's names; see `serving.Options`.
         Raises ConfigError for an unknown option and InputError for a source that is no image.
         """
@@ -96,8 +107,15 @@ class OcrPipeline:
             pdf_dpi=pdf_dpi,
             ranges=ranges,
             pdf_text=pdf_text == "auto",
+            on_page_error=on_page_error,
         ):
-            page = loaded.own_text or self.pipeline.read(loaded.image, parsed)
+            try:
+                page = loaded.own_text or self.pipeline.read(loaded.image, parsed)
+            except (EngineError, MemoryError) as error:
+                if on_page_error is None:
+                    raise
+                on_page_error(loaded.name, loaded.page_index, error)
+                continue
             yield PageResult(
                 loaded.name,
                 loaded.page_index,

@@ -11,7 +11,7 @@ from typing import Any
 
 from serving.api import load_pipeline
 from serving.errors import ConfigError, UnsupportedMedia
-from serving.imaging.formats import SNIFF_BYTES, sniff
+from serving.imaging.formats import MAX_PIXELS, SNIFF_BYTES, sniff
 from serving.scores import Overlap, character_overlap, token_overlap
 
 _LOG = logging.getLogger(__name__)
@@ -112,15 +112,16 @@ def evaluate(
     pages: Sequence[LabelledPage],
     models: Path,
     *,
+    max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Score]:
     """Scores by group, and of all pages under TOTAL. A document counts as one page.
 
-    on_progress: gets a message for each page.
+    max_pixels: of a page. on_progress: gets a message for each page.
     Raises what load_pipeline raises, and InputError for a page that cannot be read.
     """
     scores: dict[str, Score] = {}
-    with load_pipeline(yaml, models=models) as pipeline:
+    with load_pipeline(yaml, models=models, max_pixels=max_pixels) as pipeline:
         for index, page in enumerate(pages, 1):
             on_progress(f"{yaml}: {index} of {len(pages)}: {page.group}/{page.path.name}")
             texts = [line.text for result in pipeline.predict(page.path) for line in result.lines]

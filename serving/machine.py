@@ -44,6 +44,14 @@ def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -
     return available if left is None else min(available, left)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal, as SIGSTOP does. One under a debugger is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
+    except (OSError, IndexError):  # it has ended, or no file can be opened
+        return False
+
+
 def peak_memory() -> int:
     """Bytes that this process had in memory at most. (getrusage begins with the parent's.)"""
     return _kilobytes(Path("/proc/self/status"), "VmHWM")

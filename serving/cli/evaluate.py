@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from serving.cli.options import models_option
+from serving.cli.options import max_pixels_option, models_option
 
 
 @click.command()
@@ -24,8 +24,11 @@ from serving.cli.options import models_option
     metavar="OTHER.yaml",
     help="A second pipeline to compare with.",
 )
+@max_pixels_option
 @models_option
-def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> None:
+def command(
+    pipeline: Path, data: Path, against: Path | None, max_pixels: int, models: Path
+) -> None:
     """Token and character F1 of a pipeline, by folder and in total.
 
     truth.json is [{"image": FILE, "lines": [{"text": TEXT}]}]. F1 is micro-averaged over bags of
@@ -39,7 +42,10 @@ def command(pipeline: Path, data: Path, against: Path | None, models: Path) -> N
     pages = labelled_pages(data)
     yamls = [pipeline] if against is None else [pipeline, against]
     with Console(stderr=True).status("reading") as status:
-        results = [evaluate(yaml, pages, models, on_progress=status.update) for yaml in yamls]
+        results = [
+            evaluate(yaml, pages, models, max_pixels=max_pixels, on_progress=status.update)
+            for yaml in yamls
+        ]
     table = Table(
         "set", "pages", "pipeline", "token F1", "char F1", "char precision", "char recall"
     )

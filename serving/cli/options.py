@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from serving.imaging.formats import MAX_PIXELS
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_PIPELINES = (Path("configs/PP-OCRv4_mobile.yaml"),)
@@ -30,17 +32,29 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # generic only since c
             self.fail(str(error), param, ctx)
 
 
-def models_option(command: Command) -> Command:
-    """`--models DIR`."""
-    return click.option(
-        "--models",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path("models"),
-        show_default=True,
-        envvar="OCR_HPI_MODELS",
-        show_envvar=True,
-        help="Folder of models and engines.",
-    )(command)
+def setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
+    """An option that is also the environment variable OCR_HPI_<FLAG>."""
+    envvar = "OCR_HPI_" + flag.removeprefix("--").replace("-", "_").upper()
+    return click.option(flag, *names, envvar=envvar, show_envvar=True, show_default=True, **options)
+
+
+COUNT = click.IntRange(min=1)
+
+models_option = setting(
+    "--models",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("models"),
+    help="Folder of models and engines.",
+)
+
+max_pixels_option = setting(
+    "--max-pixels", default=MAX_PIXELS, type=COUNT, help="Of a page; more is refused."
+)
+
+
+def max_pages_option(default: int, of: str) -> Callable[[Command], Command]:
+    """`--max-pages N`. of: what has so many pages."""
+    return setting("--max-pages", default=default, type=COUNT, help=f"{of}; more is refused.")
 
 
 def named_models(pipelines: Sequence[Path]) -> list[tuple[str, Path | None]]:

@@ -1,18 +1,20 @@
 """`ocr-hpi predict`: read files without a server.
 
-Each input is read on its own: what is broken is reported, and the rest is read. With --output and
+Each page is read on its own: what is broken is reported, and the rest is read. With --output and
 --save-img the folders of the inputs are mirrored, and a file appears under its name only once it
-is whole; --resume relies on that.
+is whole. Beside a document of which only some pages could be read stands NAME.errors.txt, which
+names the others. --resume relies on that.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
@@ -22,8 +24,14 @@ from typing import IO, TYPE_CHECKING, Any, cast, get_args
 import click
 from pydantic import ValidationError
 
-from serving.cli.options import DEFAULT_PIPELINES, Command, models_option
-from serving.config.options import PDF_DPI, Options, PdfText
+from serving.cli.options import (
+    DEFAULT_PIPELINES,
+    Command,
+    max_pages_option,
+    max_pixels_option,
+    models_option,
+)
+from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
@@ -114,6 +122,8 @@ def _overrides(command: Command) -> Command:
     show_default=True,
     help="auto: take a PDF page's own text where it is all there, and read the other pages.",
 )
+@max_pixels_option
+@max_pages_option(MAX_PAGES, "Of a document")
 @_overrides
 @models_option
 def command(
@@ -127,13 +137,16 @@ def command(
     pdf_dpi: int,
     pages: str,
     pdf_text: PdfText,
+    max_pixels: int,
+    max_pages: int,
     models: Path,
     **overrides: Any,
 ) -> None:
     """Read images, PDFs, folders or URLs, or standard input (-), and print their text.
 
     With several inputs each begins with a line `==> PATH <==`; a form feed parts the pages of one.
-    What cannot be read is reported on stderr; the rest is read, and the exit code is 1.
+    What cannot be read, a file or a page, is reported on stderr; the rest is read, and the exit
+    code is 1. Its pages are numbered as if it had been read.
     """
     options = _checked(overrides)
     try:
@@ -159,7 +172,11 @@ def command(
     done = _Done()
     try:
         with ExitStack() as stack:
-            ocr = stack.enter_context(load_pipeline(pipeline, models=models, warm=False))
+            ocr = stack.enter_context(
+                load_pipeline(
+                    pipeline, models=models, warm=False, max_pixels=max_pixels, max_pages=max_pages
+                )
+            )
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
             work = _Work(
                 form, document, ocr.decoder, output, save_img, ranges.first, headed=not alone
@@ -175,15 +192,18 @@ def command(
                     continue
                 try:
                     source = _stdin() if item.source == "-" else item.source
+                    broken = _Broken(item.name, done.failed(shown.say))
                     results = ocr.predict(
                         source,
                         pdf_dpi=pdf_dpi,
                         pages=pages,
                         pdf_text=pdf_text,
+                        on_page_error=broken.add,
                         **options.model_dump(exclude_none=True),
                     )
-                    done.pages += work.read(item, results)
-                    done.files += 1
+                    count = work.read(item, results, broken.pages)
+                    done.pages += count
+                    done.files += count > 0
                 except (InputError, TimedOut, EngineError, MemoryError) as error:
                     done.failed(shown.say)(item.name, error)
     except KeyboardInterrupt:
@@ -229,7 +249,7 @@ class _Done:
 
         def report(name: str, error: BaseException) -> None:
             self.errors += 1
-            message = _printable(str(error) or type(error).__name__)
+            message = _reason(error)
             say(f"Error: {message}" if name in message else f"Error: {name}: {message}")
 
         return report
@@ -242,6 +262,27 @@ class _Done:
         if self.errors:
             parts.append(f"{self.errors} failed")
         return ", ".join(parts)
+
+
+def _reason(error: BaseException) -> str:
+    return _printable(str(error) or type(error).__name__)
+
+
+@dataclass(slots=True)
+class _Broken:
+    """The pages of an input that could not be read."""
+
+    name: str
+    report: Callable[[str, BaseException], None]
+    pages: dict[int, str] = field(default_factory=dict)
+    """Number, from 1, and why."""
+
+    def add(self, _: str, page_index: int | None, error: Exception) -> None:
+        """Called as soon as a page has failed."""
+        number = (page_index or 0) + 1
+        self.pages[number] = reason = _reason(error)
+        tells = page_index is None or f", page {number}" in reason
+        self.report(self.name if tells else f"{self.name}, page {number}", error)
 
 
 def _counted(count: int, noun: str) -> str:
@@ -362,7 +403,8 @@ class _Work:
         """Whether all that is to be written for this input is there, whole and not older."""
         with suppress(OSError):
             newest = item.source.stat().st_mtime_ns if isinstance(item.source, Path) else 0
-            return all(_is_whole(path, newest) for path in self._marks(item))
+            marks = all(_is_whole(path, newest) for path in self._marks(item))
+            return marks and not any(path.exists() for path in self._errors(item))
         return False
 
     def _marks(self, item: _Input) -> Iterator[Path]:
@@ -370,55 +412,98 @@ class _Work:
         if self.output is not None:
             yield self._output(self.output, item)
         if self.save_img is not None:
-            yield self.save_img / f"{item.target}.page-{self.first_page}.png"
+            yield self._image(item, self.first_page)
 
     def _output(self, folder: Path, item: _Input) -> Path:
         suffix = self.document.suffix if self.document else _SUFFIXES[self.form]
         return folder / f"{item.target}{suffix}"
 
-    def read(self, item: _Input, results: Iterator[PageResult]) -> int:
-        """Take the pages of an input, and count them. Nothing half done is left."""
-        number = 0
+    def _image(self, item: _Input, number: int) -> Path:
+        assert self.save_img is not None
+        return self.save_img / f"{item.target}.page-{number}.png"
+
+    def _errors(self, item: _Input) -> set[Path]:
+        """The files that name pages which could not be read."""
+        folders = (self.output, self.save_img)
+        return {folder / f"{item.target}.errors.txt" for folder in folders if folder is not None}
+
+    def read(self, item: _Input, results: Iterator[PageResult], broken: Mapping[int, str]) -> int:
+        """Take the pages of an input, and count them. Nothing half done is left.
+
+        broken: grows, as `results` goes on, by the pages that cannot be read. Text has an empty
+        page in their place. Where there is no other page, nothing is written.
+        """
+        last = 0
         data: Data = b""
         pages: list[ReadPage] = []
         with _staged() as files, ExitStack() as stack:
             out = cast(TextIOWrapper, sys.stdout)
-            if self.save_img is not None:
-                images = self.save_img / item.target
             if self.output is not None:
                 path = files.add(self._output(self.output, item))
                 out = stack.enter_context(path.open("w", encoding="utf-8"))
-            for number, result in enumerate(results, 1):
-                page = replace(result, name=item.name)
-                if self.form == "text" and number > 1:
-                    print("\f", end="", file=out)
-                elif self.form == "text" and self.headed and self.output is None:
-                    print(f"==> {item.name} <==", file=out)
-                if self.document is None:
-                    _write(page, self.form, out)
-                else:
-                    if number == 1 and self.document.check is not None:
-                        self.document.check(page.data, self.decoder)
-                    data = page.data
-                    pages.append(ReadPage(0, page.page_index or 0, number, page.page, page.dpi))
+            text = _Text(out)
+            for result in results:
+                page, number = replace(result, name=item.name), (result.page_index or 0) + 1
+                if self.form == "text":
+                    if not pages and self.headed and self.output is None:
+                        print(f"==> {item.name} <==", file=out)
+                    text.write_empty(number for number in broken if number > last)
+                    text.write(line.text for line in page.lines)
+                elif self.document is None:
+                    content = page.json if self.form == "paddlex" else _page(page)
+                    print(json.dumps(content, ensure_ascii=False), file=out)
+                elif not pages and self.document.check is not None:
+                    self.document.check(page.data, self.decoder)
+                data = page.data if self.document is not None else b""
+                pages.append(ReadPage(0, number - 1, len(pages) + 1, page.page, page.dpi))
                 if self.save_img is not None:
-                    picture = images.with_name(
-                        f"{images.name}.page-{(page.page_index or 0) + 1}.png"
-                    )
-                    page.save_to_img(files.add(picture))
+                    page.save_to_img(files.add(self._image(item, number)))
+                last = number
+            if not pages:
+                files.discard()
+                return 0
+            if self.form == "text":
+                text.write_empty(number for number in broken if number > last)
             if self.document is not None:
                 out.buffer.write(self.document.write(pages, [data], self.decoder))
-        return number
+            for path in self._errors(item) if broken else ():
+                said = (f"page {number}: {reason}\n" for number, reason in broken.items())
+                files.add(path).write_text("".join(said), encoding="utf-8")
+        self._remove_old(item, broken, max(last, *broken) if broken else last)
+        return len(pages)
+
+    def _remove_old(self, item: _Input, broken: Collection[int], last: int) -> None:
+        """Remove what an earlier run wrote for this input, and this one did not."""
+        for path in () if broken else self._errors(item):
+            path.unlink(missing_ok=True)
+        if self.save_img is not None:
+            for number in broken:
+                self._image(item, number).unlink(missing_ok=True)
+            for number in itertools.count(last + 1):
+                try:
+                    self._image(item, number).unlink()
+                except FileNotFoundError:
+                    break
 
 
-def _write(result: PageResult, form: str, out: IO[str]) -> None:
-    if form == "text":
-        lines = [line.text for line in result.lines]
+class _Text:
+    """Writes pages of text, parted by form feeds."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+        self._written = 0
+
+    def write(self, lines: Iterable[str]) -> None:
+        text = "\n".join(lines)
         # A file ends with a line feed, also where a page has no text.
-        print("\n".join(lines), end="\n" if lines or out is not sys.stdout else "", file=out)
-    else:
-        content = result.json if form == "paddlex" else _page(result)
-        print(json.dumps(content, ensure_ascii=False), file=out)
+        end = "\n" if text or self._out is not sys.stdout else ""
+        print("\f" * (self._written > 0) + text, end=end, file=self._out)
+        self._written += 1
+
+    def write_empty(self, pages: Iterable[int]) -> None:
+        """An empty page for each of these."""
+        for _ in pages:
+            self.write(())
 
 
 def _page(result: PageResult) -> dict[str, Any]:
@@ -464,6 +549,12 @@ class _Staged:
         self.paths.append((partial, path))
         return partial
 
+    def discard(self) -> None:
+        """Remove them all."""
+        for partial, _ in self.paths:
+            partial.unlink(missing_ok=True)
+        self.paths.clear()
+
 
 @contextmanager
 def _staged() -> Iterator[_Staged]:
@@ -474,8 +565,7 @@ def _staged() -> Iterator[_Staged]:
         for partial, path in reversed(files.paths):
             partial.replace(path)
     except BaseException:
-        for partial, _ in files.paths:
-            partial.unlink(missing_ok=True)
+        files.discard()
         raise
 
 

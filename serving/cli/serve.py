@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from serving.cli.options import Device
+from serving.cli.options import (
+    COUNT,
+    Device,
+    max_pages_option,
+    max_pixels_option,
+    models_option,
+    setting,
+)
 
 if TYPE_CHECKING:
     from serving.download import HostPattern
     from serving.http.settings import Settings
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DEFAULT = "accurate=configs/PP-OCRv4_mobile.yaml"
@@ -55,19 +59,10 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-def _setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
-    """An option that is also the environment variable OCR_HPI_<FLAG>."""
-    envvar = "OCR_HPI_" + flag.removeprefix("--").replace("-", "_").upper()
-    return click.option(flag, *names, envvar=envvar, show_envvar=True, show_default=True, **options)
-
-
-_COUNT = click.IntRange(min=1)
-
-
 @click.command()
-@_setting("--host", default="127.0.0.1", help="Address to listen on.")
-@_setting("--port", default=8868, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@_setting(
+@setting("--host", default="127.0.0.1", help="Address to listen on.")
+@setting("--port", default=8868, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@setting(
     "--pipeline",
     "pipelines",
     multiple=True,
@@ -75,46 +70,46 @@ _COUNT = click.IntRange(min=1)
     default=(_DEFAULT,),
     help="A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.",
 )
-@_setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
-@_setting(
+@setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
+@setting(
     "--allow-cpu-fallback",
     is_flag=True,
     help="Read on the CPU, by its plan, where the plan's GPU cannot be used. Otherwise stop.",
 )
-@_setting(
+@setting(
     "--workers",
-    type=_COUNT,
+    type=COUNT,
     help="Processes that share the cores, each with engines of its own. "
     "[default: as many as `build` measured best; 1 with --threads]",
 )
-@_setting(
+@setting(
     "--threads",
-    type=_COUNT,
+    type=COUNT,
     help="Pages read side by side in one worker, on as many cores. "
     "[default: usable cores / workers]",
 )
-@_setting("--max-body-mb", default=20.0, type=click.FloatRange(min=0.01), help="Of a request, MiB.")
-@_setting("--max-pixels", default=100_000_000, type=_COUNT, help="Of a page.")
-@_setting("--max-pages", default=200, type=_COUNT, help="Of a request.")
-@_setting(
+@setting("--max-body-mb", default=20.0, type=click.FloatRange(min=0.01), help="Of a request, MiB.")
+@max_pixels_option
+@max_pages_option(200, "Of a request")
+@setting(
     "--queue",
     default=32,
     type=click.IntRange(min=0),
     help="Requests that may wait, for the whole server; more are told to come back later.",
 )
-@_setting(
+@setting(
     "--timeout",
     default=60.0,
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds a request may wait, beside 10 a page.",
 )
-@_setting(
+@setting(
     "--api-keys-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Ask for a key: a line a key, NAME:SHA256, as `ocr-hpi key NAME` makes it. Sent as "
     "Authorization: Bearer KEY or X-API-Key: KEY. Health, /, /docs and /openapi.json need none.",
 )
-@_setting(
+@setting(
     "--allow-url-hosts",
     default=(),
     type=UrlHosts(),
@@ -122,7 +117,7 @@ _COUNT = click.IntRange(min=1)
     "base64; for example: example.org,*.example.com,example.net:8443. Private and loopback "
     "addresses are refused, redirects are checked again.  [default: no URL is fetched]",
 )
-@_setting(
+@setting(
     "--allow-origin",
     "allow_origins",
     multiple=True,
@@ -130,13 +125,8 @@ _COUNT = click.IntRange(min=1)
     help="A web origin whose pages may use this server from a browser (CORS), for example "
     "https://app.example.org, or *. May be given more than once.  [default: none]",
 )
-@_setting(
-    "--models",
-    default=Path("models"),
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where models and engines are kept.",
-)
-@_setting(
+@models_option
+@setting(
     "--pidfile",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the master's process id there while the server runs, for kill -HUP and kill -TERM.",

@@ -51,6 +51,9 @@ PdfText = Literal["ignore", "auto"]
 PDF_DPI = 144
 """Dots per inch at which a PDF is rendered."""
 
+MAX_PAGES = 100_000
+"""Of a document of the user's own."""
+
 
 def first_set(*values: T | None) -> T:
     """The first value that is not None: the request's, the pipeline's, then the model's."""

@@ -166,7 +166,7 @@ class TextRecognition(Module):
 
     score_thresh: Ratio = 0.0
     return_word_box: bool = False
-    restore_spaces: Annotated[bool | float, BeforeValidator(_probability)] = True
+    restore_spaces: Annotated[bool | float, BeforeValidator(_probability)] = False
     ascii_punctuation: bool = False
     input_shape: Shape | None = None
 

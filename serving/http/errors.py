@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any, NotRequired
 
@@ -87,6 +88,9 @@ def error_body(code: str, message: str, request_id: str, **more: Any) -> dict[st
 
 def error_answer(error: Exception, request_id: str) -> tuple[int, dict[str, Any]]:
     """Status and body for an error of the app. One that is a bug is logged."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        _LOG.error("a request failed: %s", error)
+        error = NotReady("the server may open no more files: try again later")
     row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), None)
     if row is None:
         _LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": request_id}})

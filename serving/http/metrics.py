@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -41,8 +42,11 @@ _SHM = Path("/dev/shm")  # noqa: S108  (counting must not wait for a disk)  # no
 _PREFIX = "ocr-hpi-metrics-"
 _STARTING = 60.0
 """Seconds in which a new folder gets its lock."""
-_FILE_BYTES = 256 * 1024
-"""Of each of a worker's files: enough for ten pipelines, then they grow."""
+_FILE_BYTES = {"counter": 8 * 1024, "gauge_livesum": 0, "histogram": 48 * 1024}
+"""What each of a worker's files holds of one pipeline, at most: 5 and 36 KiB with a name of 64
+characters, and every stage, section and status."""
+_SPARE_BYTES = 64 * 1024
+"""Of each file, for the rest: prometheus_client's first size."""
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -92,16 +96,16 @@ def _is_abandoned(folder: Path) -> bool:
     return True
 
 
-def count_as(number: int) -> None:
+def count_as(number: int, pipelines: int) -> None:
     """In a worker, before its first metric: count in the files of this number.
 
-    Where the disk has no room for them, the worker counts for itself alone: writing to a mapped
-    file without room ends a process with SIGBUS.
+    They get the room that so many pipelines may ever need. Where the disk has none, the worker
+    counts for itself alone: writing to a mapped file without room ends a process with SIGBUS.
     """
     try:
-        for kind in ("counter", "gauge_livesum", "histogram"):
+        for kind, each in _FILE_BYTES.items():
             with Path(os.environ[_FOLDER], f"{kind}_{number}.db").open("ab") as file:
-                size = max(_FILE_BYTES, os.fstat(file.fileno()).st_size)
+                size = max(_SPARE_BYTES + pipelines * each, os.fstat(file.fileno()).st_size)
                 os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         _LOG.error("metrics of this worker are not added to the others': %s", error)
@@ -165,14 +169,21 @@ class Metrics:
             "Resident memory of a worker process, after its last request.",
             ("worker",),
         ).labels(os.getpid())
-        self._memory.set(_resident_bytes())
+        # Kept open: a worker that may open no more files still answers, and counts.
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._statm)
+        self._measure_memory()
 
     def request_answered(self, pipeline: str, status: int, seconds: float) -> None:
         """Count an answer. pipeline: its name, or nothing for other routes."""
         self._requests.labels(pipeline, status).inc()
         if pipeline:
             self._seconds.labels(pipeline).observe(seconds)
-        self._memory.set(_resident_bytes())
+        self._measure_memory()
+
+    def _measure_memory(self) -> None:
+        pages = os.pread(self._statm, 100, 0).split()[1]
+        self._memory.set(int(pages) * _PAGE_SIZE)
 
     def request_queued(self, pipeline: str) -> QueuedRequest:
         """Count a request as waiting for its first page."""
@@ -287,7 +298,3 @@ def _open_gpus() -> list[object]:
         return []
     except pynvml.NVMLError:
         return []
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_SIZE

@@ -18,6 +18,9 @@ from serving.http.errors import ErrorAnswer, code_of
 from serving.http.keys import is_open
 
 _SHOWN = 40
+"""Characters of a value in an error."""
+_MAX_FINDINGS = 3
+"""Of a query, in an error: it has room for 2000 parameters, and a finding may list all names."""
 Query = TypeVar("Query", bound=BaseModel)
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -162,7 +165,11 @@ def parse_query(args: MultiDict[str, str], model: type[Query]) -> Query:
     try:
         return model.model_validate(args.to_dict())
     except ValidationError as error:
-        raise BadRequest("; ".join(_finding(item, model) for item in error.errors())) from None
+        found = error.errors()
+        said = [_finding(item, model) for item in found[:_MAX_FINDINGS]]
+        if len(found) > _MAX_FINDINGS:
+            said.append(f"and {len(found) - _MAX_FINDINGS} more errors")
+        raise BadRequest("; ".join(said)) from None
 
 
 def _finding(item: Any, model: type[BaseModel]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.download import HostPattern
+from serving.imaging.formats import MAX_PIXELS
 
 _MIB = 1024 * 1024
 
@@ -35,7 +36,7 @@ class Settings:
     queue: int = 32
     """Requests that may wait, for the whole server."""
     max_body: int = 20 * _MIB
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
     max_pages: int = 200
     timeout: float = 60.0
     """Waiting allowed to a request, plus `page_time` for each page."""

@@ -56,7 +56,8 @@ class Pages(Iterator[Image]):
     """The pages of one image or document, decoded one at a time by `next`.
 
     Each is (H, W, 3), BGR, uint8, C-contiguous, upright. `next` raises Undecodable, TimedOut,
-    NotReady. Between pages only the file's bytes are held.
+    NotReady; after that, `next` goes on with the next page. Between pages only the file's bytes
+    are held.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Pages(Iterator[Image]):
     ) -> None:
         self.kind = kind
         self.pages = tuple(pages)
-        """Those selected, in order."""
+        """Those selected, in order; a size is 0 where it cannot be read."""
         self._own_lines = own_lines
         self._decode_page = decode_page
         self._next = iter(self.pages)
@@ -146,11 +147,12 @@ class Decoder:
             remedy = f"ask for a pdf_dpi below {document.dpi}"
         for page in pages:
             what = display_name(document.kind, page.index)
-            if min(page.size) < 1:
-                raise Undecodable(f"broken {what}: {page.size[0]} x {page.size[1]} pixels")
             self._limits.check_pixels(*page.size, what=what, remedy=remedy)
 
         def decode_page(page: PageInfo) -> Image:
+            if min(page.size) < 1:
+                what = display_name(document.kind, page.index)
+                raise Undecodable(f"broken {what}: it has no size that can be read")
             return self._sandbox.decode(document, page.index, page.size, last=page is pages[-1])
 
         def own_lines(page: PageInfo) -> tuple[Line, ...] | None:

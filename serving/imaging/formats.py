@@ -23,6 +23,9 @@ _NAMES: dict[Kind, str] = {
     "pdf": "PDF",
 }
 
+MAX_PIXELS = 100_000_000
+"""Of a page, by default."""
+
 SNIFF_BYTES = 1024
 """How much of a file `sniff` looks at: PDF readers accept that much before `%PDF-`."""
 
@@ -126,7 +129,7 @@ ALL_PAGES = PageRanges()
 class Limits:
     """Checked against headers, before anything is decoded."""
 
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
     """Per page."""
     max_pages: int = 200
     """Per document."""

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from serving.config.options import PDF_DPI
-from serving.errors import BadRequest, InputError, UnsupportedMedia
+from serving.config.options import MAX_PAGES, PDF_DPI
+from serving.errors import BadRequest, InputError, TimedOut, UnsupportedMedia
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, SNIFF_BYTES, Data, Limits, PageRanges, sniff
 from serving.imaging.pillow import flatten
 from serving.types import Dpi, Image, Page
+
+OnPageError = Callable[[str, int | None, Exception], None]
+"""Notified of a page that cannot be read: its source and page, as `Loaded` has them, and why."""
 
 Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
 Decode = Callable[[Data], Pages]
@@ -28,8 +31,6 @@ _URL_SECONDS = 60.0
 _SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pdf",
 }  # fmt: skip
-MAX_PAGES = 100_000
-"""Of a document of the user's own."""
 
 
 class Loaded(NamedTuple):
@@ -54,6 +55,7 @@ def load(
     pdf_dpi: int = PDF_DPI,
     ranges: PageRanges = ALL_PAGES,
     pdf_text: bool = False,
+    on_page_error: OnPageError | None = None,
 ) -> Iterator[Loaded]:
     """Yield the pages of a path, http(s) URL, folder, bytes, array, or a list of these.
 
@@ -63,7 +65,8 @@ def load(
     `decoder` one is made, with the default limits except that of pages: these are the caller's own
     files.
 
-    Raises InputError, naming the source; for a list, `index` is the index in it. TimedOut.
+    Raises InputError, naming the source; for a list, `index` is the index in it. TimedOut. With
+    `on_page_error`, pages that cannot be decoded are given to it and left out.
     """
     with ExitStack() as stack:
         if decoder is None:
@@ -72,26 +75,28 @@ def load(
         for index, entry in enumerate(entries):
             try:
                 decode = partial(decoder.pages, pdf_dpi=pdf_dpi, ranges=ranges)
-                yield from _load(entry, index, decode, pdf_text)
+                yield from _load(entry, index, decode, pdf_text, on_page_error)
             except InputError as error:
                 if entries is source and error.index is None:
                     error.index = index
                 raise
 
 
-def _load(source: Source, index: int, decode: Decode, pdf_text: bool) -> Iterator[Loaded]:
+def _load(
+    source: Source, index: int, decode: Decode, pdf_text: bool, on_error: OnPageError | None
+) -> Iterator[Loaded]:
     if isinstance(source, np.ndarray):
         yield Loaded(f"image_{index}", None, _from_array(source))
     elif isinstance(source, bytes | bytearray | memoryview):
-        yield from _decode(f"image_{index}", source, decode, pdf_text)
+        yield from _decode(f"image_{index}", source, decode, pdf_text, on_error)
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         from serving.download import read_url
 
         data = read_url(source, max_bytes=_MAX_URL_BYTES, seconds=_URL_SECONDS)
-        yield from _decode(source, data, decode, pdf_text)
+        yield from _decode(source, data, decode, pdf_text, on_error)
     elif isinstance(source, str | Path):
         for path in _files(Path(source)):
-            yield from _decode(str(path), _read(path), decode, pdf_text)
+            yield from _decode(str(path), _read(path), decode, pdf_text, on_error)
     else:
         raise BadRequest(
             f"cannot read an image from a {type(source).__name__}: give a path, URL, folder, "
@@ -99,13 +104,23 @@ def _load(source: Source, index: int, decode: Decode, pdf_text: bool) -> Iterato
         )
 
 
-def _decode(name: str, data: Data, decode: Decode, pdf_text: bool) -> Iterator[Loaded]:
+def _decode(
+    name: str, data: Data, decode: Decode, pdf_text: bool, on_error: OnPageError | None
+) -> Iterator[Loaded]:
     try:
         pages = decode(data)
-        paged = pages.kind in ("pdf", "tiff")
-        for info, image in zip(pages.pages, pages, strict=True):
-            own = pages.own_text(info) if pdf_text else None
-            yield Loaded(name, info.index if paged else None, image, info.dpi, own, data)
+        for info in pages.pages:
+            index = info.index if pages.kind in ("pdf", "tiff") else None
+            try:
+                own = pages.own_text(info) if pdf_text else None
+                image = pages.decode(info)
+            except (InputError, TimedOut) as error:
+                if on_error is None:
+                    raise
+                on_error(name, index, error)
+            else:
+                yield Loaded(name, index, image, info.dpi, own, data)
+                del image  # not held beside the next one
     except InputError as error:
         raise type(error)(f"{name}: {error}", index=error.index) from error
 

@@ -20,7 +20,7 @@ MODEL_FILES = (
     "inference.pdiparams",
     "inference.onnx",
 )
-"""Every file that belongs to a model. Other files beside them are ignored."""
+"""Every file that belongs to a model, beside weights outside the graph (ONNX external data)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,23 @@ def digest(folder: Path) -> str:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """sha256 (hex) of each of the model's files in `folder`, by name."""
-    return {name: sha256(folder / name) for name in MODEL_FILES if _has_bytes(folder / name)}
+    names = [name for name in MODEL_FILES if _has_bytes(folder / name)]
+    return {name: sha256(folder / name) for name in (*names, *_external_data(folder))}
+
+
+def _external_data(folder: Path) -> list[str]:
+    """Files in or below the folder that may hold weights of its ONNX graph, which names them.
+
+    Every file whose name is somewhere in the graph's bytes: the graph is not parsed, because a
+    server does not need the package onnx. One too many does no harm.
+    """
+    graph = folder / "inference.onnx"
+    found = [path for path in folder.rglob("*") if path.name not in MODEL_FILES and path.is_file()]
+    if not found or not _has_bytes(graph):
+        return []
+    data = graph.read_bytes()
+    names = [path.relative_to(folder).as_posix() for path in found if path.name.encode() in data]
+    return sorted(names)
 
 
 def sha256(path: Path) -> str:
@@ -117,9 +133,10 @@ def write_sidecar(path: Path, name: str | None = None) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the file is there, with the hash in its sidecar."""
+    """Whether the file is there, with a hash that is in its sidecar."""
     try:
-        return sidecar(path).read_text(encoding="utf-8").split()[:1] == [sha256(path)]
+        hashes = sidecar(path).read_text(encoding="utf-8").split()[::2]
+        return sha256(path) in hashes
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return False
 
@@ -200,6 +217,17 @@ def publish(staged: Path, target: Path) -> None:
     _fsync(staged)
     staged.rename(target)
     _fsync(target.parent)
+
+
+def write_with_sidecar(path: Path, text: str) -> None:
+    """Replace a small text file and its sidecar. Killed at any moment, it leaves a file whose hash
+    is in its sidecar: for that moment there are two in it.
+    """
+    line = f"{hashlib.sha256(text.encode()).hexdigest()}  {path.name}\n"
+    before = f"{sha256(path)}  {path.name}\n" if is_intact(path) else ""
+    write_atomically(sidecar(path), before + line)
+    write_atomically(path, text)
+    write_atomically(sidecar(path), line)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -19,7 +19,14 @@ from serving.devices import check_alike, kind, parse_devices
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import share
-from serving.models.files import digest, disk_errors, locked, model_files, write_atomically
+from serving.models.files import (
+    digest,
+    disk_errors,
+    is_intact,
+    locked,
+    model_files,
+    write_with_sidecar,
+)
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Progress
 from serving.optimize.fuse import VARIANT
@@ -194,7 +201,7 @@ class Builder:
         graphs = Graphs(self.models)
         steps = sum(not graphs.has(part) for part in inputs.parts.values())
         for section, specs in inputs.specs.items():
-            if self.again or not self._trials_path(inputs, section, calibration).is_file():
+            if self.again or not is_intact(self._trials_path(inputs, section, calibration)):
                 steps += 1 + len(heats(inputs.parts[section], specs))
         counts = worker_counts(inputs.cores, inputs.device)
         return steps + 4 + (len(counts) if len(counts) > 1 else 0)
@@ -273,7 +280,7 @@ class Builder:
     ) -> list[Trial]:
         """The model's trials, kept on disk: where one model changes, only that is measured."""
         path = self._trials_path(inputs, section, calibration.hash)
-        if not self.again:
+        if not self.again and is_intact(path):
             with suppress(OSError, ValidationError):
                 return _TRIALS.validate_json(path.read_bytes())
         trials = run_trials(
@@ -286,7 +293,7 @@ class Builder:
             message=eta.begin,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(_TRIALS.dump_python(trials), indent=1) + "\n")
+        write_with_sidecar(path, json.dumps(_TRIALS.dump_python(trials), indent=1) + "\n")
         return trials
 
     def _trials_path(self, inputs: PlanInputs, section: str, calibration: str) -> Path:

@@ -35,7 +35,6 @@ from serving.models.files import (
     is_intact,
     paddle_graph,
     publish,
-    sidecar,
     write_atomically,
     write_sidecar,
 )
@@ -44,7 +43,7 @@ from serving.models.progress import Progress
 from serving.optimize.fuse import OPTIMIZED, VARIANT, check_input_size, fuse, optimize_detector
 from serving.optimize.parity import verify_parity
 from serving.plan.candidates import MAX_BATCH, gpu_identity, version
-from serving.plan.plan import BUILD, key
+from serving.plan.plan import BUILD, check_intact, key
 from serving.plan.shapes import profile
 
 GraphOf = Callable[[EngineSpec], Path]
@@ -148,10 +147,7 @@ def _check(path: Path, absent: str) -> None:
     """Raise PlanError where a cached file is missing, or not what was built."""
     if not path.is_file():
         raise PlanError(f"{absent}; run: {BUILD}")
-    if not is_intact(path):
-        raise PlanError(
-            f"{path}: is damaged: its sha256 is not the one in {sidecar(path).name}; run: {BUILD}"
-        )
+    check_intact(path, BUILD)
 
 
 @contextmanager

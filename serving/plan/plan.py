@@ -1,7 +1,8 @@
 """The engine plan of a pipeline: the file that `build` writes and `serve` obeys.
 
 models/engines/plans/<YAML's stem>-<hash of the parsed YAML and the cores>.json holds the device
-that was chosen and, by kind of device, the plan that was measured for it. A plan lists what its
+that was chosen and, by kind of device, the plan that was measured for it; its sidecar has its hash,
+and without that it is not obeyed. A plan lists what its
 engines require (`requirements`). Serving compares these with this machine; what else could have
 been chosen is looked at only by `build`.
 """
@@ -25,7 +26,7 @@ from serving.engines.base import EngineSpec
 from serving.engines.cuda import check_gpu
 from serving.errors import ConfigError, DeviceError, PlanError
 from serving.machine import cpu_flags, cpu_name, share, usable_cores
-from serving.models.files import digest, write_atomically
+from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.optimize.fuse import VARIANT
 from serving.plan.candidates import gpu_identity, version
@@ -261,7 +262,7 @@ def save_plan(models: Path, config: PipelineConfig, cores: int, device: str, pla
         path = _path(models, config, cores)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(deployment), indent=1, ensure_ascii=False)
-        write_atomically(path, text + "\n")
+        write_with_sidecar(path, text + "\n")
 
 
 def find_plan(
@@ -415,9 +416,19 @@ def _path(models: Path, config: PipelineConfig, cores: int) -> Path:
     return next(folder.glob(f"*-{name}.json"), folder / f"{Path(config.source).stem}-{name}.json")
 
 
+def check_intact(path: Path, command: str) -> None:
+    """Raise PlanError, with the command, for a file that is not what was built."""
+    if not is_intact(path):
+        raise PlanError(
+            f"{path}: is damaged: its sha256 is not the one in {sidecar(path).name}; run: {command}"
+        )
+
+
 def _read(path: Path, source: str = "") -> Deployment:
     """Raises PlanError, with the file and the command."""
+    command = f"{BUILD} {source}".strip()
     try:
+        check_intact(path, command)
         deployment = _DEPLOYMENT.validate_json(path.read_bytes())
         parse_devices(deployment.device)
         return deployment
@@ -426,7 +437,7 @@ def _read(path: Path, source: str = "") -> Deployment:
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
     except (OSError, ConfigError) as error:
         reason = str(error)
-    raise PlanError(f"{path}: cannot be read ({reason}); run: {f'{BUILD} {source}'.strip()}")
+    raise PlanError(f"{path}: cannot be read ({reason}); run: {command}")
 
 
 def _last(models: Path, config: PipelineConfig, cores: int) -> Deployment:

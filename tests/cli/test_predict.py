@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pty
@@ -11,19 +12,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from http_fake import FakeReader, picture
+from http_fake import FakeReader, document, picture
 from imaging_files import paper, pdf, stream
 from PIL import Image
 
+from serving import load_pipeline
 from serving.cli import main
 from serving.config.options import Options
+from serving.errors import TooLarge
 
 ROOT = Path(__file__).resolve().parents[2]
+YAML = ROOT / "configs" / "PP-OCRv4_mobile.yaml"
 
 
 @pytest.fixture
@@ -48,8 +53,7 @@ def folder(tmp_path: Path, reader: FakeReader, monkeypatch: pytest.MonkeyPatch) 
 
 
 def predict(*arguments: Any, **options: Any) -> Any:
-    yaml = ROOT / "configs" / "PP-OCRv4_mobile.yaml"
-    command = ["predict", "--pipeline", str(yaml), *map(str, arguments)]
+    command = ["predict", "--pipeline", str(YAML), *map(str, arguments)]
     return CliRunner().invoke(main, command, **options)
 
 
@@ -289,11 +293,111 @@ def test_resume_reads_what_is_not_there_whole_or_older(folder: Path, tmp_path: P
 
 
 def test_nothing_half_done_is_left(folder: Path, tmp_path: Path) -> None:
-    pages = [Image.new("RGB", (30, 20), colour) for colour in ((9, 9, 9), (0, 0, 1))]
-    pages[0].save(folder / "c.tif", save_all=True, append_images=pages[1:])  # the second fails
+    (folder / "c.tif").write_bytes(document(*[(0, 0, 1)] * 2))  # the engine fails on both
     done = predict(folder / "c.tif", "--output", "out", "--save-img", "out")
     assert done.exit_code == 1
+    assert "0 files read (0 pages), 2 failed" in done.stderr
     assert files(tmp_path / "out") == []
+
+
+def damaged_tiff(path: Path) -> str:
+    """Three pages, the second with damaged pixels. Returns where the error says it is."""
+    pages = [Image.effect_noise((60 + number, 20), 50) for number in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:], compression="tiff_adobe_deflate")
+    data = bytearray(path.read_bytes())
+    with Image.open(path) as image:
+        image.seek(1)
+        start = image.tag_v2[273][0]
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(data)
+    return "broken TIFF, page 2: "
+
+
+def tiff_without_a_second_directory(path: Path) -> str:
+    """A page, and where the next ought to be the end of the file."""
+    data = picture(60, kind="TIFF", pages=2)
+    with Image.open(io.BytesIO(data)) as image:
+        image.seek(1)
+        path.write_bytes(data[: image.tag_v2.offset + 1])
+    return "broken TIFF, page 2: "
+
+
+def damaged_pdf(path: Path) -> str:
+    """Three pages, of which the second is no page."""
+    data = paper("0 0 30 10", "0 0 31 10", "0 0 32 10", content=b"0 0 99 99 re f")
+    path.write_bytes(data.replace(b"5 0 obj\n<</Type/Page/", b"5 0 obj\n[</Type/Page/"))
+    return "broken PDF, page 2: "
+
+
+def page_that_the_engine_fails_on(path: Path) -> str:
+    path.write_bytes(document((9, 9, 9), (0, 0, 1), (9, 9, 9)))
+    return f"in/{path.name}, page 2: the engine broke"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_tiff,
+        tiff_without_a_second_directory,
+        damaged_pdf,
+        page_that_the_engine_fails_on,
+    ],
+)
+def test_the_good_pages_of_a_document_with_a_broken_one_are_kept(
+    folder: Path, tmp_path: Path, damage: Callable[[Path], str]
+) -> None:
+    (folder / "broken.png").unlink()
+    where = damage(folder / "c.tif")
+    command = ("in", "--output", "out", "--save-img", "out", "--resume")
+    done = predict(*command)
+    assert done.exit_code == 1
+    [error, summary] = done.stderr.splitlines()
+    assert error.startswith("Error: in/c.tif") and where in error
+    pages = 1 if damage is tiff_without_a_second_directory else 2
+    assert summary == f"3 files read ({pages + 2} pages), 1 failed; written to out"
+    out = tmp_path / "out"
+    last = ["c.tif.page-3.png"] * (pages == 2)
+    expected = ["a.png.page-1.png", "a.png.txt", "b.png.page-1.png", "b.png.txt"]
+    expected += ["c.tif.errors.txt", "c.tif.page-1.png", *last, "c.tif.txt"]
+    assert files(out) == expected
+    text = (out / "c.tif.txt").read_text().split("\f")  # the third page is the third
+    assert [part.startswith("fake") for part in text] == [True, False, True][: pages + 1]
+    [line] = (out / "c.tif.errors.txt").read_text().splitlines()
+    assert line.startswith("page 2: ")
+
+    again = predict(*command)  # it is not done
+    assert again.exit_code == 1
+    assert f"1 file read ({pages} page" in again.stderr and "2 already there" in again.stderr
+
+    (folder / "c.tif").write_bytes(picture(70, kind="TIFF", pages=2))
+    os.utime(folder / "c.tif", (1, 1))
+    assert predict(*command).exit_code == 0
+    assert files(out) == [*expected[:4], "c.tif.page-1.png", "c.tif.page-2.png", "c.tif.txt"]
+    assert (out / "c.tif.txt").read_text() == "fake 70x20 字\n\ffake 70x20 字\n"
+    assert "3 already there" in predict(*command).stderr
+
+
+def test_what_is_broken_now_does_not_keep_the_page_of_an_earlier_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    command = ("in/c.tif", "--output", "out", "--save-img", "out", "--format", "json")
+    (folder / "c.tif").write_bytes(document((9, 9, 9), (8, 8, 8), (7, 7, 7)))
+    assert predict(*command).exit_code == 0
+    (folder / "c.tif").write_bytes(document((0, 0, 1), (8, 8, 8)))
+    assert predict(*command).exit_code == 1
+    out = tmp_path / "out"
+    assert files(out) == ["c.tif.errors.txt", "c.tif.jsonl", "c.tif.page-2.png"]
+    assert [
+        json.loads(line)["page"] for line in (out / "c.tif.jsonl").read_text().splitlines()
+    ] == [1]
+
+
+def test_a_broken_page_on_stdout_is_an_empty_page(folder: Path) -> None:
+    (folder / "c.tif").write_bytes(document((9, 9, 9), (0, 0, 1), (9, 9, 9), (0, 0, 1)))
+    done = predict("in/a.png", "in/c.tif")
+    assert done.exit_code == 1
+    fake = "fake 40x20 字\n"
+    assert done.stdout == f"==> in/a.png <==\n{fake}==> in/c.tif <==\n{fake}\f\f{fake}\f"
 
 
 def test_a_full_disk_ends_the_run_with_what_is_done(
@@ -363,6 +467,20 @@ def test_pdf_dpi(folder: Path) -> None:
     assert widths == [200, 100]
 
 
+def test_the_bounds_on_a_page_and_a_document_may_be_set(folder: Path) -> None:
+    """Each error names the option that this command has."""
+    for name, allowed in (("a.png", ("--max-pixels", 800)), ("c.tif", ("--max-pages", 2))):
+        flag, bound = allowed
+        assert predict(folder / name, flag, bound).exit_code == 0
+        refused = predict(folder / name, flag, bound - 1)
+        assert refused.exit_code == 1
+        assert f"the limit is {bound - 1} ({flag})" in refused.stderr
+    with load_pipeline(YAML, max_pixels=799) as pipeline, pytest.raises(TooLarge):
+        next(pipeline.predict(folder / "a.png"))
+    with load_pipeline(YAML, max_pages=1) as pipeline, pytest.raises(TooLarge):
+        next(pipeline.predict(folder / "c.tif"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -400,7 +518,7 @@ main()
 def child(
     folder: Path, arguments: tuple[str, ...], before: str = "", **streams: Any
 ) -> subprocess.Popen[str]:
-    gate, yaml = folder.parent / "gate", ROOT / "configs" / "PP-OCRv4_mobile.yaml"
+    gate = folder.parent / "gate"
     support = str(ROOT / "tests" / "support")
     return subprocess.Popen(
         [
@@ -411,7 +529,7 @@ def child(
             gate,
             "predict",
             "--pipeline",
-            yaml,
+            YAML,
             *arguments,
         ],
         cwd=folder.parent,

@@ -28,7 +28,7 @@ def test_shipped_pipelines_parse(repo: Path) -> None:
     ]
     for path in shipped:
         config = load_config(path)
-        assert config.enable_hpi
+        assert config.enable_hpi and config.sub_modules.recognition.restore_spaces
         assert [name.split("_")[-1] for name, _ in config.models()] == [
             "orientation",
             "det",
@@ -82,7 +82,9 @@ def test_paddlex_own_default_yaml_parses() -> None:
         "PP-OCRv6_medium_rec",
     ]
     check_supported(config)
-    assert config.enable_hpi and config.sub_modules.recognition.restore_spaces  # absent: True here
+    assert config.enable_hpi  # absent: True here
+    recognition = config.sub_modules.recognition  # keys of our own, absent: as PaddleX
+    assert not recognition.restore_spaces and not recognition.ascii_punctuation
 
 
 @pytest.mark.parametrize(("value", "minimum"), [(True, 0.03), (False, None), (0.12, 0.12)])

@@ -7,8 +7,6 @@ from __future__ import annotations
 import io
 import random
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import requests
-from http_server import eventually
+from http_server import eventually, real_server
 from PIL import Image
 
 from benchmarks.corpus import Sample
@@ -53,43 +51,32 @@ def pictures(page: np.ndarray) -> list[bytes]:
 def test_each_answer_is_that_of_the_request_alone(
     repo: Path, built: Path, sample_page: Sample, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "serving.cli", "serve", "--port", "0", "--queue", "64"]
-    command += ["--models", str(built)]
-    command += ["--pipeline", f"accurate={repo / 'configs/PP-OCRv4_mobile.yaml'}"]
+    pipeline = f"accurate={repo / 'configs/PP-OCRv4_mobile.yaml'}"
+    options = ("--queue", "64", "--models", str(built), "--pipeline", pipeline)
     log = tmp_path / "log"
-    with log.open("w") as errors:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-    assert server.stdout is not None
-    with server, server.stdout:
-        try:
-            line = server.stdout.readline()
-            assert line.startswith("ready "), log.read_text()
-            base = line.split()[1]
-            files = pictures(sample_page.image)
-            cases = [(file, options) for file in files for options in OPTIONS]
+    with real_server(log, *options) as (server, base):
+        files = pictures(sample_page.image)
+        cases = [(file, options) for file in files for options in OPTIONS]
 
-            def ask(case: tuple[bytes, dict[str, Any]]) -> tuple[int, bytes]:
-                file, options = case
-                url = f"{base}/ocr/v1/accurate"
-                answer = requests.post(url, data=file, params=options, timeout=PATIENCE)
-                text = answer.content
-                if options.get("format") == "paddlex":  # each answer has its own logId
-                    text = repr(answer.json()["result"]).encode()
-                return answer.status_code, text
+        def ask(case: tuple[bytes, dict[str, Any]]) -> tuple[int, bytes]:
+            file, options = case
+            url = f"{base}/ocr/v1/accurate"
+            answer = requests.post(url, data=file, params=options, timeout=PATIENCE)
+            text = answer.content
+            if options.get("format") == "paddlex":  # each answer has its own logId
+                text = repr(answer.json()["result"]).encode()
+            return answer.status_code, text
 
-            def generation() -> int:
-                return int(requests.get(f"{base}/ocr/v1", timeout=PATIENCE).json()["generation"])
+        def generation() -> int:
+            return int(requests.get(f"{base}/ocr/v1", timeout=PATIENCE).json()["generation"])
 
-            alone = [ask(case) for case in cases]
-            assert {status for status, _ in alone} == {200}
-            assert len({text for _, text in alone}) > len(cases) / 2  # the options matter
-            order = random.Random(7).choices(range(len(cases)), k=REQUESTS)
-            with ThreadPoolExecutor(CALLERS) as callers:
-                answers = callers.map(lambda index: ask(cases[index]), order)
-                server.send_signal(signal.SIGHUP)
-                together = list(answers)
-            assert together == [alone[index] for index in order]
-            assert eventually(lambda: generation() == 2), log.read_text()
-        finally:
-            server.terminate()
-        assert server.wait(PATIENCE) == 0
+        alone = [ask(case) for case in cases]
+        assert {status for status, _ in alone} == {200}
+        assert len({text for _, text in alone}) > len(cases) / 2  # the options matter
+        order = random.Random(7).choices(range(len(cases)), k=REQUESTS)
+        with ThreadPoolExecutor(CALLERS) as callers:
+            answers = callers.map(lambda index: ask(cases[index]), order)
+            server.send_signal(signal.SIGHUP)
+            together = list(answers)
+        assert together == [alone[index] for index in order]
+        assert eventually(lambda: generation() == 2), log.read_text()

@@ -1,6 +1,7 @@
 """Damaged images and documents of every format, through a real server and its decoders.
 
-OCR_HPI_MUTATED_FILES sets how many, 10000 by default.
+OCR_HPI_MUTATED_FILES sets how many, 10000 by default. Real models read as many as
+OCR_HPI_MUTATED_PAGES says, by default none.
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
-from http_server import PATIENCE, URL, Server
+import requests
+from http_server import PATIENCE, URL, Server, real_server
 from imaging_files import encoded, picture
+from PIL import Image
 from requests import Session
 
+from benchmarks.corpus import Sample
+
+PAGES = int(os.environ.get("OCR_HPI_MUTATED_PAGES", "0"))
 FILES = int(os.environ.get("OCR_HPI_MUTATED_FILES", "10000"))
 CALLERS = 4
 EXTREMES = (0, 1, 0x7F, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 SIZE = (120, 90)
 
 
-def whole_files() -> dict[str, bytes]:
-    """One or two undamaged files of each format."""
-    colour, grey = picture("RGB", SIZE), picture("L", SIZE)
+def whole_files(colour: Image.Image | None = None) -> dict[str, bytes]:
+    """One or two undamaged files of each format, of that page or a gradient."""
+    colour = colour or picture("RGB", SIZE)
+    grey = colour.convert("L")
     pages = {"save_all": True, "append_images": [colour]}
     return {
         "png": encoded(colour, "PNG"),
@@ -68,19 +77,17 @@ def mutated(data: bytes, other: bytes, chance: random.Random) -> bytes:
     return bytes(damaged)
 
 
-def test_no_damaged_file_gives_a_5xx_or_ends_a_worker(start: Callable[..., Server]) -> None:
-    server = start(threads=2, queue=20).wait_ready()
-    workers = server.workers()
-    files = whole_files()
+def send_damaged(url: str, files: dict[str, bytes], count: int) -> Counter[tuple[str, int]]:
+    """How often each format got each status; every one of them is a caller's fault, or none."""
 
     def send(caller: int) -> Counter[tuple[str, int]]:
         answers: Counter[tuple[str, int]] = Counter()
         with Session() as session:
-            for number in range(caller, FILES, CALLERS):
+            for number in range(caller, count, CALLERS):
                 chance = random.Random(number)
                 kind, other = chance.choice(list(files)), chance.choice(list(files.values()))
                 data = mutated(files[kind], other, chance)
-                answer = session.post(server.base + URL, data=data, timeout=PATIENCE)
+                answer = session.post(url, data=data, timeout=2 * PATIENCE)
                 assert answer.status_code in (200, 400, 413, 415, 422), (number, answer.text)
                 if answer.status_code != 200:
                     assert answer.json()["error"]["message"], number
@@ -89,7 +96,15 @@ def test_no_damaged_file_gives_a_5xx_or_ends_a_worker(start: Callable[..., Serve
 
     with ThreadPoolExecutor(CALLERS) as callers:
         answers = sum(callers.map(send, range(CALLERS)), Counter())
-    print(f"{FILES} files:", dict(sorted(answers.items())))
+    print(f"{count} files:", dict(sorted(answers.items())))
+    return answers
+
+
+def test_no_damaged_file_gives_a_5xx_or_ends_a_worker(start: Callable[..., Server]) -> None:
+    server = start(threads=2, queue=20).wait_ready()
+    workers = server.workers()
+    files = whole_files()
+    answers = send_damaged(server.base + URL, files, FILES)
     # Damage is found in every format, and is sometimes harmless (PNG has checksums).
     assert all(answers[kind, 422] for kind in files)
     assert sum(count for (_, status), count in answers.items() if status == 200) > FILES / 20
@@ -113,6 +128,28 @@ def test_no_damaged_pdf_breaks_the_making_of_a_searchable_one(server: Server) ->
             if answer.status_code == 200:
                 assert answer.content.startswith(b"%PDF-")
     assert answers[200] and answers[422]
+
+
+@pytest.mark.skipif(not PAGES, reason="OCR_HPI_MUTATED_PAGES says how many")
+def test_real_models_read_on_beside_damaged_files(
+    repo: Path, built: Path, sample_page: Sample, tmp_path: Path
+) -> None:
+    pixels = np.ascontiguousarray(sample_page.image[:240, :640, ::-1])
+    files = whole_files(Image.fromarray(pixels))
+    pipeline = f"accurate={repo / 'configs/PP-OCRv4_mobile.yaml'}"
+    log = tmp_path / "log"
+    with real_server(log, "--models", str(built), "--pipeline", pipeline) as (_, base):
+
+        def texts() -> list[str]:
+            answers = (requests.post(base + URL, data=file) for file in files.values())
+            return [answer.text for answer in answers]
+
+        before = texts()
+        assert sum(text.count('"data"') for text in before) > len(files)
+        answers = send_damaged(base + URL, files, PAGES)
+        assert sum(count for (_, status), count in answers.items() if status == 200)
+        assert texts() == before
+    assert "worker ended" not in log.read_text()
 
 
 @pytest.mark.parametrize("kind", list(whole_files()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_tiles_cover_a_side_and_their_halves_of_an_overlap_meet(length: int) -> 
     spans = tile_spans(length, 960)
     assert spans[0][0] == spans[0][2] == 0
     assert spans[-1][1] == spans[-1][3] == length
-    for (_, end, _, last), (start, _, first, _) in zip(spans[:-1], spans[1:], strict=True):
+    for (_, end, _, last), (start, _, first, _) in pairwise(spans):
         assert last == first
         assert end - start >= 128
         assert start < first < end

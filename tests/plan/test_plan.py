@@ -24,6 +24,7 @@ from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import usable_cores
+from serving.models.files import write_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Quiet
 from serving.plan.build import Builder, PlanInputs, plan_inputs
@@ -273,8 +274,9 @@ def test_a_damaged_file_is_an_error_and_a_build_replaces_it(
     config: PipelineConfig, plan: Plan, tmp_path: Path, text: str
 ) -> None:
     save_plan(tmp_path, config, plan.cores, "cpu", plan)
-    (path,) = (tmp_path / "engines" / "plans").iterdir()
+    (path,) = (tmp_path / "engines" / "plans").glob("*.json")
     path.write_text(text)
+    write_sidecar(path)
     message = rf"{path.name}: cannot be read .*; run: bash scripts/build_engines.sh .*mobile.yaml$"
     with pytest.raises(PlanError, match=message):
         open_pipeline(config, models=tmp_path)
@@ -288,7 +290,7 @@ def test_the_file_is_named_after_the_yaml_and_holds_the_plan_of_each_device(
 ) -> None:
     save_plan(tmp_path, config, plan.cores, "cpu", plan)
     save_plan(tmp_path, config, plan.cores, "gpu:0", dataclasses.replace(plan, workers=3))
-    (path,) = (tmp_path / "engines" / "plans").iterdir()
+    (path,) = (tmp_path / "engines" / "plans").glob("*.json")
     assert path.name.startswith("PP-OCRv4_mobile-")
     assert json.loads(path.read_text())["plans"].keys() == {"cpu", "gpu"}
     deployment = read_deployment(tmp_path, config, plan.cores)
@@ -314,13 +316,14 @@ def test_a_field_of_another_version_is_an_error(
 ) -> None:
     """A plan made before a rename must not load with a hole where the new field is."""
     save_plan(tmp_path, config, plan.cores, "cpu", plan)
-    (path,) = (tmp_path / "engines" / "plans").iterdir()
+    (path,) = (tmp_path / "engines" / "plans").glob("*.json")
     content = json.loads(path.read_text())
     at = content["plans"]["cpu"]
     for step in place:
         at = at[step]
     at["old_name"] = 1
     path.write_text(json.dumps(content))
+    write_sidecar(path)
     with pytest.raises(PlanError, match=r"old_name: .*; run: bash scripts/build_engines.sh"):
         find_plan(config, tmp_path)
 

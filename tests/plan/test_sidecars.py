@@ -14,12 +14,13 @@ from serving.config import PipelineConfig, load_config
 from serving.errors import ModelInvalid, PlanError
 from serving.machine import usable_cores
 from serving.models.conversion import onnx_graph
-from serving.models.files import is_intact, sidecar
+from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Quiet
 from serving.plan.build import Builder
 from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
+from serving.plan.plan import find_plan, save_plan
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 
@@ -78,6 +79,46 @@ def test_a_graph_without_its_hash_is_not_served(
         open_pipeline(config, models=own)
 
 
+@pytest.mark.parametrize("lacks", ["its bytes", "its hash"])
+def test_a_damaged_plan_is_not_served_and_may_be_replaced(
+    config: PipelineConfig, own: Path, lacks: str
+) -> None:
+    """A figure that changed is still a valid plan, as far as its fields tell."""
+    before = find_plan(config, own)
+    for path in (own / "engines" / "plans").glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        for file in (path, sidecar(path)) if lacks == "its hash" else (path,):
+            file.unlink()  # a link to that of all tests
+        path.write_text(
+            text if lacks == "its hash" else text.replace('"workers": ', '"workers": 1')
+        )
+    message = r"mobile-\w+\.json: is damaged: .*\.json\.sha256; run: bash scripts/build_engines\.sh"
+    with pytest.raises(PlanError, match=message):
+        open_pipeline(config, models=own)
+    save_plan(own, config, usable_cores(), "cpu", before)
+    assert find_plan(config, own) == before
+
+
+def test_a_plan_is_intact_at_every_moment_of_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever kills a build leaves the plan of before or the new one, each with its hash."""
+    path = tmp_path / "plan.json"
+    write_with_sidecar(path, "before")
+    replace, texts = Path.replace, []
+
+    def replaced(partial: Path, target: Path) -> Path:
+        done = replace(partial, target)
+        texts.append(path.read_text())
+        assert is_intact(path)
+        return done
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    write_with_sidecar(path, "after")
+    assert texts == ["before", "after", "after"]
+    subprocess.run(["sha256sum", "--check", "plan.json.sha256"], cwd=tmp_path, check=True)
+
+
 def test_the_hashes_are_those_of_sha256sum(own: Path) -> None:
     hashes = sorted((own / "engines").rglob("*.sha256"))
     assert len(hashes) >= 3
@@ -113,6 +154,22 @@ def test_external_data_in_the_models_folder_is_read(tmp_path: Path) -> None:
     write_graph(tmp_path, "weights.bin")
     graph = onnx_graph(tmp_path, tmp_path / "engines")
     assert onnx.load(graph).graph.initializer[0].raw_data == bytes(64)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "./weights.bin", "more/weights.bin"])
+def test_external_data_is_part_of_the_models_digest(tmp_path: Path, location: str) -> None:
+    """Other weights are another model: no plan and no graph of the one before is used for it."""
+    folder = tmp_path / "model"
+    (folder / "more").mkdir(parents=True)
+    write_graph(folder, location)
+    weights = folder / location
+    weights.write_bytes(bytes(64))
+    (folder / "README.md").write_text("of no account")
+    before = digest(folder)
+    (folder / "README.md").unlink()
+    assert digest(folder) == before
+    weights.write_bytes(bytes(63) + b"1")
+    assert digest(folder) != before
 
 
 def write_graph(folder: Path, location: str) -> None:

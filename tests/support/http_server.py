@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,23 @@ class Server:
             assert self.process.stdout is not None
             self.process.stdout.close()
             self.log.close()
+
+
+@contextmanager
+def real_server(log: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`ocr-hpi serve` with models on a free port, and its address; it must end well."""
+    command = [sys.executable, "-m", "serving.cli", "serve", "--port", "0", *options]
+    with log.open("w") as errors:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert server.stdout is not None
+    with server, server.stdout:
+        try:
+            line = server.stdout.readline()
+            assert line.startswith("ready "), log.read_text()
+            yield server, line.split()[1]
+        finally:
+            server.terminate()
+        assert server.wait(10 * PATIENCE) == 0
 
 
 def request(body: bytes, *, length: int | None = None) -> bytes:

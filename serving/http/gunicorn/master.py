@@ -35,6 +35,7 @@ from serving.http.gunicorn.application import Application, Generation, read_gene
 from serving.http.gunicorn.messages import WorkerEvent
 from serving.http.gunicorn.worker import END_SIGNALS, Worker
 from serving.http.metrics import forget_gauges
+from serving.machine import is_stopped
 
 _LOG = logging.getLogger("serving.http")
 
@@ -46,6 +47,8 @@ _MAX_LOAD_DELAY = 60.0
 """Seconds at most until a worker loads again what could not be loaded."""
 _KILL_DELAY = 10.0
 """Seconds for a worker without requests to end."""
+_STOP_TIME = 5.0
+"""Seconds that a worker may be stopped by a signal; its callers wait, and nothing else helps."""
 
 
 class Master(Arbiter):
@@ -241,6 +244,12 @@ class Master(Arbiter):
 
     def _continue(self) -> None:
         now = time.monotonic()
+        for worker in self._workers():
+            if not is_stopped(worker.pid):
+                worker.stopped = now
+            elif now > worker.stopped + _STOP_TIME:
+                _LOG.error("a worker (process %d) was stopped by a signal: killing it", worker.pid)
+                self.kill_worker(worker.pid, signal.SIGKILL)
         for worker in self._ending():
             if worker.kill_at is not None and now > worker.kill_at:
                 self.kill_worker(worker.pid, signal.SIGKILL)

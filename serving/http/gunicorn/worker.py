@@ -72,6 +72,8 @@ class Worker(ThreadWorker):
     """In the master: when it was started (`time.monotonic`)."""
     ended = ""
     """In the master: how it ended."""
+    stopped = 0.0
+    """In the master: when it was last seen not stopped by a signal (`time.monotonic`)."""
     kill_at: float | None = None
     """In the master: when it is killed if it has not ended by then (`time.monotonic`)."""
     _accept_event: int | None = None
@@ -98,7 +100,7 @@ class Worker(ThreadWorker):
         self.sockets = listeners
         self._waiting: dict[Any, tuple[float, Callable[[Any], None]]] = {}
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        count_as(self.number)
+        count_as(self.number, len(self.app.settings.pipelines))
         try:
             super().init_process()
         except Exception as error:
@@ -267,11 +269,13 @@ class Worker(ThreadWorker):
         if replaced:  # nothing waits for this worker's end, so it may finish every request
             self.cfg.set("graceful_timeout", int(self.app.longest_request))
         listeners, self.sockets = self.sockets, []
+        soon = time.monotonic() + _LINGER_TIME
         for listener in listeners:
             while not replaced and not paused and select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
+                if time.monotonic() > soon:  # no more files may be opened
+                    break
             listener.close()
-        soon = time.monotonic() + _LINGER_TIME
         for conn, (deadline, late) in self._waiting.items():
             if late == self._header_is_late:
                 self._waiting[conn] = min(deadline, soon), late

@@ -16,6 +16,7 @@ gets the document's next request, the document is sent again.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -28,7 +29,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
@@ -231,7 +232,16 @@ def _line(own: protocol.OwnLine) -> Line:
 
 
 def _shared_memory() -> BufferedRandom:
-    return os.fdopen(os.memfd_create("ocr-hpi", os.MFD_CLOEXEC), "w+b")
+    """Raises NotReady."""
+    try:
+        return os.fdopen(os.memfd_create("ocr-hpi", os.MFD_CLOEXEC), "w+b")
+    except OSError as error:
+        raise _exhausted(error) from error
+
+
+def _exhausted(error: OSError) -> NotReady:
+    """The file is not at fault, and a later request may succeed."""
+    return NotReady(f"nothing can be decoded at the moment ({error.strerror}): try again later")
 
 
 _WAIT_SECONDS = 60.0
@@ -364,8 +374,13 @@ _MAX_DOCUMENTS = 200
 """After so many a process is replaced, with whatever memory its decoders leaked."""
 
 
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""The process or the machine has none left: of files, memory, processes."""
+
+
 class _DecoderProcess:
-    """A running decoder process. Raises EngineError if it cannot be started.
+    """A running decoder process. Raises EngineError if it cannot be started, and NotReady if it
+    cannot be at the moment.
 
     Not thread-safe: the pool gives it to one thread at a time.
     """
@@ -376,13 +391,20 @@ class _DecoderProcess:
         self.retired = False
         """It must not be used again."""
         self._documents = 0
-        self._channel, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with peer:
-                self._process = _spawn(peer.fileno(), memory_bytes)
-        except OSError as error:
-            self._channel.close()
-            raise EngineError(f"a decoder process cannot be started: {error}") from error
+        with ExitStack() as stack:
+            try:
+                self._channel, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                stack.callback(self._channel.close)
+                with peer:
+                    self._process = _spawn(peer.fileno(), memory_bytes)
+                stack.callback(self._kill)
+                # Kept open: a process that may open no more files can still look after this one.
+                self._stat = Path(f"/proc/{self._process.pid}/stat").open("rb", buffering=0)  # noqa: SIM115
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    raise _exhausted(error) from error
+                raise EngineError(f"a decoder process cannot be started: {error}") from error
+            stack.pop_all()
         try:
             protocol.receive(self._channel, deadline=time.monotonic() + _START_SECONDS)
         except (OSError, EOFError):
@@ -431,8 +453,8 @@ class _DecoderProcess:
 
     def _progress(self) -> tuple[str, int]:
         """State (T: stopped, t: traced, S: sleeping) and processor time used, as in proc(5)."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], int(fields[11]) + int(fields[12])
+        fields = os.pread(self._stat.fileno(), 4096, 0).rpartition(b")")[2].split()
+        return fields[0].decode(), int(fields[11]) + int(fields[12])
 
     def kill(self) -> None:
         """From any thread; the thread that uses it must still `end` it."""
@@ -440,11 +462,15 @@ class _DecoderProcess:
 
     def end(self) -> None:
         """Kill it and leave no zombie and no descriptor. May be called twice."""
+        self._kill()
+        self._channel.close()
+        self._stat.close()
+
+    def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._channel.close()
 
     def _cause_of_death(self, seconds: float) -> str:
         self._process.kill()

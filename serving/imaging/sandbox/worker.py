@@ -207,7 +207,10 @@ class _Document(Protocol):
     """An open document. Methods raise Undecodable, or what the decoder raises."""
 
     def pages(self, ranges: PageRanges, max_pages: int) -> tuple[int, list[_PageInfo]]:
-        """The number of pages, and those selected, of which at most one is over `max_pages`."""
+        """The number of pages, and those selected, of which at most one is over `max_pages`.
+
+        A broken page of a document that has others is 0 wide and high.
+        """
 
     def decode(self, page: int, out: Image) -> None:
         """Write the page, upright, BGR, into `out`, whose shape is as `pages` reported."""
@@ -239,6 +242,12 @@ class _Pictures:
                 self._image.seek(index)
             except EOFError:
                 break
+            except Exception:  # decoders raise a dozen types: see `damage_as_undecodable`
+                if not index:
+                    raise
+                if index in ranges:
+                    found.append((index, 0, 0, None))
+                return index + 1, found  # where further pages are is not known
             if index in ranges:
                 found.append((index, *self._image.size, pillow.dpi_of(self._image)))
             index += 1
@@ -276,11 +285,15 @@ class _Pdf:
 
     def pages(self, ranges: PageRanges, max_pages: int) -> tuple[int, list[_PageInfo]]:
         count, dpi = len(self._pdf), self._scale * 72
-        found: list[_PageInfo] = []
-        for page in islice(filter(ranges.__contains__, range(count)), max_pages + 1):
-            width, height = (math.ceil(x * self._scale) for x in self._pdf.get_page_size(page))
-            found.append((page, width, height, (dpi, dpi)))
-        return count, found
+        selected = islice(filter(ranges.__contains__, range(count)), max_pages + 1)
+        return count, [(page, *self._size(page), (dpi, dpi)) for page in selected]
+
+    def _size(self, page: int) -> tuple[int, int]:
+        try:
+            width, height = self._pdf.get_page_size(page)
+        except pypdfium2.PdfiumError:
+            return 0, 0
+        return math.ceil(width * self._scale), math.ceil(height * self._scale)
 
     def decode(self, page: int, out: Image) -> None:
         def new_bitmap(width: int, height: int, **options: Any) -> Any:

@@ -250,7 +250,7 @@ def assemble(
         orienter = Orienter(engines["TextLineOrientation"], orientation)
     sections = config.sub_modules
     return Pipeline(
-        detector=Detector(engines["TextDetection"], detection, sections.detection),
+        detector=Detector(engines["TextDetection"], detection, sections.detection, config.order),
         orienter=orienter,
         recogniser=Recogniser(
             engines["TextRecognition"],

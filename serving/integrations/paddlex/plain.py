@@ -16,7 +16,7 @@ import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
 from serving.config.pipeline import PipelineConfig, load_config
-from serving.errors import ConfigError, EngineError
+from serving.errors import BadRequest, ConfigError, EngineError
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
 from serving.models.pipeline_models import PipelineModel, pipeline_models
@@ -24,7 +24,7 @@ from serving.ocr.detect import as_quad
 from serving.types import Image, Line, Page
 
 _LOG = logging.getLogger(__name__)
-_OURS = ("gate", "restore_spaces", "ascii_punctuation")
+_OURS = ("gate", "order", "restore_spaces", "ascii_punctuation")
 """Keys of our YAML that PaddleX does not have, at the top level or in a model."""
 
 
@@ -144,7 +144,8 @@ class PlainPipeline:
         """Read one upright page, (H, W, 3) uint8 BGR. Lines are PaddleX's, including empty ones."""
         start = time.perf_counter()
         with self._lock:
-            (result,) = self._pipeline.predict(image, **options.model_dump(exclude_none=True))
+            own = options.model_dump(exclude_none=True, exclude={"order"})
+            (result,) = self._pipeline.predict(image, **own)
         read = zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True)
         lines = tuple(
             Line(text=str(text), score=float(score), quad=as_quad(np.asarray(quad)))
@@ -154,7 +155,9 @@ class PlainPipeline:
         return Page(image.shape[1], image.shape[0], lines, timing={"paddlex": spent})
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
-        """The effective settings of a request, under PaddleX's names."""
+        """The effective settings of a request, under PaddleX's names. Raises BadRequest."""
+        if first_set(options.order, self._config.order) != "paddlex":
+            raise BadRequest("order: columns: plain PaddleX reads by rows; set enable_hpi: True")
         return settings_in_force(self._config, options)
 
     def close(self) -> None:

@@ -156,8 +156,6 @@ class PlainPipeline:
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """The effective settings of a request, under PaddleX's names. Raises BadRequest."""
-        if first_set(options.order, self._config.order) != "paddlex":
-            raise BadRequest("order: columns: plain PaddleX reads by rows; set enable_hpi: True")
         return settings_in_force(self._config, options)
 
     def close(self) -> None:
@@ -166,7 +164,12 @@ class PlainPipeline:
 
 
 def settings_in_force(config: PipelineConfig, options: Options) -> dict[str, Any]:
-    """The options, else the YAML's values; where both are None, inference.yml decides."""
+    """The options, else the YAML's values; where both are None, inference.yml decides.
+
+    Raises BadRequest for an order that PaddleX does not have.
+    """
+    if first_set(options.order, config.order) != "paddlex":
+        raise BadRequest("order: columns: plain PaddleX reads by rows; set enable_hpi: True")
     detection, recognition = config.sub_modules.detection, config.sub_modules.recognition
     keys = ("limit_side_len", "limit_type", "max_side_limit", "thresh", "box_thresh")
     requested = options.model_dump()

@@ -15,7 +15,7 @@ from serving import load_pipeline
 from serving.cli import main
 from serving.config import load_config
 from serving.config.options import DEFAULT_OPTIONS, Options
-from serving.errors import ConfigError, EngineError
+from serving.errors import BadRequest, ConfigError, EngineError
 from serving.integrations.paddlex.plain import paddlex_config, settings_in_force
 from serving.models.store import Store
 
@@ -74,12 +74,12 @@ def test_keys_that_are_ours_alone_do_not_reach_paddlex(
     plain_yaml: Path, model_store: Store
 ) -> None:
     data = yaml.safe_load(plain_yaml.read_text(encoding="utf-8"))
-    data["gate"] = "strict"
+    data |= {"gate": "strict", "order": "columns"}
     own = {"restore_spaces": False, "ascii_punctuation": True}
     data["SubModules"]["TextRecognition"].update(own)
     plain_yaml.write_text(yaml.safe_dump(data), encoding="utf-8")
     config = paddlex_config(plain_yaml, models=model_store.root)
-    assert "gate" not in config
+    assert not {"gate", "order"} & config.keys()
     assert not own.keys() & config["SubModules"]["TextRecognition"].keys()
     assert config["SubModules"]["TextRecognition"]["score_thresh"] == 0.0
 
@@ -100,3 +100,5 @@ def test_what_is_in_force(plain_yaml: Path) -> None:
     said = settings_in_force(config, asked)
     assert said["text_det_params"]["thresh"] == 0.0
     assert said["model_settings"]["use_textline_orientation"] is True
+    with pytest.raises(BadRequest, match="order: columns: plain PaddleX reads by rows"):
+        settings_in_force(config, Options(order="columns"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from serving.config.model import DetectionModel
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
-from serving.config.pipeline import Order, TextDetection
+from serving.config.pipeline import TextDetection
 from serving.engines.base import Engine
 from serving.imaging.resize import (
     SizeLimit,
@@ -19,7 +19,7 @@ from serving.imaging.resize import (
     size_class,
 )
 from serving.ocr.db import DbParameters, quads_from_map
-from serving.ocr.order import column_order, reading_order
+from serving.ocr.order import reading_order
 from serving.types import Image, Quad, QuadArray
 
 _SMALL_SCALE = 1 / 3
@@ -33,10 +33,9 @@ class Detector:
     engine: Engine
     model: DetectionModel
     settings: TextDetection
-    order: Order = "paddlex"
 
     def detect(self, page: Image, options: Options) -> tuple[QuadArray, str]:
-        """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order.
+        """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in PaddleX's order.
 
         And a hint where text may be missing, else an empty one.
         """
@@ -50,9 +49,7 @@ class Detector:
             height=padded.shape[0],
         )
         quads = np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32)
-        by_columns = first_set(options.order, self.order) == "columns"
-        ordered = column_order(quads) if by_columns else reading_order(quads)
-        return ordered, _hint(len(quads), dropped, size[0] / padded.shape[0])
+        return reading_order(quads), _hint(len(quads), dropped, size[0] / padded.shape[0])
 
     def fit(self, page: Image, options: Options) -> tuple[Image, tuple[int, int]]:
         """The model's input for a page, and the (height, width) of the page within it."""

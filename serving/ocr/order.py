@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.types import QuadArray
+from serving.types import Line, QuadArray
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -23,8 +24,8 @@ _BODY = 0.35
 """From a line's middle up and down: what of it counts when lines of neighbouring rows overlap."""
 _GUTTER = 0.5
 """Least white space between columns."""
-_SLACK = 0.25
-"""How far a line may reach into a gutter; at its end, twice as far."""
+_SLACK = 2
+"""How far a line may reach into a gutter or across it, but by no more than an eighth of itself."""
 _ALIGNED = 0.25
 """Lines side by side whose middles differ by less are on one baseline."""
 _FULL = 0.8
@@ -64,8 +65,15 @@ def reading_order(quads: QuadArray) -> QuadArray:
     return quads[_Lines.of(quads).by_rows()] if len(quads) else quads
 
 
-def column_order(quads: QuadArray) -> QuadArray:
-    """Sort (N, 4, 2) by columns where the page has some, else as `reading_order` does.
+def by_columns(lines: Iterable[Line]) -> tuple[Line, ...]:
+    """The lines of a page in `column_order`."""
+    lines = tuple(lines)
+    quads = np.array([line.quad for line in lines], np.int32).reshape(-1, 4, 2)
+    return tuple(lines[index] for index in column_order(quads))
+
+
+def column_order(quads: QuadArray) -> list[int]:
+    """Indices of (N, 4, 2) by columns where the page has some, else as `reading_order` has them.
 
     A recursive XY-cut (Nagy and Seth, "Hierarchical representation of optically scanned documents",
     ICPR 1984) of the lines' boxes, turned upright by the page's skew. It cuts first where most
@@ -76,7 +84,7 @@ def column_order(quads: QuadArray) -> QuadArray:
     table whose cells have several lines: its rows begin together, though not all cells are full.
     """
     if not len(quads):
-        return quads
+        return []
     lines = _Lines.of(quads)
     cutter = _Cutter(lines)
     order: list[int] = []
@@ -88,7 +96,7 @@ def column_order(quads: QuadArray) -> QuadArray:
             parts += inner[::-1]
         else:
             order += part[lines.take(part).by_rows()].tolist()
-    return quads[order]
+    return order
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +231,7 @@ class _Cutter:
 
     def _columns(self, part: Indices, gutter: _Gutter) -> list[Indices]:
         """All columns that are as tall as the part."""
-        is_right = self.lines.left[part] >= gutter.x - _SLACK * self.unit
+        is_right = self.lines.left[part] >= gutter.x - self._reach(part)
         columns = []
         for side in (part[~is_right], part[is_right]):
             inner = self._gutter(side)
@@ -261,6 +269,7 @@ class _Cutter:
             return None
         lines, (on_left, on_right) = self.lines, self.beside
         least, slack = _GUTTER * self.unit, _SLACK * self.unit
+        reach = self._reach(part)
         left, right = lines.left[part], lines.right[part]
         has_gap = (on_left.edge[part] >= left.min()) & (left - on_left.edge[part] >= least)
         edges = np.sort(left[has_gap])
@@ -272,8 +281,8 @@ class _Cutter:
         most = np.argsort(-support[support >= _MIN_LINES], kind="stable")[:_MAX_CANDIDATES]
         best = None
         for x in edges[first[most]]:
-            is_right = left >= x - slack
-            is_left = ~is_right & (right <= x + 2 * slack)
+            is_right = left >= x - reach
+            is_left = ~is_right & (right <= x + reach)
             section = self._sections(part, ~(is_left | is_right))
             along = is_left & (on_right.edge[part] >= x - slack)
             along |= is_right & (on_left.edge[part] <= x + slack)
@@ -285,6 +294,11 @@ class _Cutter:
                     if found and (best is None or found.score > best.score):
                         best = found
         return best
+
+    def _reach(self, part: Indices) -> Floats:
+        """By how much each line may reach across a gutter; a short one hardly."""
+        width = self.lines.right[part] - self.lines.left[part]
+        return np.clip(width / 8, self.unit / 4, _SLACK * self.unit)
 
     def _sections(self, part: Indices, crossing: Any) -> Indices:
         """For each line, between which lines across a gutter it is; -1 if it is in their rows."""

@@ -15,13 +15,14 @@ import numpy as np
 
 from serving.config.model import DetectionModel, OrientationModel, RecognitionModel
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
-from serving.config.pipeline import PipelineConfig
+from serving.config.pipeline import Order, PipelineConfig
 from serving.engines.base import Engine
 from serving.engines.batching import callers
 from serving.errors import BadRequest
 from serving.imaging.crop import crop
 from serving.models.pipeline_models import PipelineModel
 from serving.ocr.detect import Detector, as_quad
+from serving.ocr.order import by_columns
 from serving.ocr.orient import Orienter
 from serving.ocr.recognise import Reading, Recogniser
 from serving.ocr.scheduler import Scheduler
@@ -55,6 +56,7 @@ class Pipeline:
     use_textline_orientation: bool = False
     score_thresh: float = 0.0
     return_word_box: bool = False
+    order: Order = "paddlex"
     plan: Mapping[str, Any] = field(default_factory=dict)
     """Measurements of these engines, as plain values; empty without a plan."""
     identity: str = ""
@@ -69,6 +71,8 @@ class Pipeline:
             _LOG.warning("%s", hint)
         detected = time.perf_counter()
         lines = tuple(self._lines(image, quads, options))
+        if first_set(options.order, self.order) == "columns":
+            lines = by_columns(lines)
         end = time.perf_counter()
         return Page(
             width=image.shape[1],
@@ -250,7 +254,7 @@ def assemble(
         orienter = Orienter(engines["TextLineOrientation"], orientation)
     sections = config.sub_modules
     return Pipeline(
-        detector=Detector(engines["TextDetection"], detection, sections.detection, config.order),
+        detector=Detector(engines["TextDetection"], detection, sections.detection),
         orienter=orienter,
         recogniser=Recogniser(
             engines["TextRecognition"],
@@ -262,6 +266,7 @@ def assemble(
         use_textline_orientation=config.use_textline_orientation,
         score_thresh=sections.recognition.score_thresh,
         return_word_box=sections.recognition.return_word_box,
+        order=config.order,
     )
 
 

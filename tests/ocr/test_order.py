@@ -91,7 +91,7 @@ def test_columns_are_read_one_after_the_other_and_tables_row_by_row(
         quads = turned(np.array([line.quad for line in page.lines]), degrees)
         texts = {quad.tobytes(): line.text for quad, line in zip(quads, page.lines, strict=True)}
         shuffled = quads[rng.permutation(len(quads))]
-        by_columns, by_rows = column_order(shuffled), reading_order(shuffled)
+        by_columns, by_rows = shuffled[column_order(shuffled)], reading_order(shuffled)
         truth = [line.text for line in page.lines]
         read, as_today = (
             [texts[quad.tobytes()] for quad in order] for order in (by_columns, by_rows)
@@ -107,13 +107,13 @@ def test_columns_are_read_one_after_the_other_and_tables_row_by_row(
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=40))
 def test_every_line_is_in_it_once(points: list[tuple[int, int]]) -> None:
     quads = np.array([quad(x, y) for x, y in points], np.int32).reshape(-1, 4, 2)
-    assert sorted(column_order(quads).tolist()) == sorted(quads.tolist())
+    assert sorted(column_order(quads)) == list(range(len(quads)))
 
 
 def test_a_table_of_1200_cells_and_boxes_without_height() -> None:
     cells = np.array([quad(60 * x, 30 * y) for y in range(40) for x in range(30)], np.int32)
-    assert column_order(cells[::-1]).tolist() == cells.tolist()
-    assert column_order(cells * 0).shape == cells.shape
+    assert column_order(cells) == list(range(1200))
+    assert sorted(column_order(cells * 0)) == list(range(1200))
 
 
 @pytest.fixture(scope="module")

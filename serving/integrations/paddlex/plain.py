@@ -16,11 +16,12 @@ import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
 from serving.config.pipeline import PipelineConfig, load_config
-from serving.errors import BadRequest, ConfigError, EngineError
+from serving.errors import ConfigError, EngineError
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.detect import as_quad
+from serving.ocr.order import by_columns
 from serving.types import Image, Line, Page
 
 _LOG = logging.getLogger(__name__)
@@ -151,11 +152,13 @@ class PlainPipeline:
             Line(text=str(text), score=float(score), quad=as_quad(np.asarray(quad)))
             for text, score, quad in read
         )
+        if first_set(options.order, self._config.order) == "columns":
+            lines = by_columns(lines)
         spent = (time.perf_counter() - start) * 1e3
         return Page(image.shape[1], image.shape[0], lines, timing={"paddlex": spent})
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
-        """The effective settings of a request, under PaddleX's names. Raises BadRequest."""
+        """The effective settings of a request, under PaddleX's names."""
         return settings_in_force(self._config, options)
 
     def close(self) -> None:
@@ -164,12 +167,7 @@ class PlainPipeline:
 
 
 def settings_in_force(config: PipelineConfig, options: Options) -> dict[str, Any]:
-    """The options, else the YAML's values; where both are None, inference.yml decides.
-
-    Raises BadRequest for an order that PaddleX does not have.
-    """
-    if first_set(options.order, config.order) != "paddlex":
-        raise BadRequest("order: columns: plain PaddleX reads by rows; set enable_hpi: True")
+    """The options, else the YAML's values; where both are None, inference.yml decides."""
     detection, recognition = config.sub_modules.detection, config.sub_modules.recognition
     keys = ("limit_side_len", "limit_type", "max_side_limit", "thresh", "box_thresh")
     requested = options.model_dump()

@@ -15,7 +15,7 @@ from serving import load_pipeline
 from serving.cli import main
 from serving.config import load_config
 from serving.config.options import DEFAULT_OPTIONS, Options
-from serving.errors import BadRequest, ConfigError, EngineError
+from serving.errors import ConfigError, EngineError
 from serving.integrations.paddlex.plain import paddlex_config, settings_in_force
 from serving.models.store import Store
 
@@ -100,5 +100,3 @@ def test_what_is_in_force(plain_yaml: Path) -> None:
     said = settings_in_force(config, asked)
     assert said["text_det_params"]["thresh"] == 0.0
     assert said["model_settings"]["use_textline_orientation"] is True
-    with pytest.raises(BadRequest, match="order: columns: plain PaddleX reads by rows"):
-        settings_in_force(config, Options(order="columns"))

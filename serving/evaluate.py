@@ -12,14 +12,14 @@ from typing import Any
 from serving.api import load_pipeline
 from serving.errors import ConfigError, UnsupportedMedia
 from serving.imaging.formats import MAX_PIXELS, SNIFF_BYTES, sniff
-from serving.scores import Overlap, character_overlap, token_overlap
+from serving.scores import Overlap, character_overlap, edit_distance, token_overlap
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledPage:
-    """An image or document file and the texts of its lines, in any order."""
+    """An image or document file and the texts of its lines; their order counts for `order` only."""
 
     group: str
     """The name of its folder."""
@@ -98,13 +98,24 @@ class Score:
     pages: int = 0
     tokens: Overlap = field(default_factory=Overlap)
     characters: Overlap = field(default_factory=Overlap)
+    edits: int = 0
+    """Between the whole texts, a line a line, in reading order."""
+    length: int = 0
+    """Characters of the longer texts."""
 
     def __add__(self, other: Score) -> Score:
         return Score(
             self.pages + other.pages,
             self.tokens + other.tokens,
             self.characters + other.characters,
+            self.edits + other.edits,
+            self.length + other.length,
         )
+
+    @property
+    def order(self) -> float:
+        """Normalised edit distance of the whole texts, 0 to 1: what is misread or out of order."""
+        return self.edits / self.length if self.length else 0.0
 
 
 def evaluate(
@@ -125,6 +136,13 @@ def evaluate(
         for index, page in enumerate(pages, 1):
             on_progress(f"{yaml}: {index} of {len(pages)}: {page.group}/{page.path.name}")
             texts = [line.text for result in pipeline.predict(page.path) for line in result.lines]
-            score = Score(1, token_overlap(page.texts, texts), character_overlap(page.texts, texts))
+            truth, read = "\n".join(page.texts), "\n".join(texts)
+            score = Score(
+                1,
+                token_overlap(page.texts, texts),
+                character_overlap(page.texts, texts),
+                edit_distance(truth, read),
+                max(len(truth), len(read)),
+            )
             scores[page.group] = scores.get(page.group, Score()) + score
     return {**scores, TOTAL: sum(scores.values(), Score())}

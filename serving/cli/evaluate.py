@@ -32,7 +32,8 @@ def command(
     """Token and character F1 of a pipeline, by folder and in total.
 
     truth.json is [{"image": FILE, "lines": [{"text": TEXT}]}]. F1 is micro-averaged over bags of
-    tokens, and of characters without white space, page by page; case is kept.
+    tokens, and of characters without white space, page by page; case is kept. The edit distance
+    of the whole text, over the longer length, also counts what is read in another order.
     """
     from rich.console import Console
     from rich.table import Table
@@ -47,13 +48,14 @@ def command(
             for yaml in yamls
         ]
     table = Table(
-        "set", "pages", "pipeline", "token F1", "char F1", "char precision", "char recall"
-    )
+        "set", "pages", "pipeline", "token F1", "char F1", "char precision", "char recall",
+        "edit distance",
+    )  # fmt: skip
     for group in results[0]:
         for yaml, scores in zip(yamls, results, strict=True):
             score = scores[group]
             figures = (score.tokens.f1, score.characters.f1, score.characters.precision,
-                       score.characters.recall)  # fmt: skip
+                       score.characters.recall, score.order)  # fmt: skip
             table.add_row(
                 group, str(score.pages), str(yaml), *(f"{100 * figure:.2f}" for figure in figures)
             )

@@ -1,4 +1,4 @@
-"""Options of a single request, in PaddleX's own names."""
+"""Options of a single request, in PaddleX's own names; `order` is ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.config.pipeline import LimitType, Ratio, Side
+from serving.config.pipeline import LimitType, Order, Ratio, Side
 
 T = TypeVar("T")
 
@@ -40,6 +40,8 @@ class Options(BaseModel):
     """A line with this score or more is kept."""
     return_word_box: bool | None = None
     """Also return a box for each word of a line."""
+    order: Order | None = None
+    """Of the lines. paddlex: by rows, columns: column by column, where the page has columns."""
 
 
 DEFAULT_OPTIONS = Options()

@@ -43,6 +43,7 @@ Side = Annotated[int, Field(ge=1, le=65535)]
 Shape = tuple[Literal[3], Side, Side]
 LimitType = Literal["min", "max", "resize_long"]
 Backend = Literal["paddle", "openvino", "onnxruntime", "tensorrt"]
+Order = Literal["paddlex", "columns"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1024)]
 
@@ -232,6 +233,7 @@ class PipelineConfig(Section):
     enable_hpi: bool = Field(default=True, validation_alias=AliasChoices("enable_hpi", "use_hpip"))
     hpi_config: Annotated[HpiConfig, _or_default(HpiConfig)] = HpiConfig()
     gate: GateSetting = Gate()
+    order: Order = "paddlex"
     engine: str | None = None
     engine_config: dict[str, Any] | None = None
     serving: dict[str, Any] | None = Field(default=None, alias="Serving")

@@ -26,10 +26,6 @@ _MIN_SIDE = 3
 _CANDIDATES = 5
 """Boxes of a page, times the model's `max_candidates`. PaddleX stops at that many contours, specks
 included and from the bottom up, which loses the top rows of a dense page."""
-_SAME_ROW = 0.5
-"""Lines of one row differ in y by less than this share of the smaller height, or by 10 px."""
-_MIN_ROWS = 3
-"""Lines from which the skew of a page is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,48 +104,6 @@ def order_corners(corners: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     quarter_turns = np.rint(np.arctan2(top[:, 1], top[:, 0]) / (np.pi / 2)).astype(np.int64)
     first = (np.arange(4) - quarter_turns[:, None]) % 4
     return np.take_along_axis(corners, first[:, :, None], axis=1)
-
-
-def reading_order(quads: QuadArray) -> QuadArray:
-    """Sort (N, 4, 2) by rows, top to bottom, each from left to right.
-
-    As PaddleX's SortQuadBoxes: by (y, x), then an insertion sort by x among neighbours on one row.
-    There y is the top, and 10 px make a row; here y is the middle, and a row follows the lines'
-    height and the page's skew: a table at 300 dpi, skewed by half a degree, is read row by row.
-    """
-    if not len(quads):
-        return quads
-    top, side = (quads[:, corner] - quads[:, 0] for corner in (1, 3))
-    heights = np.hypot(*side.T).tolist()
-    angle = _skew(top)
-    x, y = (quads[:, 0] + side / 2).T
-    across, down = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    order = list(np.lexsort((across, down)))
-    middles, lefts = down.tolist(), across.tolist()
-    for i in range(1, len(order)):
-        j = i
-        while j > 0:
-            quad, previous = order[j], order[j - 1]
-            row = max(10, _SAME_ROW * min(heights[quad], heights[previous]))
-            if abs(middles[quad] - middles[previous]) >= row or lefts[quad] >= lefts[previous]:
-                break
-            order[j], order[j - 1] = previous, quad
-            j -= 1
-    return quads[order]
-
-
-def _skew(tops: QuadArray) -> float:
-    """The page's skew in radians: the median direction of its lines, weighted by length.
-
-    tops: (N, 2), from the first to the second corner. 0 where too few lines are long enough.
-    """
-    lengths, angles = np.hypot(*tops.T), np.arctan2(tops[:, 1], tops[:, 0])
-    long = lengths > 2 * np.median(lengths) / 3
-    if np.count_nonzero(long) < _MIN_ROWS:
-        return 0.0
-    by_angle = np.argsort(angles[long])
-    total = np.cumsum(lengths[long][by_angle])
-    return float(angles[long][by_angle][np.searchsorted(total, total[-1] / 2)])
 
 
 def _mean(probabilities: Map, outline: npt.NDArray[Any], *, axis_aligned: bool) -> float:

@@ -20,7 +20,8 @@ from serving.imaging.resize import (
     resize_padded,
     size_class,
 )
-from serving.ocr.db import DbParameters, Map, quads_from_map, reading_order
+from serving.ocr.db import DbParameters, Map, quads_from_map
+from serving.ocr.order import reading_order
 from serving.types import Image, Quad, QuadArray
 
 _SMALL_SCALE = 1 / 3
@@ -46,7 +47,7 @@ class Detector:
     settings: TextDetection
 
     def detect(self, page: Image, options: Options) -> tuple[QuadArray, str]:
-        """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in reading order.
+        """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in PaddleX's order.
 
         And a hint where text may be missing, else an empty one.
         """

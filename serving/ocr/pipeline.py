@@ -21,7 +21,7 @@ from serving.config.model import (
     UnwarpingModel,
 )
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
-from serving.config.pipeline import DOC_SECTIONS, PipelineConfig
+from serving.config.pipeline import DOC_SECTIONS, Order, PipelineConfig
 from serving.engines.base import Engine
 from serving.engines.batching import callers
 from serving.errors import BadRequest
@@ -37,6 +37,7 @@ from serving.ocr.document import (
     turn_upright,
     upright_characters,
 )
+from serving.ocr.order import by_columns
 from serving.ocr.orient import Orienter
 from serving.ocr.recognise import Reading, Recogniser
 from serving.ocr.scheduler import Scheduler
@@ -77,6 +78,7 @@ class Pipeline:
     use_textline_orientation: bool = False
     score_thresh: float = 0.0
     return_word_box: bool = False
+    order: Order = "paddlex"
     plan: Mapping[str, Any] = field(default_factory=dict)
     """Measurements of these engines, as plain values; empty without a plan."""
     identity: str = ""
@@ -124,6 +126,8 @@ class Pipeline:
             _LOG.warning("%s", hint)
         detected = time.perf_counter()
         lines = tuple(self._lines(image, quads, options))
+        if first_set(options.order, self.order) == "columns":
+            lines = by_columns(lines)
         end = time.perf_counter()
         return Page(
             width=image.shape[1],
@@ -349,6 +353,7 @@ def assemble(
         use_textline_orientation=config.use_textline_orientation,
         score_thresh=sections.recognition.score_thresh,
         return_word_box=sections.recognition.return_word_box,
+        order=config.order,
     )
 
 

@@ -411,7 +411,8 @@ def key(content: Mapping[str, Any]) -> str:
 
 def _path(models: Path, config: PipelineConfig, cores: int) -> Path:
     """The deployment's file. The hash finds it; the stem is for people, and may be a copy's."""
-    name = key({"pipeline": config.model_dump(mode="json"), "cores": cores})[:12]
+    pipeline = config.model_dump(mode="json", exclude={"order"})  # no engine depends on it
+    name = key({"pipeline": pipeline, "cores": cores})[:12]
     folder = models / "engines" / "plans"
     return next(folder.glob(f"*-{name}.json"), folder / f"{Path(config.source).stem}-{name}.json")
 

@@ -437,6 +437,7 @@ def test_options_are_those_of_a_request(folder: Path, reader: FakeReader) -> Non
         "--text-det-box-thresh": "0.5",
         "--text-det-unclip-ratio": "1.5",
         "--text-rec-score-thresh": "0.9",
+        "--order": "columns",
     }
     arguments = [part for pair in flags.items() for part in pair]
     switches = ("--use-textline-orientation", "--no-return-word-box")
@@ -451,6 +452,7 @@ def test_options_are_those_of_a_request(folder: Path, reader: FakeReader) -> Non
         text_det_unclip_ratio=1.5,
         text_rec_score_thresh=0.9,
         return_word_box=False,
+        order="columns",
     )
     assert predict("in/a.png").exit_code == 0
     assert reader.seen[-1] == Options()

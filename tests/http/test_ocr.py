@@ -408,8 +408,9 @@ def test_own_text_is_not_added_to_a_searchable_pdf_again(client: FlaskClient) ->
 
 def test_overrides_are_for_one_request(client: FlaskClient) -> None:
     seen = READERS["accurate"].seen
-    client.post(f"{URL}?text_det_thresh=0.5&use_textline_orientation=true", **form(picture()))
-    assert seen[-1] == Options(text_det_thresh=0.5, use_textline_orientation=True)
+    query = "text_det_thresh=0.5&use_textline_orientation=true&order=columns"
+    client.post(f"{URL}?{query}", **form(picture()))
+    assert seen[-1] == Options(text_det_thresh=0.5, use_textline_orientation=True, order="columns")
     client.post(URL, **form(picture()))
     assert seen[-1] == DEFAULT_OPTIONS
 
@@ -421,6 +422,7 @@ def test_overrides_are_for_one_request(client: FlaskClient) -> None:
         ("text_det_thresh=nan", ["text_det_thresh"]),
         ("text_det_limit_type=both", ["text_det_limit_type", "'min'"]),
         ("return_word_box=perhaps", ["return_word_box", "boolean"]),
+        ("order=rows", ["order", "'paddlex'", "'columns'"]),
         ("format=xml", ["format", "'lines'", "'text'"]),
         ("threshold=0.5", ["unknown", "'threshold'", "text_det_thresh"]),
         ("format=text&format=lines", ["format", "once"]),

@@ -12,7 +12,6 @@ from serving.ocr.db import (
     DbParameters,
     order_corners,
     quads_from_map,
-    reading_order,
     unclip,
 )
 from serving.types import QuadArray
@@ -105,43 +104,3 @@ def test_the_top_of_a_box_is_within_45_degrees_of_the_rows_at_every_angle(
     top, side = corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]
     assert (np.abs(np.degrees(np.arctan2(top[:, 1], top[:, 0]))) <= 45.01).all()
     assert (top[:, 0] * side[:, 1] - top[:, 1] * side[:, 0] > 0).all()  # clockwise
-
-
-@pytest.mark.parametrize("degrees", [-4.0, -0.6, 0.0, 0.6, 4.0])
-def test_reading_order_follows_the_skew_of_a_page(degrees: float) -> None:
-    """A table at 300 dpi: rows of 40 px every 60 px, whose cells are not equally high."""
-    angle = np.radians(degrees)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    cells = []
-    for row in range(10):
-        for column, (x, rise) in enumerate([(100, 0), (900, 12), (2000, -8)]):
-            y, width, height = 100 + 60 * row + rise, 300 - 60 * column, 40 - rise
-            corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
-            cells.append(np.array(corners) @ turn)
-    quads = np.rint(cells).astype(np.int32) + 300
-    shuffled = np.random.default_rng(0).permutation(len(quads))
-    assert reading_order(quads[shuffled]).tolist() == quads.tolist()
-
-
-def quad(x: int, y: int) -> list[list[int]]:
-    return [[x, y], [x + 10, y], [x + 10, y + 8], [x, y + 8]]
-
-
-def test_reading_order_is_rows_then_columns() -> None:
-    quads = np.array([quad(200, 104), quad(0, 300), quad(10, 108), quad(100, 100)], np.int32)
-    ordered = reading_order(quads)
-    assert ordered[:, 0].tolist() == [[10, 108], [100, 100], [200, 104], [0, 300]]
-
-
-@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=30))
-def test_reading_order_is_the_reference_bubble(points: list[tuple[int, int]]) -> None:
-    """The rule as PaddleX states it: swap with the row's neighbour while it is right of us."""
-    quads = np.array([quad(x, y) for x, y in points], np.int32).reshape(-1, 4, 2)
-    expected = sorted((q.tolist() for q in quads), key=lambda q: (q[0][1], q[0][0]))
-    for i in range(len(expected) - 1):
-        for j in range(i, -1, -1):
-            (x1, y1), (x0, y0) = expected[j + 1][0], expected[j][0]
-            if not (abs(y1 - y0) < 10 and x1 < x0):
-                break
-            expected[j], expected[j + 1] = expected[j + 1], expected[j]
-    assert reading_order(quads).tolist() == expected

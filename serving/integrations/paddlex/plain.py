@@ -16,16 +16,24 @@ import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
 from serving.config.pipeline import DOC_SECTIONS, PipelineConfig, load_config
-from serving.errors import ConfigError, EngineError
+from serving.errors import BadRequest, ConfigError, EngineError
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.detect import as_quad
 from serving.ocr.document import on_sent_page
+from serving.ocr.order import by_columns
 from serving.types import Image, Line, Page
 
 _LOG = logging.getLogger(__name__)
-_OURS = ("gate", "restore_spaces", "ascii_punctuation", "doubtful_pages_only")
+_OURS = (
+    "gate",
+    "order",
+    "doubtful_pages_only",
+    "tiling",
+    "restore_spaces",
+    "ascii_punctuation",
+)
 """Keys of our YAML that PaddleX does not have, in a pipeline or a model."""
 
 
@@ -155,14 +163,19 @@ class PlainPipeline:
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Lines are PaddleX's, including empty ones."""
+        if options.text_det_tiling:
+            raise BadRequest("text_det_tiling: plain PaddleX (enable_hpi: False) has no tiling")
         start = time.perf_counter()
         with self._lock:
-            (result,) = self._pipeline.predict(image, **options.model_dump(exclude_none=True))
+            own = options.model_dump(exclude_none=True, exclude={"order", "text_det_tiling"})
+            (result,) = self._pipeline.predict(image, **own)
         read = zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True)
         lines = tuple(
             Line(text=str(text), score=float(score), quad=as_quad(np.asarray(quad)))
             for text, score, quad in read
         )
+        if first_set(options.order, self._config.order) == "columns":
+            lines = by_columns(lines)
         spent = (time.perf_counter() - start) * 1e3
         height, width = image.shape[:2]
         angle = max(0, (result.get("doc_preprocessor_res") or {}).get("angle", 0))

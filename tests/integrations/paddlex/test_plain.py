@@ -74,12 +74,12 @@ def test_keys_that_are_ours_alone_do_not_reach_paddlex(
     plain_yaml: Path, model_store: Store
 ) -> None:
     data = yaml.safe_load(plain_yaml.read_text(encoding="utf-8"))
-    data["gate"] = "strict"
+    data |= {"gate": "strict", "order": "columns"}
     own = {"restore_spaces": False, "ascii_punctuation": True}
     data["SubModules"]["TextRecognition"].update(own)
     plain_yaml.write_text(yaml.safe_dump(data), encoding="utf-8")
     config = paddlex_config(plain_yaml, models=model_store.root)
-    assert "gate" not in config
+    assert not {"gate", "order"} & config.keys()
     assert not own.keys() & config["SubModules"]["TextRecognition"].keys()
     assert config["SubModules"]["TextRecognition"]["score_thresh"] == 0.0
 

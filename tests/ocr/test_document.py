@@ -11,6 +11,7 @@ import onnx
 import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from plans import deploy_like_default
 
 from benchmarks import corpus
 from serving.config import load_config, parse_config
@@ -182,7 +183,7 @@ def unwarping_model(folder: Path) -> None:
 
 
 def test_a_page_is_flattened_and_its_boxes_are_mapped_back(
-    store: Path, repo: Path, tmp_path: Path, pages: list[Image]
+    built: Path, repo: Path, tmp_path: Path, pages: list[Image]
 ) -> None:
     unwarping_model(tmp_path / "unwarping")
     data: dict[str, Any] = yaml.safe_load((repo / "configs/PP-OCRv4_mobile.yaml").read_text())
@@ -191,10 +192,11 @@ def test_a_page_is_flattened_and_its_boxes_are_mapped_back(
     document["SubModules"]["DocUnwarping"] = {
         "model_name": "UVDoc",
         "model_dir": str(tmp_path / "unwarping"),
-        "hpi_config": {"auto_config": False, "backend": "onnxruntime"},
     }
     config = parse_config(data, source="bent.yaml")
-    Builder(store, 2, Quiet()).build(config)
+    store = tmp_path / "models"
+    store.mkdir()
+    deploy_like_default(store, built, load_config(repo / "configs/PP-OCRv4_mobile.yaml"), config)
     pipeline = open_pipeline(config, models=store, warm=False)
     try:
         only_turned = Options(use_doc_orientation_classify=True, use_doc_unwarping=False)

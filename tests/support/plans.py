@@ -7,6 +7,7 @@ from pathlib import Path
 
 from serving.config import PipelineConfig
 from serving.devices import parse_devices
+from serving.engines.base import EngineSpec
 from serving.machine import share, usable_cores
 from serving.models.files import digest
 from serving.plan.build import plan_inputs
@@ -18,7 +19,8 @@ def deploy_like_default(
     folder: Path, built: Path, default: PipelineConfig, *others: PipelineConfig
 ) -> None:
     """Make the folder a store of `built`'s models: the default pipeline has its measured plan, the
-    others one that names the same engines, because measuring takes minutes.
+    others one that names the same engines, and ONNX Runtime for a model of another kind, because
+    measuring takes minutes.
     """
     cores, plan = usable_cores(), find_plan(default, built)
     inputs = [plan_inputs(other, built, cores).parts for other in others]
@@ -31,7 +33,12 @@ def deploy_like_default(
             (folder / source.relative_to(built)).symlink_to(source)
     save_plan(folder, default, cores, "cpu", plan)
     for other, parts in zip(others, inputs, strict=True):
-        choices = {section: plan.models[section].choice for section in parts}
+        choices = {
+            section: plan.models[section].choice
+            if section in plan.models
+            else EngineSpec("onnxruntime")
+            for section in parts
+        }
         planned = {
             section: ModelPlan(part.model.name, digest(part.folder), (), choices[section])
             for section, part in parts.items()

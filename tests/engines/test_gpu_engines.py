@@ -187,8 +187,8 @@ def test_a_page_is_fitted_to_the_profile_never_built_for(
     height, width = size
     page[height // 4 : height // 2, width // 4 : width // 2] = 0
     quads, _ = Detector(engine, part.model, part.module).detect(page, asked)
-    (shape,) = seen
-    shapes.check(shape)
+    for shape in seen:  # a page, and its tiles where small text is looked for
+        shapes.check(shape)
     if min(size) > 900:  # the block is found where it is on the page, whatever was shrunk
         assert len(quads) == 1
         middle = quads[0].mean(axis=0)

@@ -90,6 +90,7 @@ def test_overrides(client: FlaskClient) -> None:
     }
     assert client.post("/ocr", json=asked).status_code == 200
     assert READERS["first"].seen[-1] == Options(
+        use_doc_unwarping=False,
         use_textline_orientation=True,
         text_det_limit_side_len=64,
         text_det_limit_type="min",
@@ -111,7 +112,7 @@ def test_overrides(client: FlaskClient) -> None:
         ({"file": coded(picture()), "fileType": 7}, 400),
         ({"file": coded(picture()), "textDetThresh": 7}, 400),
         ({"file": coded(picture()), "textDetLimitType": "both"}, 400),
-        ({"file": coded(picture()), "useDocUnwarping": True}, 400),
+        ({"file": coded(picture()), "useDocUnwarping": "bent"}, 400),
         ({"file": coded(picture()[:60])}, 422),
     ],
 )

@@ -204,7 +204,7 @@ def test_auto_paddle2onnx_false_holds_for_build_too(
     if model_files(model_store.folder("PP-OCRv4_mobile_det")).paddle is None:
         pytest.skip("the detector was fetched as ONNX")
     data = yaml.safe_load((repo / "configs" / "PP-OCRv4_mobile.yaml").read_text(encoding="utf-8"))
-    data["hpi_config"] = {"auto_paddle2onnx": False}
+    data |= {"hpi_config": {"auto_paddle2onnx": False}, "use_doc_preprocessor": False}
     for module in data["SubModules"].values():
         module["model_dir"] = str(model_store.folder(module["model_name"]))
     path = tmp_path / "pipeline.yaml"

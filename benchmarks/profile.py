@@ -28,6 +28,7 @@ from serving.imaging.source import load
 from serving.models.conversion import onnx_graph
 from serving.models.pipeline_models import pipeline_models
 from serving.ocr.detect import Detector, input_size
+from serving.ocr.document import PageOrienter, Unwarper
 from serving.ocr.orient import Orienter
 from serving.ocr.pipeline import Pipeline
 from serving.ocr.recognise import Recogniser
@@ -35,7 +36,7 @@ from serving.ocr.scheduler import Scheduler
 from serving.plan.load import open_pipeline
 from serving.plan.plan import find_plan
 
-_OPTIONS = Options(use_textline_orientation=False)
+_OPTIONS = Options(use_doc_orientation_classify=False, use_textline_orientation=False)
 _ROUNDS = 5
 _MS_PER_MEGAPIXEL, _MS_PER_LINE = 8.0, 0.1
 """The budget of processor time outside engine calls."""
@@ -150,7 +151,7 @@ class _Profiler:
                 )
             )
             for section, stage in pipeline.stages.items()
-            if section != "TextLineOrientation"  # switched off here
+            if section in ("TextDetection", "TextRecognition")  # the others are switched off here
             and stage.engine.spec.backend in BACKENDS
             and stage.engine.spec.precision in PRECISIONS
         }
@@ -251,6 +252,8 @@ class _Profiler:
 
 
 _METHODS = {
+    "DocOrientationClassify": "angle",
+    "DocUnwarping": "flatten",
     "TextDetection": "detect",
     "TextLineOrientation": "upside_down",
     "TextRecognition": "fit",
@@ -394,6 +397,8 @@ def replayed(pipeline: Pipeline) -> tuple[Pipeline, list[ReplayEngine]]:
 def _fields(stages: dict[str, Any]) -> dict[str, Any]:
     """Stages by section, as fields of a Pipeline."""
     return {
+        "page_orienter": cast("PageOrienter | None", stages.get("DocOrientationClassify")),
+        "unwarper": cast("Unwarper | None", stages.get("DocUnwarping")),
         "detector": cast(Detector, stages["TextDetection"]),
         "orienter": cast("Orienter | None", stages.get("TextLineOrientation")),
         "recogniser": cast(Recogniser, stages["TextRecognition"]),

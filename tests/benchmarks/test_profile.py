@@ -87,7 +87,7 @@ def test_replayed_engines_answer_the_same_and_nothing_new(
     for engine in engines:
         engine.replaying = True
     assert pipeline.read(sample_page.image) == first
-    assert all(engine.seconds > 0 for engine in engines[:1])
+    assert sum(engine.seconds for engine in engines) > 0
     with pytest.raises(EngineError, match="another input"):
         pipeline.read(np.ascontiguousarray(sample_page.image[::-1]))
 

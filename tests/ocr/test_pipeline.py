@@ -217,7 +217,7 @@ def test_describe_is_plain(pipeline: Pipeline) -> None:
 def test_an_empty_answer_at_a_small_scale_says_so(pipeline: Pipeline) -> None:
     """A long screenshot that is scaled to nothing, and an ordinary page without text."""
     long = np.full((7000, 500, 3), 255, np.uint8)
-    page = pipeline.read(long)
+    page = pipeline.read(long, Options(text_det_tiling=False))
     assert page.lines == ()
     assert "scaled to 14%" in page.hint
     assert pipeline.read(np.full((900, 700, 3), 255, np.uint8)).hint == ""

@@ -65,7 +65,12 @@ def test_the_calibration_set_is_large_and_half_degraded() -> None:
 
 def test_the_plan_says_what_was_tried_and_chosen(config: PipelineConfig, built: Path) -> None:
     plan = find_plan(config, built)
-    assert set(plan.models) == {"TextDetection", "TextLineOrientation", "TextRecognition"}
+    assert set(plan.models) == {
+        "DocOrientationClassify",
+        "TextDetection",
+        "TextLineOrientation",
+        "TextRecognition",
+    }
     for model in plan.models.values():
         verdicts = [trial.verdict for trial in model.trials]
         assert verdicts.count("chosen") == 1

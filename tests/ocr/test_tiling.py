@@ -43,7 +43,8 @@ def screenshot() -> Image:
 
 def test_every_row_of_a_long_screenshot_is_read_once(pipeline: Pipeline, screenshot: Image) -> None:
     page = pipeline.read(screenshot)
-    numbers = [line.text.split()[1] for line in page.lines if len(line.text.split()) > 1]
+    words = [line.text.replace("o", "0").split() for line in page.lines]
+    numbers = [word[1] for word in words if len(word) > 1]
     assert numbers == [str(row + 100) for row in range(ROWS)]
     assert not page.hint
     without = pipeline.read(screenshot, Options(text_det_tiling=False))

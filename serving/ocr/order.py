@@ -251,9 +251,15 @@ class _Cutter:
         rows = [np.searchsorted(breaks, self.lines.middle[column]) for column in columns]
         counts = np.array([np.bincount(row, minlength=len(breaks) + 1) for row in rows])
         uneven = np.count_nonzero(np.ptp(counts, axis=0))
+        starts = np.full(counts.shape, np.nan)
+        for start, column, row in zip(starts, columns, rows, strict=True):
+            np.fmin.at(start, row, self.lines.middle[column])
+        spread = np.nanmax(starts, axis=0) - np.nanmin(starts, axis=0)
+        is_even = spread < _ALIGNED * self.unit
         if (
             len(breaks) < max(_MIN_LINES, _FULL * most)
             or uneven < counts.shape[1] / 3
+            or is_even.mean() < _FULL
             or counts.mean() > _MAX_CELL_LINES
         ):
             return columns

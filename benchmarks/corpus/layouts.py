@@ -41,7 +41,7 @@ class Sheet:
 
     def columns(self, count: int) -> None:
         """Columns of three to five paragraphs, some under a heading; they end unevenly."""
-        gutter = self.size * self.rng.uniform(1.8, 3.5)
+        gutter = self.size * self.rng.uniform(2.5, 4)  # Chinese punctuation hangs into it
         width = (self.right - self.left + gutter) / count - gutter
         ends = []
         for index in range(count):
@@ -72,7 +72,7 @@ class Sheet:
 
     def table_of_texts(self, count: int, rows: int) -> None:
         """A table whose cells have one to four lines."""
-        gutter = self.size * 2
+        gutter = self.size * 3
         width = (self.right - self.left + gutter) / count - gutter
         for _ in range(rows):
             ends = []

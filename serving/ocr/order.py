@@ -26,6 +26,8 @@ _GUTTER = 0.5
 """Least white space between columns."""
 _SLACK = 2
 """How far a line may reach into a gutter or across it, but by no more than an eighth of itself."""
+_FAR = 3
+"""Lines after more white space than that are below the columns."""
 _ALIGNED = 0.25
 """Lines side by side whose middles differ by less are on one baseline."""
 _FULL = 0.8
@@ -44,7 +46,7 @@ _CELL = 1.5
 _SHORT = 0.5
 _TABLE = 5
 """So much against columns is a table; the columns above and below it are apart."""
-_MIN_SCORE = 6
+_MIN_SCORE = 4
 _MIN_LINES = 3
 """Full lines of each column."""
 _MIN_FULL = 0.4
@@ -186,7 +188,8 @@ class _Beside:
             near = np.flatnonzero(distance < _BODY * (height[step:] + height[:-step]))
             if not len(near) and distance.min() >= 2 * _BODY * height.max():
                 break
-            offset = distance[near] / np.minimum(height[near], height[near + step])
+            lower = np.minimum(height[near], height[near + step])
+            offset = distance[near] / np.maximum(lower, 1)
             for a, b in ((order[near], order[near + step]), (order[near + step], order[near])):
                 is_beside = lines.right[a] <= lines.left[b]
                 a, b, apart = a[is_beside], b[is_beside], offset[is_beside]
@@ -251,9 +254,15 @@ class _Cutter:
         rows = [np.searchsorted(breaks, self.lines.middle[column]) for column in columns]
         counts = np.array([np.bincount(row, minlength=len(breaks) + 1) for row in rows])
         uneven = np.count_nonzero(np.ptp(counts, axis=0))
+        starts = np.full(counts.shape, np.nan)
+        for start, column, row in zip(starts, columns, rows, strict=True):
+            np.fmin.at(start, row, self.lines.middle[column])
+        spread = np.nanmax(starts, axis=0) - np.nanmin(starts, axis=0)
+        is_even = (spread < _ALIGNED * self.unit) & (np.count_nonzero(counts, axis=0) > 1)
         if (
             len(breaks) < max(_MIN_LINES, _FULL * most)
             or uneven < counts.shape[1] / 3
+            or is_even.mean() < _FULL
             or counts.mean() > _MAX_CELL_LINES
         ):
             return columns
@@ -327,9 +336,16 @@ class _Cutter:
         blocks = np.searchsorted(breaks, self.lines.middle[along])
         total = np.bincount(blocks, score, len(breaks) + 1)
         first, last, best = _best_run(total.tolist())
+        if best < _MIN_SCORE:
+            return None
         while first < last - 1 and total[first] <= 0 and bottom[first] - top[first] > self.unit:
             first += 1  # the page's header
         middle = self.lines.middle[part]
+        counts = np.bincount(np.searchsorted(breaks, middle), minlength=len(total))
+        for index in range(last, len(total)):  # the rest of a column that is not along the gutter
+            if total[index] < 0 or bottom[index - 1] - top[index - 1] > _FAR * self.unit:
+                break
+            last = index + 1 if counts[index] >= _MIN_LINES else last
         edges = np.concatenate([[middle.min()], breaks, [middle.max()]])
         start, end = edges[first], edges[last]
         for side, points in zip(sides, scores, strict=True):
@@ -338,7 +354,7 @@ class _Cutter:
             full = np.count_nonzero(points[is_here] > 0)
             if full < max(_MIN_LINES, _MIN_FULL * np.count_nonzero(is_here)):
                 return None
-        return _Gutter(best, x, start, end) if best >= _MIN_SCORE else None
+        return _Gutter(best, x, start, end)
 
     def _scores(self, side: Indices, offset: Floats) -> Floats:
         """What each line on one side says for columns, or against them."""

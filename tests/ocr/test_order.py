@@ -104,10 +104,24 @@ def test_columns_are_read_one_after_the_other_and_tables_row_by_row(
     assert across > 20  # in PaddleX's order most of these 30 texts are nonsense
 
 
-@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=40))
-def test_every_line_is_in_it_once(points: list[tuple[int, int]]) -> None:
-    quads = np.array([quad(x, y) for x, y in points], np.int32).reshape(-1, 4, 2)
+@given(st.lists(st.tuples(*[st.integers(0, 40)] * 3), max_size=60), st.integers(0, 30))
+def test_every_line_is_in_it_once(lines: list[tuple[int, int, int]], height: int) -> None:
+    boxes = [(20 * x, 10 * y, 20 * (x + width), 10 * y + height) for x, y, width in lines]
+    corners = [[[x0, y0], [x1, y0], [x1, y1], [x0, y1]] for x0, y0, x1, y1 in boxes]
+    quads = np.array(corners, np.int32).reshape(-1, 4, 2)
     assert sorted(column_order(quads)) == list(range(len(quads)))
+
+
+def test_headers_and_footers_are_apart_and_columns_may_be_short() -> None:
+    def line(x: int, y: int, width: int) -> list[list[int]]:
+        return [[x, y], [x + width, y], [x + width, y + 20], [x, y + 20]]
+
+    left = [line(0, 100 + 26 * i + 14 * (i // 4), 400 - 7 * (i % 3)) for i in range(24)]
+    right = [line(440, 100 + 26 * i + 14 * (i // 4), 400 - 7 * (i % 2)) for i in range(6)]
+    header, footer = [line(0, 0, 120), line(700, 0, 140)], [line(0, 900, 100)]
+    quads = np.array([*header, *left, *right, *footer], np.int32)
+    shuffled = quads[np.random.default_rng(0).permutation(len(quads))]
+    assert shuffled[column_order(shuffled)].tolist() == quads.tolist()
 
 
 def test_a_table_of_1200_cells_and_boxes_without_height() -> None:

@@ -34,7 +34,7 @@ def test_predict_reads_it_where_paddlex_is(
     repo: Path, model_store: Store, plain_yaml: Path, tmp_path: Path
 ) -> None:
     command = ["-m", "serving.cli", "predict", "docs/page.jpg", "--format", "paddlex"]
-    command += ["--save-img", str(tmp_path / "pictures")]
+    command += ["--save-img", str(tmp_path / "pictures"), "--order", "columns"]
     done = run_there(repo, *command, "--pipeline", plain_yaml, "--models", str(model_store.root))
     assert done.returncode == 0, done.stderr[-4000:]
     result = json.loads(done.stdout)["res"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from serving.errors import InputError, TooLarge, Undecodable
 from serving.imaging.decode import Decoder
-from serving.imaging.formats import Limits
+from serving.imaging.formats import Limits, PageRanges
 
 BLACK_CORNER = b"0 0 36 18 re f"
 
@@ -257,3 +257,17 @@ def test_pages_have_kind_count_and_sizes(decoder: Decoder) -> None:
     stream = io.BytesIO()
     files.picture().save(stream, "TIFF")
     assert decoder.pages(stream.getvalue()).kind == "tiff"
+
+
+def test_a_selected_page_behind_a_broken_directory_is_not_said_to_be_absent(
+    decoder: Decoder,
+) -> None:
+    first, *others = [files.picture(size=(40, 24 + number)) for number in range(5)]
+    data = bytearray(files.encoded(first, "TIFF", save_all=True, append_images=others))
+    with Image.open(io.BytesIO(data)) as image:
+        image.seek(2)
+        cut = bytes(data[: image.tag_v2.offset + 1])
+    assert [page.size for page in decoder.pages(cut).pages] == [(40, 24), (40, 25), (0, 0)]
+    assert len(decoder.pages(cut, ranges=PageRanges.parse("1-2")).pages) == 2
+    with pytest.raises(Undecodable, match="broken TIFF"):
+        decoder.pages(cut, ranges=PageRanges.parse("1,5"))

@@ -243,7 +243,7 @@ class _Pictures:
             except EOFError:
                 break
             except Exception:  # decoders raise a dozen types: see `damage_as_undecodable`
-                if not index:
+                if not index or any(first > index + 1 for first, _ in ranges.ranges):
                     raise
                 if index in ranges:
                     found.append((index, 0, 0, None))

@@ -36,6 +36,7 @@ from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
 from serving.output.pages import ReadPage
+from serving.types import Page
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -430,10 +431,10 @@ class _Work:
     def read(self, item: _Input, results: Iterator[PageResult], broken: Mapping[int, str]) -> int:
         """Take the pages of an input, and count them. Nothing half done is left.
 
-        broken: grows, as `results` goes on, by the pages that cannot be read. Text has an empty
-        page in their place. Where there is no other page, nothing is written.
+        broken: grows, as `results` goes on, by the pages that cannot be read. What holds all pages
+        has an empty one in their place. Where there is no other page, nothing is written.
         """
-        last = 0
+        count = last = 0
         data: Data = b""
         pages: list[ReadPage] = []
         with _staged() as files, ExitStack() as stack:
@@ -445,32 +446,35 @@ class _Work:
             for result in results:
                 page, number = replace(result, name=item.name), (result.page_index or 0) + 1
                 if self.form == "text":
-                    if not pages and self.headed and self.output is None:
+                    if not count and self.headed and self.output is None:
                         print(f"==> {item.name} <==", file=out)
-                    text.write_empty(number for number in broken if number > last)
+                    text.write_empty(_after(last, broken))
                     text.write(line.text for line in page.lines)
                 elif self.document is None:
                     content = page.json if self.form == "paddlex" else _page(page)
                     print(json.dumps(content, ensure_ascii=False), file=out)
-                elif not pages and self.document.check is not None:
-                    self.document.check(page.data, self.decoder)
-                data = page.data if self.document is not None else b""
-                pages.append(ReadPage(0, number - 1, len(pages) + 1, page.page, page.dpi))
+                else:
+                    if not count and self.document.check is not None:
+                        self.document.check(page.data, self.decoder)
+                    data = page.data
+                    pages += map(_empty, _after(last, broken))
+                    pages.append(ReadPage(0, number - 1, number, page.page, page.dpi))
                 if self.save_img is not None:
                     page.save_to_img(files.add(self._image(item, number)))
-                last = number
-            if not pages:
+                count, last = count + 1, number
+            if not count:
                 files.discard()
                 return 0
             if self.form == "text":
-                text.write_empty(number for number in broken if number > last)
+                text.write_empty(_after(last, broken))
             if self.document is not None:
+                pages += map(_empty, _after(last, broken))
                 out.buffer.write(self.document.write(pages, [data], self.decoder))
             for path in self._errors(item) if broken else ():
                 said = (f"page {number}: {reason}\n" for number, reason in broken.items())
                 files.add(path).write_text("".join(said), encoding="utf-8")
         self._remove_old(item, broken, max(last, *broken) if broken else last)
-        return len(pages)
+        return count
 
     def _remove_old(self, item: _Input, broken: Collection[int], last: int) -> None:
         """Remove what an earlier run wrote for this input, and this one did not."""
@@ -504,6 +508,14 @@ class _Text:
         """An empty page for each of these."""
         for _ in pages:
             self.write(())
+
+
+def _after(last: int, broken: Iterable[int]) -> list[int]:
+    return [number for number in broken if number > last]
+
+
+def _empty(number: int) -> ReadPage:
+    return ReadPage(0, number - 1, number, Page(0, 0))
 
 
 def _page(result: PageResult) -> dict[str, Any]:

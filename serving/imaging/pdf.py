@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pikepdf
+import pypdfium2
 from pikepdf import Array, Dictionary, Name, Pdf, Stream
 from PIL import Image as PillowImage
 from PIL.ImageFile import ImageFile
@@ -54,7 +55,8 @@ def searchable(
     """One PDF of all documents, each with its kind, and the texts of its pages.
 
     A PDF keeps all of its pages, and the first document, if it is one, also its outlines and
-    metadata. Of other documents only the given pages are in it. Raises Undecodable.
+    metadata. Of other documents only the given pages are in it; one without a size, which could
+    not be read, is empty. Raises Undecodable.
     """
     kind, data = documents[0]
     font = _Font()
@@ -86,7 +88,31 @@ def _opened(data: Data) -> Pdf:
         raise Undecodable(
             "the PDF is signed, and added text would break its signature: send a copy without it"
         )
+    _keep_places(pdf, data)
     return pdf
+
+
+def _keep_places(pdf: Pdf, data: Data) -> None:
+    """Put an empty page where PDFium, which draws, counts a broken page and qpdf leaves it out.
+
+    Raises Undecodable where their pages still differ: text would get on the wrong ones.
+    """
+    with pypdfium2.PdfDocument(data) as drawn:
+        if len(drawn) != len(pdf.pages):
+            for index in range(len(drawn)):
+                try:
+                    drawn.get_page_size(index)
+                except pypdfium2.PdfiumError:
+                    pdf.pages.insert(index, _empty_page())
+        if len(drawn) != len(pdf.pages):
+            raise Undecodable(
+                f"the PDF is broken: of its {len(pdf.pages)} pages, {len(drawn)} can be counted, "
+                "and text could get on the wrong ones: send a repaired copy"
+            )
+
+
+def _empty_page() -> pikepdf.Page:
+    return pikepdf.Page(Dictionary(Type=Name.Page, MediaBox=[0, 0, 612, 792]))
 
 
 def _is_signed(pdf: Pdf) -> bool:
@@ -283,6 +309,9 @@ def _add_images(pdf: Pdf, kind: pillow.PillowKind, data: Data, texts: Sequence[P
     orientation = header.orientation if header else 1
     profile = _colour_profile(kind, data)
     for text in texts:
+        if not text["width"]:
+            pdf.pages.append(_empty_page())
+            continue
         if kind == "tiff":
             image.seek(text["index"])
         if header and header.jpeg_mode:

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import pypdfium2
 import pytest
 from click.testing import CliRunner
 from http_fake import FakeReader, document, picture
@@ -302,7 +304,8 @@ def test_nothing_half_done_is_left(folder: Path, tmp_path: Path) -> None:
 
 def damaged_tiff(path: Path) -> str:
     """Three pages, the second with damaged pixels. Returns where the error says it is."""
-    pages = [Image.effect_noise((60 + number, 20), 50) for number in range(3)]
+    # A deviation of 20: none begins with a white pixel, and every page has text.
+    pages = [Image.effect_noise((60 + number, 20), 20) for number in range(3)]
     pages[0].save(path, save_all=True, append_images=pages[1:], compression="tiff_adobe_deflate")
     data = bytearray(path.read_bytes())
     with Image.open(path) as image:
@@ -398,6 +401,36 @@ def test_a_broken_page_on_stdout_is_an_empty_page(folder: Path) -> None:
     assert done.exit_code == 1
     fake = "fake 40x20 字\n"
     assert done.stdout == f"==> in/a.png <==\n{fake}==> in/c.tif <==\n{fake}\f\f{fake}\f"
+
+
+@pytest.mark.parametrize("form", ["markdown", "hocr", "alto", "pdf"])
+@pytest.mark.parametrize("damage", [damaged_tiff, damaged_pdf, page_that_the_engine_fails_on])
+def test_a_document_format_keeps_the_place_of_a_broken_page(
+    folder: Path, damage: Callable[[Path], str], form: str
+) -> None:
+    damage(folder / "c.tif")
+    done = predict("in/c.tif", "--format", form)
+    assert done.exit_code == 1
+    assert ", page 2: " in done.stderr
+    pages = pages_of(form, done.stdout_bytes)
+    first, *_, third = {damaged_tiff: (60, 62), damaged_pdf: (60, 64)}.get(damage, (40, 40))
+    expected = [[f"{first}x20"], [], [f"{third}x20"]]
+    assert [re.findall(r"\d+x\d+", text) for text in pages] == expected
+
+
+def pages_of(form: str, content: bytes) -> list[str]:
+    """The text of each page."""
+    if form == "pdf":
+        with pypdfium2.PdfDocument(content) as document:
+            return [page.get_textpage().get_text_range() for page in document]
+    if form == "markdown":
+        return content.decode().split("\n---\n")
+    pages = ElementTree.fromstring(content).iter()
+    return [
+        " ".join([*page.itertext(), *(part.get("CONTENT", "") for part in page.iter())])
+        for page in pages
+        if page.get("class") == "ocr_page" or page.tag.endswith("}Page")
+    ]
 
 
 def test_a_full_disk_ends_the_run_with_what_is_done(

@@ -299,6 +299,15 @@ def test_all_pages_of_a_pdf_are_kept_where_some_are_read(decoder: Decoder) -> No
     assert ["Hello" in text for text in texts(made)] == [False, True, False]
 
 
+def test_text_is_on_its_page_behind_a_broken_one_which_stays_empty(decoder: Decoder) -> None:
+    """PDFium, which draws, counts a page that is no dictionary; QPDF, which writes, does not."""
+    data = files.paper("0 0 200 100", "0 0 210 100", "0 0 220 100", "0 0 230 100")
+    data = data.replace(b"5 0 obj\n<</Type/Page/", b"5 0 obj\n[</Type/Page/")
+    [page] = decoder.pages(data, ranges=PageRanges.parse("3")).pages
+    made = searchable_pdf([ReadPage(0, 2, 1, Page(*page.size, LINES), page.dpi)], [data], decoder)
+    assert ["Hello" in text for text in texts(made)] == [False, False, True, False]
+
+
 def encrypted() -> bytes:
     """It opens without a password, but is encrypted."""
     out = io.BytesIO()
@@ -324,6 +333,7 @@ def signed(*, flags: bool) -> bytes:
         (encrypted(), "encrypted"),
         (signed(flags=True), "signed"),
         (signed(flags=False), "signed"),
+        (files.paper(*["0 0 9 9"] * 2).replace(b"/Count 2", b"/Count 1"), "of its 2 pages, 1 can"),
     ],
 )
 def test_what_must_not_be_changed_is_refused(decoder: Decoder, data: bytes, reason: str) -> None:

@@ -538,7 +538,8 @@ def test_wrong_usage(folder: Path, reader: FakeReader, arguments: Any, words: st
 
 
 CHILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.path[:0] = [sys.argv.pop(1)]
 from http_fake import FakeReader
 import serving.api

@@ -33,7 +33,7 @@ from gunicorn.errors import HaltServer
 from serving.errors import ConfigError, OcrError
 from serving.http.gunicorn.application import Application, Generation, read_generation
 from serving.http.gunicorn.messages import WorkerEvent
-from serving.http.gunicorn.worker import END_SIGNALS, Worker
+from serving.http.gunicorn.worker import BLOCKED_AT_FORK, Worker
 from serving.http.metrics import forget_gauges
 from serving.machine import is_stopped
 
@@ -114,11 +114,11 @@ class Master(Arbiter):
 
     def spawn_worker(self) -> Any:
         """Fork, with signals blocked until the worker has handlers of its own."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_AT_FORK)
         try:
             return super().spawn_worker()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_FORK)
 
     def start(self) -> None:
         try:

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("serving.http")
 
-END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
-"""Signals with which a master ends its workers."""
+BLOCKED_AT_FORK = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGHUP,
+)  # fmt: skip
+"""Signals that wait until a new worker has handlers of its own: Gunicorn's default would end it."""
 
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a computing thread gives way to one that answers a request.
@@ -112,7 +114,7 @@ class Worker(ThreadWorker):
     def init_signals(self) -> None:
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `pkill -HUP` is meant for the master
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)  # blocked for the fork
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_FORK)
 
     def run(self) -> None:
         if self._accept_event is not None:

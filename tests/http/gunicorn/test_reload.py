@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_signals_during_a_reload_make_one_more_reload(start: Callable[..., Reloa
     for _ in range(3):
         server.hup()
     assert eventually(lambda: server.errors().count("reload requested") == 4 or coalesced(server))
-    assert len(server.workers()) == 4
+    assert eventually(lambda: len(server.workers()) == 4)
     server.name("two")
     server.gate.touch()
     assert eventually(lambda: server.serves(3))
@@ -195,6 +196,18 @@ def test_signals_during_a_reload_make_one_more_reload(start: Callable[..., Reloa
 def coalesced(server: ReloadServer) -> bool:
     """Pending signals of a kind are merged by the kernel, so several may arrive as fewer."""
     return server.errors().count("reload requested") >= 2
+
+
+def test_a_signal_that_reaches_a_starting_worker_does_not_end_it(
+    start: Callable[..., ReloadServer],
+) -> None:
+    server = start(workers=3)
+    end = time.monotonic() + 2 * SECONDS
+    while time.monotonic() < end:
+        with suppress(ProcessLookupError):  # a worker that has just ended
+            server.hup()
+    assert server.errors().count('"message": "loading"') > 2
+    assert "killed by SIGHUP" not in server.errors()
 
 
 def test_sigterm_during_a_reload_ends_every_worker(start: Callable[..., ReloadServer]) -> None:

@@ -281,6 +281,17 @@ class PipelineConfig(Section):
         return module.hpi_config if module.hpi_config is not None else self.hpi_config
 
 
+def levels(data: Any) -> Iterator[dict[str, Any]]:
+    """The mappings of a raw document that may set an engine: each pipeline, and each model."""
+    if not isinstance(data, dict):
+        return
+    yield data
+    for key in ("SubModules", "SubPipelines"):
+        if isinstance(data.get(key), dict):
+            for inner in data[key].values():
+                yield from levels(inner)
+
+
 def _inherit_hpi(data: Mapping[str, Any], shared: Any) -> dict[str, Any]:
     """What the `hpi_config` of an inner pipeline or module leaves out is that of the outer one.
 
@@ -288,14 +299,16 @@ def _inherit_hpi(data: Mapping[str, Any], shared: Any) -> dict[str, Any]:
     """
     result = dict(data)
     for key in ("SubPipelines", "SubModules"):
-        if not (isinstance(shared, dict) and isinstance(data.get(key), dict)):
+        if not isinstance(data.get(key), dict):
             continue
         result[key] = dict(data[key])
         for name, inner in data[key].items():
             own = inner.get("hpi_config") if isinstance(inner, dict) else None
             if isinstance(inner, dict) and (own is None or isinstance(own, dict)):
-                merged = {**shared, **(own or {})}
-                result[key][name] = {**_inherit_hpi(inner, merged), "hpi_config": merged}
+                merged = {**(shared if isinstance(shared, dict) else {}), **(own or {})}
+                result[key][name] = _inherit_hpi(inner, merged)
+                if merged:
+                    result[key][name]["hpi_config"] = merged
     return result
 
 
@@ -328,10 +341,8 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
             "with the extra paddlex: serving.integrations.paddlex.enable(), then "
             f"paddlex.create_pipeline({source!r}, use_hpip=True)"
         )
-    sections = data.get("SubModules")
-    modules = sections.values() if isinstance(sections, dict) else ()
-    for keys in (data, *modules):
-        if isinstance(keys, dict) and "enable_hpi" in keys and "use_hpip" in keys:
+    for keys in levels(data):
+        if "enable_hpi" in keys and "use_hpip" in keys:
             raise ConfigError(f"{source}: enable_hpi and use_hpip are the same key; keep one")
     try:
         config = PipelineConfig.model_validate({**data, "source": source})

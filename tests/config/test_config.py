@@ -317,6 +317,18 @@ def test_the_document_preprocessor_inherits_hpi_config_too() -> None:
         backend="onnxruntime", backend_config={"streams": 2}, auto_paddle2onnx=False
     )
     assert detection == config.hpi_config
+    del data["hpi_config"]
+    orientation, detection, _ = (config := parse_config(data, source="x")).modules
+    assert config.hpi(orientation) == HpiConfig(backend="onnxruntime", auto_paddle2onnx=False)
+    assert config.hpi(detection) == HpiConfig()
+
+
+def test_the_two_spellings_of_enable_hpi_exclude_each_other_everywhere() -> None:
+    both = {"enable_hpi": True, "use_hpip": True}
+    for document in (both, {"SubModules": {"DocOrientationClassify": {"model_name": "X", **both}}}):
+        data = minimal(SubPipelines={"DocPreprocessor": document})
+        with pytest.raises(ConfigError, match="same key"):
+            parse_config(data, source="x")
 
 
 def test_null_is_absent_where_paddlex_takes_it_so() -> None:

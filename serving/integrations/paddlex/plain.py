@@ -7,7 +7,6 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,14 @@ import numpy as np
 import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
-from serving.config.pipeline import DOC_SECTIONS, PipelineConfig, load_config
+from serving.config.pipeline import (
+    DOC_SECTIONS,
+    DocPreprocessor,
+    Module,
+    PipelineConfig,
+    levels,
+    load_config,
+)
 from serving.errors import BadRequest, ConfigError, EngineError
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
@@ -47,7 +53,7 @@ def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[s
     for part in found:
         owner = data["SubPipelines"]["DocPreprocessor"] if part.section in DOC_SECTIONS else data
         owner["SubModules"][part.section]["model_dir"] = str(part.folder)
-    for level in _levels(data):
+    for level in levels(data):
         if "enable_hpi" in level:
             level["use_hpip"] = level.pop("enable_hpi")
     return {"use_hpip": True, **data}
@@ -63,7 +69,7 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
     import paddlex
 
     config = paddlex_config(yaml, models=models)
-    for level in _levels(config):
+    for level in levels(config):
         for key in ("use_hpip", "hpi_config"):
             level.pop(key, None)
     _check_known(str(yaml), config)
@@ -89,18 +95,10 @@ def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[PipelineModel]
         data["use_doc_preprocessor"] = False
         config = config.model_copy(update={"use_doc_preprocessor": False})
     found = list(pipeline_models(config, models))
-    for level in _levels(data):
+    for level in levels(data):
         for key in _OURS:
             level.pop(key, None)
     return data, found
-
-
-def _levels(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Where engine settings may be: each pipeline, and each model."""
-    yield data
-    yield from (data.get("SubModules") or {}).values()
-    for pipeline in (data.get("SubPipelines") or {}).values():
-        yield from _levels(pipeline)
 
 
 def _check_known(source: str, config: dict[str, Any]) -> None:
@@ -136,7 +134,8 @@ def _as_onnx(config: dict[str, Any], engines: Path, scratch: Path) -> None:
 
 def is_plain(config: PipelineConfig) -> bool:
     """Whether the YAML says `enable_hpi: False`. Raises ConfigError where one model differs."""
-    own = {module.enable_hpi for module in config.modules} - {None, config.enable_hpi}
+    inner: list[Module | DocPreprocessor] = [*config.modules, config.doc_preprocessor]
+    own = {part.enable_hpi for part in inner} - {None, config.enable_hpi}
     if own and not config.enable_hpi:
         raise ConfigError(
             f"{config.source}: enable_hpi: False at the top and True in a model: only PaddleX "

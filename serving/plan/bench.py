@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from serving.config.gate import Gate
 from serving.config.model import (
     DetectionModel,
@@ -21,7 +23,7 @@ from serving.engines.batching import callers
 from serving.imaging.resize import pad_tiny
 from serving.models.pipeline_models import PipelineModel
 from serving.ocr.detect import Detector, as_quad
-from serving.ocr.document import PageOrienter, Unwarper, turn_upright
+from serving.ocr.document import PageOrienter, Unwarper
 from serving.ocr.orient import Orienter
 from serving.ocr.recognise import Recogniser
 from serving.ocr.scheduler import Scheduler
@@ -149,9 +151,9 @@ class PageOrientationBench(Bench):
 
     def __init__(self, part: PipelineModel, engine: Engine, calibration: Calibration) -> None:
         pages = [
-            turn_upright(page, 90 * index)
+            np.rot90(page, turns)  # a view: the engines of a heat are open side by side
             for page in (*calibration.own_pages, *calibration.pages)
-            for index in range(4)
+            for turns in range(4)
         ]
         super().__init__(engine, spread(pages, _PAGES), pages)
         assert isinstance(part.model, PageOrientationModel)

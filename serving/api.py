@@ -109,8 +109,12 @@ class OcrPipeline:
             pdf_text=pdf_text == "auto",
             on_page_error=on_page_error,
         ):
+            page = loaded.own_text
             try:
-                page = loaded.own_text or self.pipeline.read(loaded.image, parsed)
+                if page is None:
+                    page = self.pipeline.read(loaded.image, parsed)
+                elif not settings["return_word_box"]:
+                    page = page.without_words()
             except (EngineError, MemoryError) as error:
                 if on_page_error is None:
                     raise
@@ -119,7 +123,7 @@ class OcrPipeline:
             yield PageResult(
                 loaded.name,
                 loaded.page_index,
-                page if settings["return_word_box"] else page.without_words(),
+                page,
                 loaded.image,
                 settings,
                 loaded.dpi,

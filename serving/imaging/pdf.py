@@ -124,9 +124,10 @@ def _is_signed(pdf: Pdf) -> bool:
     if int(form.get(Name.SigFlags, 0)) & 1:
         return True
     fields: list[Any] = list(form.get(Name.Fields, []))
-    for field in itertools.islice(
-        iter(lambda: fields.pop() if fields else None, None), _MAX_FIELDS
-    ):
+    for _ in range(_MAX_FIELDS):
+        if not fields:
+            break
+        field = fields.pop()
         if isinstance(field, Dictionary):
             if field.get(Name.FT) == Name.Sig and Name.V in field:
                 return True

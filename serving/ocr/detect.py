@@ -121,11 +121,8 @@ def larger_scale(quads: QuadArray, page: Image, scale: float) -> float:
 
     quads: of lines that were found, in pixels of the page. scale: at which they were found.
     """
-    sides = (
-        np.hypot(*np.moveaxis(quads[:, 0] - quads[:, 3], -1, 0)),
-        np.hypot(*np.moveaxis(quads[:, 0] - quads[:, 1], -1, 0)),
-    )
-    height = float(np.median(np.minimum(*sides))) * scale if len(quads) else 0.0
+    across, down = (np.hypot(*(quads[:, 0] - quads[:, corner]).T) for corner in (1, 3))
+    height = float(np.median(np.minimum(across, down))) * scale if len(quads) else 0.0
     if height >= _MIN_HEIGHT or not (len(quads) or scale < _SMALL_SCALE):
         return 0.0
     wanted = scale * _GOOD_HEIGHT / height if height else 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from paddlex_env import paddlex_python
 from plans import deploy_like_default
 
 from benchmarks import corpus
-from serving.config import load_config, parse_config
+from serving.config import PipelineConfig, load_config, parse_config
 from serving.config.options import Options
 from serving.errors import BadRequest, ModelMissing
 from serving.models.progress import Quiet
@@ -32,20 +31,19 @@ NO_PAGE = Options(use_doc_orientation_classify=False)
 
 
 @pytest.fixture(scope="module")
-def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
-    pipeline = open_pipeline(config, models=built, warm=False)
-    yield pipeline
-    pipeline.close()
-
-
-@pytest.fixture(scope="module")
 def pages() -> list[Image]:
     return [page.image for page in corpus.pages(seed=5, count=4)]
 
 
 def turned(page: Image, angle: int) -> Image:
     return np.ascontiguousarray(np.rot90(page, -(angle // 90)))
+
+
+def opened(config: PipelineConfig, built: Path, repo: Path, store: Path) -> Pipeline:
+    """That pipeline on the default one's engines, without measuring."""
+    store.mkdir()
+    deploy_like_default(store, built, load_config(repo / "configs/PP-OCRv4_mobile.yaml"), config)
+    return open_pipeline(config, models=store, warm=False)
 
 
 def texts(page: Page) -> list[str]:
@@ -161,10 +159,7 @@ def test_paddlex_own_ocr_yaml_reads_turned_pages(
     ):
         sections[section]["model_dir"] = str(built / model)
     config = parse_config(data, source="OCR.yaml")
-    store = tmp_path / "models"
-    store.mkdir()
-    deploy_like_default(store, built, load_config(repo / "configs/PP-OCRv4_mobile.yaml"), config)
-    pipeline = open_pipeline(config, models=store, warm=False)
+    pipeline = opened(config, built, repo, tmp_path / "models")
     try:
         upright = pipeline.read(pages[0])
         page = pipeline.read(turned(pages[0], 180))
@@ -228,10 +223,7 @@ def test_a_page_is_flattened_and_its_boxes_are_mapped_back(
         "model_dir": str(tmp_path / "unwarping"),
     }
     config = parse_config(data, source="bent.yaml")
-    store = tmp_path / "models"
-    store.mkdir()
-    deploy_like_default(store, built, load_config(repo / "configs/PP-OCRv4_mobile.yaml"), config)
-    pipeline = open_pipeline(config, models=store, warm=False)
+    pipeline = opened(config, built, repo, tmp_path / "models")
     try:
         only_turned = Options(use_doc_orientation_classify=True, use_doc_unwarping=False)
         for angle in (0, 90):

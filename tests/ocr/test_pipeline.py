@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,6 @@ from serving.ocr.pipeline import Pipeline
 from serving.ocr.recognise import width_class, width_classes
 from serving.plan.load import open_pipeline
 from serving.scores import Overlap, character_overlap
-
-
-@pytest.fixture(scope="module")
-def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
-    yield pipeline
-    pipeline.close()
 
 
 @pytest.fixture(scope="module")

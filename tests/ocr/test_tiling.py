@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from serving.config import load_config
 from serving.config.options import Options
 from serving.models.probe import draw_text
 from serving.ocr.detect import larger_scale, tile_spans
 from serving.ocr.pipeline import Pipeline
-from serving.plan.load import open_pipeline
 from serving.types import Image
 
 ROWS = 120
-
-
-@pytest.fixture(scope="module")
-def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
-    pipeline = open_pipeline(config, models=built, warm=False)
-    yield pipeline
-    pipeline.close()
 
 
 @pytest.fixture(scope="module")

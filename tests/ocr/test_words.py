@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.corpus.fonts import LATIN, load_font
-from serving.config import load_config
 from serving.config.options import Options
 from serving.ocr.pipeline import Pipeline
 from serving.ocr.words import Span, word_on_page, word_spans
 from serving.output.paddlex import paddlex_result
-from serving.plan.load import open_pipeline
 
 WANTED = Options(return_word_box=True)
 
@@ -65,13 +61,6 @@ def test_chinese_characters_are_as_wide_as_they_stand_apart() -> None:
 def test_a_word_follows_its_line_across_the_page() -> None:
     down = ((10, 0), (10, 100), (0, 100), (0, 0))  # the line runs down
     assert word_on_page(Span("w", 0.25, 0.5), down).box == ((10, 25), (10, 50), (0, 50), (0, 25))
-
-
-@pytest.fixture(scope="module")
-def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
-    yield pipeline
-    pipeline.close()
 
 
 def printed(text: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:

@@ -36,6 +36,8 @@ class Options(BaseModel):
     """How far a box is expanded around the detected text."""
     text_det_tiling: bool | None = None
     """Look for text that is too small at the page's scale once more, in tiles at a larger one."""
+    text_det_deskew: bool | None = None
+    """Turn a skewed page back, by up to 45 degrees, before its lines are detected."""
     text_rec_score_thresh: Ratio | None = None
     """A line with this score or more is kept."""
     return_word_box: bool | None = None

@@ -144,6 +144,7 @@ class TextDetection(Module):
     box_thresh: Ratio | None = 0.6
     unclip_ratio: float | None = Field(default=2.0, gt=0, le=10)
     tiling: bool = False
+    deskew: bool = False
     input_shape: Shape | None = None
 
 

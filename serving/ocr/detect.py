@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, radians, sqrt
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from serving.imaging.resize import (
 )
 from serving.ocr.db import DbParameters, Map, quads_from_map
 from serving.ocr.order import reading_order
+from serving.ocr.skew import Affine, skew, to_page, turn_back
 from serving.types import Image, Quad, QuadArray
 
 _SMALL_SCALE = 1 / 3
@@ -34,8 +35,28 @@ _MIN_HEIGHT = 10
 """Height in pixels, at the detector's scale, below which lines are found unreliably ..."""
 _GOOD_HEIGHT = 16
 """... and to which they are enlarged."""
+_MIN_SKEW = radians(2.5)
+"""From here on a page is turned back before its lines are sought: of lines that lean by more, parts
+are missed, and boxes reach into the neighbouring ones."""
+_SMALLER = 0.85
+"""A skewed page is turned as a whole first, which needs more room: at a scale that is smaller by
+more than this, its small print could be missed, and cut off with the empty corners."""
 _MAX_PIXELS = 16 * _TILE**2
 """Of all tiles of a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Where the lines of a page are."""
+
+    quads: QuadArray
+    """(N, 4, 2) int32 in pixels of `image`, in PaddleX's order."""
+    image: Image
+    """The page; of a skewed page, the part with text, turned back."""
+    to_page: Affine | None
+    """From pixels of `image` to those of a skewed page."""
+    hint: str
+    """Why text may be missing; empty if nothing suggests that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +67,51 @@ class Detector:
     model: DetectionModel
     settings: TextDetection
 
-    def detect(self, page: Image, options: Options) -> tuple[QuadArray, str]:
-        """Quads (N, 4, 2) int32 in pixels of the page (H, W, 3), in PaddleX's order.
+    def detect(self, page: Image, options: Options) -> Detection:
+        """Where the lines of a page (H, W, 3) are."""
+        image, affine = pad_tiny(page), None
+        quads, dropped, scale = self._detect(image, options)
+        lean = self._skew(image, quads, scale, options)
+        if abs(lean) >= _MIN_SKEW:
+            image, affine = turn_back(page, lean)
+            quads, _, _ = self._detect(image, options, scale)
+            lean += skew(quads) or 0.0
+            image, affine = turn_back(page, lean, around=to_page(quads, affine))
+            quads, dropped, scale = self._detect(image, options)
+        if affine is None:
+            image, quads = page, np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32)
+        return Detection(reading_order(quads), image, affine, _hint(len(quads), dropped, scale))
 
-        And a hint where text may be missing, else an empty one.
+    def _detect(
+        self, page: Image, options: Options, min_scale: float = 0.0
+    ) -> tuple[QuadArray, int, float]:
+        """Quads, how many more were dropped, and the scale at which they were found.
+
+        min_scale: the page is not to be shrunk by much more.
         """
-        padded = pad_tiny(page)
-        fitted, size = self.fit(padded, options)
-        quads, dropped = self._quads(self._map(fitted)[: size[0], : size[1]], padded, options)
-        scale = size[0] / padded.shape[0]
-        if self._tiles(options) and (larger := larger_scale(quads, padded, scale)):
+        fitted, size = self.fit(page, options)
+        scale = size[0] / page.shape[0]
+        if scale < _SMALLER * min_scale and self.model.image_shape is None:
+            return *self._quads(self._map_of_tiles(page, min_scale), page, options), min_scale
+        quads, dropped = self._quads(self._map(fitted)[: size[0], : size[1]], page, options)
+        if self._tiles(options) and (larger := larger_scale(quads, page, scale)):
             scale = larger
-            quads, dropped = self._quads(self._map_of_tiles(padded, scale), padded, options)
-        quads = np.minimum(quads, (page.shape[1], page.shape[0])).astype(np.int32)
-        return reading_order(quads), _hint(len(quads), dropped, scale)
+            quads, dropped = self._quads(self._map_of_tiles(page, scale), page, options)
+        return quads, dropped, scale
+
+    def _skew(self, page: Image, quads: QuadArray, scale: float, options: Options) -> float:
+        """By how much the page leans; where its lines do not tell, those at a larger scale do."""
+        if not self._deskews(options):
+            return 0.0
+        lean = skew(quads)
+        if lean is None:
+            larger = min(1.0, 2 * scale, sqrt(_MAX_PIXELS / (page.shape[0] * page.shape[1])))
+            if larger > 1.2 * scale:
+                lean = skew(self._quads(self._map_of_tiles(page, larger), page, options)[0])
+        return lean or 0.0
+
+    def _deskews(self, options: Options) -> bool:
+        return first_set(options.text_det_deskew, self.settings.deskew)
 
     def _map(self, fitted: Image) -> Map:
         probabilities: Map = self.engine.run(fitted[None])[0][0, 0]

@@ -1,9 +1,9 @@
-"""The document preprocessor: turns a page upright, flattens it, and maps its lines back."""
+"""The document preprocessor: turns a page upright, flattens it, and maps lines back to it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from serving.config.model import PageOrientationModel, UnwarpingModel
 from serving.engines.base import Engine
 from serving.imaging.resize import resize
 from serving.ocr.ctc import has_cjk
+from serving.ocr.skew import Affine
 from serving.types import Image, Line, Page, Quad
 
 Grid = npt.NDArray[np.float32]
@@ -111,6 +112,18 @@ def on_sent_page(page: Page, width: int, height: int, angle: int, grid: Grid | N
     )
 
 
+def on_skewed_page(
+    lines: Iterable[Line], affine: Affine, width: int, height: int
+) -> tuple[Line, ...]:
+    """Lines of a page that was turned back, on the skewed page itself, `width` x `height`."""
+
+    def point(x: int, y: int) -> tuple[int, int]:
+        across, down = affine @ (x, y, 1)
+        return min(max(round(across), 0), width), min(max(round(down), 0), height)
+
+    return tuple(_mapped(line, point) for line in lines)
+
+
 def _before_flattening(x: int, y: int, grid: Grid, width: int, height: int) -> tuple[int, int]:
     rows, columns = grid.shape[:2]
     there = grid[min(y, rows - 1), min(x, columns - 1)]
@@ -118,7 +131,7 @@ def _before_flattening(x: int, y: int, grid: Grid, width: int, height: int) -> t
     return round(float(across)), round(float(down))
 
 
-def _mapped(line: Line, point: Callable[[int, int], tuple[int, int]], angle: int) -> Line:
+def _mapped(line: Line, point: Callable[[int, int], tuple[int, int]], angle: int = 0) -> Line:
     def corners(quad: Quad) -> Quad:
         a, b, c, d = (point(*corner) for corner in quad)
         return a, b, c, d

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.ocr.skew import skew
 from serving.types import Line, QuadArray
 
 Floats = npt.NDArray[np.float64]
@@ -16,8 +17,6 @@ Indices = npt.NDArray[np.intp]
 
 _SAME_ROW = 0.5
 """Lines of one row differ in y by less than this share of the smaller height, or by 10 px."""
-_MIN_ROWS = 3
-"""Lines from which the skew of a page is estimated."""
 
 # Lengths below are in heights of a line. A detected line is about 1.4 em high.
 _BODY = 0.35
@@ -117,8 +116,8 @@ class _Lines:
 
     @classmethod
     def of(cls, quads: QuadArray) -> _Lines:
-        top, side = (quads[:, corner] - quads[:, 0] for corner in (1, 3))
-        angle = _skew(top)
+        side = quads[:, 3] - quads[:, 0]
+        angle = skew(quads) or 0.0
         points = np.concatenate([quads, (quads[:, 0] + side / 2)[:, None]], axis=1)
         x, y = points[..., 0], points[..., 1]
         across, down = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -149,20 +148,6 @@ class _Lines:
                 order[j], order[j - 1] = previous, line
                 j -= 1
         return order
-
-
-def _skew(tops: QuadArray) -> float:
-    """The page's skew in radians: the median direction of its lines, weighted by length.
-
-    tops: (N, 2), from the first to the second corner. 0 where too few lines are long enough.
-    """
-    lengths, angles = np.hypot(*tops.T), np.arctan2(tops[:, 1], tops[:, 0])
-    long = lengths > 2 * np.median(lengths) / 3
-    if np.count_nonzero(long) < _MIN_ROWS:
-        return 0.0
-    by_angle = np.argsort(angles[long])
-    total = np.cumsum(lengths[long][by_angle])
-    return float(angles[long][by_angle][np.searchsorted(total, total[-1] / 2)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from serving.ocr.document import (
     PageOrienter,
     Unwarper,
     on_sent_page,
+    on_skewed_page,
     reads_upright,
     turn_of_lines,
     turn_upright,
@@ -121,20 +122,22 @@ class Pipeline:
     def _read(self, image: Image, options: Options) -> Page:
         """Read an upright page."""
         start = time.perf_counter()
-        quads, hint = self.detector.detect(image, options)
-        if hint:
-            _LOG.warning("%s", hint)
+        found = self.detector.detect(image, options)
+        if found.hint:
+            _LOG.warning("%s", found.hint)
         detected = time.perf_counter()
-        lines = tuple(self._lines(image, quads, options))
+        lines = tuple(self._lines(found.image, found.quads, options))
         if first_set(options.order, self.order) == "columns":
             lines = by_columns(lines)
+        if found.to_page is not None:
+            lines = on_skewed_page(lines, found.to_page, image.shape[1], image.shape[0])
         end = time.perf_counter()
         return Page(
             width=image.shape[1],
             height=image.shape[0],
             lines=lines,
             timing={"detect": (detected - start) * 1e3, "recognise": (end - detected) * 1e3},
-            hint=hint,
+            hint=found.hint,
         )
 
     def warm(self) -> None:

@@ -16,7 +16,7 @@ from serving.config.model import (
     RecognitionModel,
     UnwarpingModel,
 )
-from serving.config.options import DEFAULT_OPTIONS
+from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.config.pipeline import TextDetection, TextRecognition
 from serving.engines.base import Engine
 from serving.engines.batching import callers
@@ -37,6 +37,8 @@ from serving.plan.gate import (
 )
 from serving.types import Image, Quad
 
+_AS_IS = Options(text_det_deskew=False)
+"""Quads are compared in pixels of the page."""
 _PAGES = 4
 """Pages of the detection workload."""
 _LINES = 24
@@ -97,7 +99,7 @@ class DetectionBench(Bench):
         return self._stage.fit(pad_tiny(image), DEFAULT_OPTIONS)[0]
 
     def read(self, image: Image) -> list[Quad]:
-        return [as_quad(quad) for quad in self._stage.detect(image, DEFAULT_OPTIONS)[0]]
+        return [as_quad(quad) for quad in self._stage.detect(image, _AS_IS).quads]
 
     def judge(self, gate: Gate, reference: list[Any], answers: list[Any]) -> Verdict:
         return judge_detection(gate, reference, answers)

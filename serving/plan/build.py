@@ -84,7 +84,9 @@ class PlanInputs:
                 for spec in specs
             ],
             "gate": self.config.gate.model_dump(),
-            "module": part.module.model_dump(mode="json", exclude={"model_dir", "hpi_config"}),
+            "module": part.module.model_dump(
+                mode="json", exclude={"model_dir", "hpi_config", "tiling", "deskew"}
+            ),
             "objective": OBJECTIVE,
         }
 

@@ -37,6 +37,12 @@ OBJECTIVE = "pages a second with a caller a core, single-request latency within 
 BUILD = "bash scripts/build_engines.sh"
 _SIMD = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
 """Parts of the CPU flags that engines look at."""
+_NO_ENGINE_DEPENDS_ON: dict[str, Any] = {
+    "order": True,
+    "sub_modules": {"detection": {"tiling", "deskew"}},
+    "sub_pipelines": {"doc_preprocessor": {"doubtful_pages_only"}},
+}
+"""Keys that say how pages are read, whichever engines read them."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -411,7 +417,7 @@ def key(content: Mapping[str, Any]) -> str:
 
 def _path(models: Path, config: PipelineConfig, cores: int) -> Path:
     """The deployment's file. The hash finds it; the stem is for people, and may be a copy's."""
-    pipeline = config.model_dump(mode="json", exclude={"order"})  # no engine depends on it
+    pipeline = config.model_dump(mode="json", exclude=_NO_ENGINE_DEPENDS_ON)
     name = key({"pipeline": pipeline, "cores": cores})[:12]
     folder = models / "engines" / "plans"
     return next(folder.glob(f"*-{name}.json"), folder / f"{Path(config.source).stem}-{name}.json")

@@ -186,7 +186,7 @@ def test_a_page_is_fitted_to_the_profile_never_built_for(
     page = np.full((*size, 3), 255, np.uint8)
     height, width = size
     page[height // 4 : height // 2, width // 4 : width // 2] = 0
-    quads, _ = Detector(engine, part.model, part.module).detect(page, asked)
+    quads = Detector(engine, part.model, part.module).detect(page, asked).quads
     for shape in seen:  # a page, and its tiles where small text is looked for
         shapes.check(shape)
     if min(size) > 900:  # the block is found where it is on the page, whatever was shrunk

@@ -47,7 +47,7 @@ def test_a_scale_that_the_request_sets_stays(pipeline: Pipeline, screenshot: Ima
 
 def test_ordinary_print_is_not_detected_again(pipeline: Pipeline) -> None:
     page = np.array(draw_text(1600, 1200))
-    quads, _ = pipeline.detector.detect(page, Options(text_det_tiling=False))
+    quads = pipeline.detector.detect(page, Options(text_det_tiling=False)).quads
     assert len(quads)
     assert larger_scale(quads, page, 0.6) == 0
 

@@ -37,10 +37,13 @@ _OURS = (
     "order",
     "doubtful_pages_only",
     "tiling",
+    "deskew",
     "restore_spaces",
     "ascii_punctuation",
 )
 """Keys of our YAML that PaddleX does not have, in a pipeline or a model."""
+_OWN_OPTIONS = "text_det_tiling", "text_det_deskew"
+"""Options of a request that change how text is detected, and that PaddleX does not have."""
 
 
 def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[str, Any]:
@@ -162,11 +165,12 @@ class PlainPipeline:
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Lines are PaddleX's, including empty ones."""
-        if options.text_det_tiling:
-            raise BadRequest("text_det_tiling: plain PaddleX (enable_hpi: False) has no tiling")
+        for key in _OWN_OPTIONS:
+            if getattr(options, key):
+                raise BadRequest(f"{key}: plain PaddleX (enable_hpi: False) does not have it")
         start = time.perf_counter()
         with self._lock:
-            own = options.model_dump(exclude_none=True, exclude={"order", "text_det_tiling"})
+            own = options.model_dump(exclude_none=True, exclude={"order", *_OWN_OPTIONS})
             (result,) = self._pipeline.predict(image, **own)
         read = zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True)
         lines = tuple(

@@ -1,0 +1,79 @@
+"""The skew of a page, from its lines, and the page turned back by it. Pure functions."""
+
+from __future__ import annotations
+
+from math import cos, radians, sin
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from serving.types import Image, QuadArray
+
+Affine = npt.NDArray[np.float64]
+"""(2, 3): from the pixels of a page turned back to those of the page itself."""
+
+_LONG = 2
+"""Length over height from which a line has a direction."""
+_NEAR = radians(4)
+"""Lines of one page differ in direction by less."""
+_MIN_SHARE = 0.6
+"""Of the lines' length, what has to run in one direction."""
+_MARGIN = 0.1
+"""Around the lines that were found: others may have been missed. A share of each side."""
+
+
+def skew(quads: QuadArray) -> float | None:
+    """The direction in radians, -pi/4 to pi/4, that most lines (N, 4, 2) share; None if none.
+
+    It is the median of their longer sides' directions, weighted by length, clockwise. Lines
+    written upwards or downwards count as those of a page that was turned by 90 degrees.
+    """
+    across, down = quads[:, 1] - quads[:, 0], quads[:, 3] - quads[:, 0]
+    lengths = np.hypot(*across.T), np.hypot(*down.T)
+    is_upright = lengths[0] >= lengths[1]
+    angles = np.where(
+        is_upright, np.arctan2(across[:, 1], across[:, 0]), np.arctan2(-down[:, 0], down[:, 1])
+    )
+    long = np.maximum(*lengths)
+    weights = np.where(long >= _LONG * np.minimum(*lengths), long, 0.0)
+    if not weights.any():
+        return None
+    by_angle = np.argsort(angles)
+    total = np.cumsum(weights[by_angle])
+    angle = float(angles[by_angle[np.searchsorted(total, total[-1] / 2)]])
+    share = weights[np.abs(angles - angle) < _NEAR].sum() / total[-1]
+    return angle if share >= _MIN_SHARE else None
+
+
+def turn_back(page: Image, angle: float, around: QuadArray | None = None) -> tuple[Image, Affine]:
+    """The page (H, W, 3), turned counter-clockwise by `angle` (radians), at the same scale.
+
+    White where it reaches beyond the page. around: quads of its lines; only they and a margin are
+    kept.
+    """
+    height, width = page.shape[:2]
+    back = np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)]) @ back.T
+    first, last = corners.min(axis=0), corners.max(axis=0)
+    if around is not None and len(around):
+        lines = around.reshape(-1, 2) @ back.T
+        margin = _MARGIN * np.ptp(lines, axis=0)
+        first = np.maximum(first, lines.min(axis=0) - margin)
+        last = np.minimum(last, lines.max(axis=0) + margin)
+    size = np.ceil(last - first).astype(int)
+    affine = np.column_stack([back.T, back.T @ first])
+    turned = cv2.warpAffine(
+        page,
+        affine,
+        size.tolist(),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(255, 255, 255),
+    )
+    return np.asarray(turned, np.uint8), affine
+
+
+def to_page(quads: QuadArray, affine: Affine) -> QuadArray:
+    """Quads (N, 4, 2) of a page turned back, in pixels of the page itself."""
+    return np.rint(quads @ affine[:, :2].T + affine[:, 2]).astype(np.int32)

@@ -1,0 +1,114 @@
+"""Skewed pages are turned back before their lines are sought, and boxes are on the page as sent."""
+
+from __future__ import annotations
+
+from math import degrees, radians
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks import corpus
+from serving.config.options import Options
+from serving.imaging.crop import crop
+from serving.ocr.pipeline import Pipeline
+from serving.ocr.skew import skew, turn_back
+from serving.scores import character_errors
+from serving.types import Image, Page, QuadArray
+
+AS_IS = Options(text_det_deskew=False)
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Image]:
+    return [page.image for page in corpus.pages(seed=7, count=4)]
+
+
+def skewed(page: Image, angle: float) -> Image:
+    """The whole page, turned clockwise by so many degrees, on white."""
+    height, width = page.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -angle, 1)
+    size = np.abs(matrix[:, :2]) @ (width, height)
+    matrix[:, 2] += (size - (width, height)) / 2
+    white = (255, 255, 255)
+    turned = cv2.warpAffine(
+        page, matrix, size.astype(int).tolist(), flags=cv2.INTER_CUBIC, borderValue=white
+    )
+    return np.asarray(turned, np.uint8)
+
+
+def error_rate(page: Page, upright: Page) -> float:
+    """Of all characters of the page in reading order, against the upright page."""
+    texts = ["\n".join(line.text for line in of.lines) for of in (upright, page)]
+    return character_errors(*texts)[0] / len(texts[0])
+
+
+@pytest.mark.parametrize("angle", [-40, -15, -5, 5, 15, 30])
+def test_a_skewed_page_reads_as_the_upright_one(
+    pipeline: Pipeline, pages: list[Image], angle: int
+) -> None:
+    pairs = [(pipeline.read(skewed(page, angle)), pipeline.read(page)) for page in pages]
+    assert np.mean([error_rate(*pair) for pair in pairs]) < 0.05
+    if abs(angle) >= 30:
+        as_is = [pipeline.read(skewed(page, angle), AS_IS) for page in pages]
+        assert np.mean([error_rate(a, b) for a, (_, b) in zip(as_is, pairs, strict=True)]) > 0.1
+
+
+def test_an_upright_page_is_read_as_it_is(pipeline: Pipeline, pages: list[Image]) -> None:
+    for page in pages:
+        assert pipeline.read(page) == pipeline.read(page, AS_IS)
+
+
+def test_a_page_on_its_side_and_skewed_reads_too(pipeline: Pipeline, pages: list[Image]) -> None:
+    upright = pipeline.read(pages[0])
+    page = pipeline.read(skewed(np.rot90(pages[0], -1), 10))
+    assert page.angle == 90
+    assert error_rate(page, upright) < 0.05
+
+
+def test_boxes_are_on_the_page_as_it_was_sent(pipeline: Pipeline, pages: list[Image]) -> None:
+    """A crop of the sent page inside a box reads as the line, from the line's own top left."""
+    sent = skewed(pages[0], 20)
+    lines = [line for line in pipeline.read(sent).lines if len(line.text) > 8]
+    assert lines
+    for line in lines:
+        (left, top), (right, bottom) = line.box[0], line.box[1]
+        assert degrees(np.arctan2(bottom - top, right - left)) == pytest.approx(20, abs=3)
+        read = pipeline.recogniser.read(crop(sent, np.array(line.quad, np.int32))[0]).text
+        assert character_errors(line.text, read)[0] <= 0.1 * len(line.text) + 1
+
+
+def quads(angle: float, count: int, length: int = 200, height: int = 20) -> QuadArray:
+    """Lines below each other on a page that is skewed by so many degrees."""
+    cos, sin = np.cos(radians(angle)), np.sin(radians(angle))
+    line = np.array([(0, 0), (length, 0), (length, height), (0, height)])
+    lines = 300 + np.stack([line + np.array([0, 2 * height * row]) for row in range(count)])
+    return np.rint(lines @ np.array([[cos, sin], [-sin, cos]])).astype(np.int32)
+
+
+@pytest.mark.parametrize("angle", [-44, -10, -1, 0, 3, 25, 44])
+def test_the_skew_is_the_direction_of_most_lines(angle: float) -> None:
+    lines = quads(angle, 6)
+    assert degrees(skew(lines) or 0) == pytest.approx(angle, abs=0.5)
+    others = np.concatenate([lines, quads(angle + 40, 2), quads(0, 9, length=25)])
+    assert degrees(skew(others) or 0) == pytest.approx(angle, abs=0.5)
+    upwards = np.roll(lines[:, :, ::-1] * (-1, 1) + (800, 0), 1, axis=1)
+    assert degrees(skew(upwards) or 0) == pytest.approx(angle, abs=0.5)
+
+
+def test_lines_in_many_directions_have_no_skew() -> None:
+    assert skew(np.concatenate([quads(angle, 2) for angle in range(-40, 41, 10)])) is None
+    assert skew(quads(20, 30, length=25)) is None  # single characters
+    assert skew(np.empty((0, 4, 2), np.int32)) is None
+
+
+def test_a_page_turned_back_keeps_its_scale_and_all_of_its_lines() -> None:
+    page = np.full((500, 800, 3), 255, np.uint8)
+    lines = quads(12, 4, length=300)
+    cv2.fillPoly(page, list(lines), (0, 0, 0))
+    turned, affine = turn_back(page, radians(12), around=lines)
+    assert turned.shape[0] < page.shape[0] and turned.shape[1] < page.shape[1]
+    dark = np.count_nonzero(turned < 128), np.count_nonzero(page < 128)
+    assert dark[0] == pytest.approx(dark[1], rel=0.02)
+    assert (turned[:, :, 0] < 128).any(axis=1).sum() == pytest.approx(4 * 21, abs=6)
+    assert np.linalg.det(affine[:, :2]) == pytest.approx(1)

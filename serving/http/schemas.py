@@ -146,8 +146,10 @@ class BatchPath(BaseModel):
     batch_id: str
 
 
-class JobResultPath(JobPath):
-    """The end of `/api/v2/ocr/results/ID/SECRET`."""
+class JobResultQuery(BaseModel):
+    """`/api/v2/ocr/results/ID?secret=SECRET`: in the query, which the log leaves out."""
+
+    model_config = ConfigDict(extra="forbid")
 
     secret: str
 

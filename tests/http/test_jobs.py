@@ -187,9 +187,10 @@ def test_a_job_is_its_keys_alone(begin: Callable[..., Server], tmp_path: Path, s
         assert requests.request(method, url, headers=his, timeout=PATIENCE).status_code == 404
     url = found["resultUrl"]["jsonUrl"]
     assert texts(found) == ["accurate 40x20 字"]
-    secret = url.rpartition("/")[2]
-    for wrong in (url[:-1], url[:-1] + "ÿ", url.replace(secret, job)):
-        assert requests.get(wrong, timeout=PATIENCE).status_code in (401, 404)
+    secret = url.rpartition("=")[2]
+    for wrong in (url[:-1], url[:-1] + "ÿ", url.replace(secret, job), url.partition("?")[0]):
+        assert requests.get(wrong, timeout=PATIENCE).status_code in (400, 404)
+    assert secret not in server.errors()
     batch = requests.get(f"{server.base}{JOBS}/batch/b1", headers=mine, timeout=PATIENCE)
     assert [item["jobId"] for item in batch.json()["data"]["extractResult"]] == [job]
     assert spool.stat().st_mode & 0o077 == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, current_app, g, request, send_file
@@ -28,7 +27,7 @@ from serving.http.schemas import (
     JobError,
     JobForm,
     JobPath,
-    JobResultPath,
+    JobResultQuery,
     JobUrl,
 )
 from serving.http.service import Service
@@ -101,19 +100,18 @@ def batch(path: BatchPath) -> Response:
 
 
 @blueprint.get(
-    f"{JOBS}results/<job_id>/<secret>",
-    responses=blueprint.answers({NDJSON: str}, 404, 429, error=JobError),
+    f"{JOBS}results/<job_id>",
+    responses=blueprint.answers({NDJSON: str}, 400, 404, 429, error=JobError),
 )
-def result(path: JobResultPath) -> Response:
-    """The pages of a job that is done, as JSON lines. Needs no key: the address is the secret."""
+def result(path: JobPath, query: JobResultQuery) -> Response:
+    """The pages of a job that is done, as JSON lines. Needs no key: the secret is one."""
     service, spool = _service()
-    job = spool.get_result(path.job_id, path.secret)
+    job = spool.get_result(path.job_id, query.secret)
     service.admit(Body.of(request.environ))  # a slow caller may hold a thread for long
     try:
         response = send_file(job.result, mimetype=NDJSON, etag=False)
-    except FileNotFoundError:  # meanwhile
-        spool.get_result(path.job_id, path.secret)
-        raise
+    except FileNotFoundError:
+        raise NotFound("the job has just been removed") from None
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -136,7 +134,7 @@ def _read_body(body: Body) -> tuple[JobForm | JobUrl, bytes | Url, InferOptions]
     try:
         if kind.lower() == "multipart/form-data":
             files, texts = read_form(body, options.get("boundary", ""), 1, _TEXTS)
-            form = JobForm(file=files[0], **_plain(texts))
+            form = JobForm.model_validate({"file": files[0], **texts})
             check_json(form.optionalPayload.encode(), 1)
             return form, form.file, InferOptions.model_validate_json(form.optionalPayload)
         if kind.lower() == "application/json":
@@ -150,10 +148,6 @@ def _read_body(body: Body) -> tuple[JobForm | JobUrl, bytes | Url, InferOptions]
         f"unsupported Content-Type {kind[:60]}; send multipart/form-data with file and model, or "
         "application/json with fileUrl and model"
     )
-
-
-def _plain(texts: Mapping[str, str]) -> dict[str, Any]:
-    return dict(texts)
 
 
 def _pipeline(model: str, names: tuple[str, ...]) -> str:
@@ -185,7 +179,9 @@ def _data(job: Job) -> JobData:
         },
     }
     if state.state == "done":
-        data["resultUrl"] = {"jsonUrl": f"{_root()}{JOBS}results/{job.id}/{job.request.secret}"}
+        data["resultUrl"] = {
+            "jsonUrl": f"{_root()}{JOBS}results/{job.id}?secret={job.request.secret}"
+        }
     if state.error is not None:
         data["errorMsg"] = state.error
     return data

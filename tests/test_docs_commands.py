@@ -73,7 +73,11 @@ class Shell:
         command = command.replace(" ocr-hpi.pid", f" {self.folder}/second.pid")
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
-            env={**os.environ, "OCR_HPI_PORT": str(free_port())},
+            env={
+                **os.environ,
+                "OCR_HPI_PORT": str(free_port()),
+                "OCR_HPI_SPOOL": f"{self.folder}/spool",
+            },
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -148,7 +152,7 @@ EXPECTED = {
     "pdf_text=auto": '"source": "ocr"',
     "partial=true": "unsupported_media",
     "paddleocr api": "Riverton",
-    "api/v2/ocr/jobs": '"totalPages":2',
+    "api/v2/ocr/jobs": '"totalPages": 2',
     "format=pdf": "searchable.pdf",
     "format=alto": "report.alto.xml",
     "x-ndjson": '"request_id"',

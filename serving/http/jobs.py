@@ -278,7 +278,7 @@ class Spool:
         return None
 
     def _folders(self) -> list[Path]:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # not made yet; or `add` says what is wrong
             return sorted(path for path in self.folder.iterdir() if path.is_dir())
         return []
 
@@ -325,13 +325,14 @@ class JobRunner:
             try:
                 if self._is_ready() and self._run_next():
                     continue
+                self._wake.wait(_POLL)
             except Exception:  # a disk that is full or gone must not end all jobs
-                _LOG.error("jobs: the spool fails; trying again", exc_info=True)
-            self._wake.wait(_POLL)
+                _LOG.error("jobs: the spool fails; trying again in a minute", exc_info=True)
+                self._wake.wait(_EXPIRY_PERIOD)
             self._wake.clear()
 
     def _run_next(self) -> bool:
-        """Read one job; whether there was one."""
+        """Read one job to its end; whether there was one."""
         if time.monotonic() > self._next_expiry:
             self._next_expiry = time.monotonic() + _EXPIRY_PERIOD
             self._spool.expire()
@@ -344,7 +345,7 @@ class JobRunner:
                 if job.folder.exists():
                     raise
                 _LOG.info("job cancelled", extra={"fields": {"job": job.id}})
-        return True
+        return job.state.state != "pending"
 
     def _run(self, job: Job) -> None:
         def check() -> None:

@@ -241,7 +241,7 @@ class Service:
         if count > self.settings.max_pages:
             raise TooLarge(
                 f"the request has {count} pages; the limit is {self.settings.max_pages} "
-                "(--max-pages): send them in parts, or select some with pages=1-100"
+                "(--max-pages): send them in parts, or select some pages, as 1-100"
             )
         return documents
 

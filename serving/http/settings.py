@@ -49,7 +49,7 @@ class Settings:
     """Hosts from which pictures are fetched by URL; none when empty."""
     spool: Path = Path("spool")
     """Where jobs are kept, with their documents and results."""
-    max_spool: int = 0
+    max_spool: int = 512 * _MIB
     """Of all jobs together; 0: no jobs are taken."""
     spool_time: float = 24 * 3600.0
     """For which a job is kept after its last page."""

@@ -57,6 +57,7 @@ def lines(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The result, asked for as PaddleOCR's client does: without a key."""
     answer = requests.get(found["resultUrl"]["jsonUrl"], timeout=PATIENCE)
     assert answer.status_code == 200
+    assert answer.encoding == "utf-8"
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
@@ -167,7 +168,8 @@ def test_a_url_is_fetched_only_from_allowed_hosts(begin: Callable[..., Server]) 
     assert "--allow-url-hosts" in answer.json()["msg"]
 
 
-def test_without_a_spool_the_address_says_so(server: Server) -> None:
+def test_without_a_spool_the_address_says_so(begin: Callable[..., Server]) -> None:
+    server = begin(max_spool=0)
     for answer in (submit(server, picture()), requests.get(f"{server.base}{JOBS}/x", timeout=9)):
         assert answer.status_code == 404
         assert "--spool-mb 0" in answer.json()["msg"]
@@ -249,9 +251,11 @@ def test_a_result_that_outgrows_the_spool_fails_its_job_alone(
 
 def test_a_spool_that_cannot_be_written_says_so(begin: Callable[..., Server], spool: Path) -> None:
     spool.write_text("a file")
-    answer = submit(begin(), picture())
+    server = begin()
+    answer = submit(server, picture())
     assert answer.status_code == 507
     assert "--spool" in answer.json()["msg"]
+    assert requests.get(server.base + "/metrics", timeout=PATIENCE).status_code == 200
 
 
 def test_a_broken_page_fails_its_job(begin: Callable[..., Server]) -> None:
@@ -367,6 +371,16 @@ def test_requests_go_before_jobs(begin: Callable[..., Server]) -> None:
         answers.append(server.post().status_code)
     assert answers == [200] * len(answers)
     assert ended(server, job)["state"] == "done"
+
+
+def test_the_address_of_a_result_is_the_one_that_a_proxy_has(begin: Callable[..., Server]) -> None:
+    server = begin()
+    job = job_id(submit(server, picture()))
+    ended(server, job)
+    proxied = {"Proto": "https", "Host": "ocr.example.org, inner", "Prefix": "/docs/"}
+    headers = {f"X-Forwarded-{name}": value for name, value in proxied.items()}
+    url = status(server, job, **headers)["resultUrl"]["jsonUrl"]
+    assert url.startswith(f"https://ocr.example.org/docs/api/v2/ocr/results/{job}?secret=")
 
 
 def test_two_workers_never_read_the_same_job(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def result(path: JobPath, query: JobResultQuery) -> Response:
     except FileNotFoundError:
         raise NotFound("the job has just been removed") from None
     response.headers["Cache-Control"] = "no-store"
+    response.headers["Content-Type"] = f"{NDJSON}; charset=utf-8"  # or the client guesses
     return response
 
 
@@ -189,7 +190,9 @@ def _data(job: Job) -> JobData:
 
 def _root() -> str:
     """Our address as this caller knows it, also behind a proxy."""
-    forwarded = request.headers.get
-    scheme = forwarded("X-Forwarded-Proto", request.scheme)
-    host = forwarded("X-Forwarded-Host", request.host)
-    return f"{scheme}://{host}{forwarded('X-Forwarded-Prefix', '').rstrip('/')}"
+
+    def forwarded(name: str, default: str) -> str:  # by several proxies, the first is the caller's
+        return request.headers.get(f"X-Forwarded-{name}", default).partition(",")[0].strip()
+
+    host, prefix = forwarded("Host", request.host), forwarded("Prefix", "").rstrip("/")
+    return f"{forwarded('Proto', request.scheme)}://{host}{prefix}"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from http_server import real_server
+import requests
+from http_server import PATIENCE, eventually, real_server
 from paddlex_env import paddlex_python, run_there
 
 from benchmarks.corpus import Sample
 from benchmarks.soak import pdf
+from serving.http.errors import JOBS
 from serving.http.keys import new_key
 
 KEY, LINE = new_key("alice")
@@ -95,6 +100,40 @@ with PaddleOCRClient(token={OTHER!r}, base_url={url!r}) as client:
     done = run_there(repo, program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("HTTP 404: you have no such job")
+
+
+def test_a_killed_workers_job_has_the_result_of_a_request(
+    repo: Path, built: Path, folder: Path, tmp_path: Path
+) -> None:
+    data = (folder / "report.pdf").read_bytes()
+    with real_server(
+        tmp_path / "log",
+        *("--models", str(built), "--spool", str(tmp_path / "spool")),
+        *("--pipeline", f"accurate={repo}/configs/PP-OCRv4_mobile.yaml"),
+    ) as (server, url):
+        asked = {"file": base64.b64encode(data).decode(), "visualize": False}
+        expected = requests.post(f"{url}/ocr", json=asked, timeout=PATIENCE).json()["result"]
+        form = {"model": "PP-OCRv6"}
+        sent = requests.post(f"{url}{JOBS}jobs", data=form, files={"file": data}, timeout=PATIENCE)
+        job = f"{url}{JOBS}jobs/{sent.json()['data']['jobId']}"
+
+        def status() -> dict[str, Any]:
+            try:
+                found: dict[str, Any] = requests.get(job, timeout=PATIENCE).json()["data"]
+            except requests.ConnectionError:  # no worker yet
+                return {"state": "pending", "extractProgress": {"extractedPages": 0}}
+            return found
+
+        assert eventually(lambda: status()["extractProgress"]["extractedPages"] > 0)
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+        for worker in map(int, children.split()):
+            os.kill(worker, signal.SIGKILL)
+        assert eventually(lambda: status()["state"] == "done")
+        text = requests.get(status()["resultUrl"]["jsonUrl"], timeout=PATIENCE).text
+    results = [json.loads(line)["result"] for line in text.splitlines()]
+    assert [page for result in results for page in result["ocrResults"]] == expected["ocrResults"]
+    assert results[-1]["dataInfo"] == expected["dataInfo"]
+    assert len(results) == 3
 
 
 def test_the_mcp_server_as_the_page_configures_it(

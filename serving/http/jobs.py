@@ -91,7 +91,7 @@ class State:
 
 
 class Job:
-    """One job on disk. Only who holds its lock may change it."""
+    """One job, as it was on disk when this was made. Only who holds its lock may change it."""
 
     def __init__(self, spool: Spool, job_id: str) -> None:
         """Raises FileNotFoundError where there is no such job."""
@@ -100,10 +100,6 @@ class Job:
         self.result = self.folder / "result.jsonl"
         self.request = JobRequest(**json.loads((self.folder / "request.json").read_bytes()))
         self._spool = spool
-        self.reload()
-
-    def reload(self) -> None:
-        """Read the state anew."""
         data = json.loads((self.folder / "state.json").read_bytes())
         self.state = State(**data | {"pages": tuple(map(tuple, data["pages"]))})
 
@@ -234,8 +230,8 @@ class Spool:
         if more > 0 and (used := self.used()) + more > self._max_bytes:
             raise SpoolFull(
                 f"the spool has no room: {used} of {self._max_bytes} bytes are taken (--spool-mb), "
-                f"and this needs {more} more. Cancel jobs with DELETE, or try again when some have "
-                "expired"
+                f"and this needs {more} more. Cancel jobs with DELETE, send fewer pages, or try "
+                "again when jobs have expired"
             )
 
     def used(self) -> int:

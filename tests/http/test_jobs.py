@@ -142,6 +142,26 @@ def test_what_is_refused_leaves_nothing(
     assert not refusing.gate.with_name("spool").exists()
 
 
+@pytest.mark.parametrize(
+    ("fields", "files", "said"),
+    [
+        ([("model", "PP-OCRv6")], ["file", "file"], "2 files; a job reads one"),
+        ([("model", "PP-OCRv6"), ("model", "accurate")], ["file"], "given twice"),
+        ([("model", "PP-OCRv6")], [], "no image in the form"),
+        ([], ["file"], "model: Field required"),
+        ([("file", "text"), ("model", "PP-OCRv6")], [], "the field file is text"),
+    ],
+)
+def test_a_form_that_is_ambiguous_is_refused(
+    refusing: Server, fields: list[tuple[str, str]], files: list[str], said: str
+) -> None:
+    parts = [(name, (None, value)) for name, value in fields]
+    parts += [(name, ("a", picture())) for name in files]  # type: ignore[misc]
+    answer = requests.post(refusing.base + JOBS, files=parts, timeout=PATIENCE)
+    assert answer.status_code == 400
+    assert said in answer.json()["msg"]
+
+
 def test_ten_thousand_pages_are_told_at_once(
     begin: Callable[..., Server], spool: Path, tmp_path: Path
 ) -> None:

@@ -135,6 +135,8 @@ def _read_body(body: Body) -> tuple[JobForm | JobUrl, bytes | Url, InferOptions]
     try:
         if kind.lower() == "multipart/form-data":
             files, texts = read_form(body, options.get("boundary", ""), 1, _TEXTS)
+            if len(files) > 1:
+                raise BadRequest(f"{len(files)} files; a job reads one")
             form = JobForm.model_validate({"file": files[0], **texts})
             check_json(form.optionalPayload.encode(), 1)
             return form, form.file, InferOptions.model_validate_json(form.optionalPayload)

@@ -151,7 +151,7 @@ EXPECTED = {
     "pages=2": '"page": 1',
     "pdf_text=auto": '"source": "ocr"',
     "partial=true": "unsupported_media",
-    "paddleocr api": "Riverton",
+    "paddleocr api": "rec_texts",
     "api/v2/ocr/jobs": '"totalPages": 2',
     "format=pdf": "searchable.pdf",
     "format=alto": "report.alto.xml",

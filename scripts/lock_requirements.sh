@@ -30,4 +30,5 @@ lock cpu.txt 3.11 cpu
 lock gpu.txt 3.11 gpu
 lock build.txt 3.11 build
 lock paddlex.txt 3.11 paddlex
+lock mcp.txt 3.11 mcp
 lock dev.txt 3.11 cpu dev benchmark

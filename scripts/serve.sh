@@ -19,7 +19,7 @@ read_options() {
       --debug) ;;
       --host | --port | --pipeline | --device | --workers | --threads | --max-body-mb | --max-pixels | \
         --max-pages | --queue | --timeout | --api-keys-file | --allow-url-hosts | --allow-origin | \
-        --models | --pidfile)
+        --models | --pidfile | --spool | --spool-mb | --spool-hours)
         case $1 in
           *=*) value=${1#*=} ;;
           *) [ $# -gt 1 ] && value=$2 && shift || usage_error "$flag needs a value; see --help" ;;

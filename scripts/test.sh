@@ -5,6 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 is_help "$@" && show_help "${BASH_SOURCE[0]}" "$ROOT/.venv-test/bin/pytest"
 ensure_venv "$ROOT/.venv-test" cpu,dev
 ensure_paddlex # an environment of its own, because PaddleX pins another OpenCV
+[ -z "${OCR_HPI_REQUIRE_MCP:-}" ] || ensure_venv "$ROOT/.venv-mcp" mcp
 cd "$ROOT"
 bash scripts/fetch_models.sh >&2
 bash scripts/build_engines.sh >&2

@@ -22,6 +22,7 @@
     │   └── TooLarge            bytes, pixels or pages over the limit
     ├── Unauthorized            no key, or an unknown one
     ├── Busy                    the queue is full
+    ├── SpoolFull               no room for another job
     ├── TimedOut                waited or worked longer than allowed
     └── NotReady                the server has not warmed up yet
 
@@ -121,6 +122,10 @@ class Unauthorized(OcrError):
 
 class Busy(OcrError):
     """The queue is full."""
+
+
+class SpoolFull(OcrError):
+    """The spool has no room for a job, or cannot be written."""
 
 
 class TimedOut(OcrError):

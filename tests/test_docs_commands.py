@@ -60,6 +60,10 @@ class Shell:
         self.folder = folder
         for name in ("configs", "docs", "models", ".venv"):
             (folder / name).symlink_to(ROOT / name)
+        path = (
+            f"{os.environ['PATH']}:{ROOT / '.venv-paddlex' / 'bin'}"  # last: its python is not ours
+        )
+        self.environment = {**os.environ, "PATH": path}
         pidfile = folder / "ocr-hpi.pid"
         self.server, self.url = self.start(f"bash scripts/serve.sh --pidfile {pidfile}")
 
@@ -69,7 +73,11 @@ class Shell:
         command = command.replace(" ocr-hpi.pid", f" {self.folder}/second.pid")
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
-            env={**os.environ, "OCR_HPI_PORT": str(free_port())},
+            env={
+                **os.environ,
+                "OCR_HPI_PORT": str(free_port()),
+                "OCR_HPI_SPOOL": f"{self.folder}/spool",
+            },
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -91,7 +99,13 @@ class Shell:
         """What the command prints. Its server is the one that was started here."""
         here = command.replace("http://127.0.0.1:8868", self.url)
         folder = ROOT if command.startswith("bash scripts/") else self.folder
-        done = subprocess.run(["bash", "-c", here], cwd=folder, capture_output=True, timeout=600)
+        done = subprocess.run(
+            ["bash", "-c", here],
+            cwd=folder,
+            env=self.environment,
+            capture_output=True,
+            timeout=600,
+        )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode(errors="replace")
 
@@ -137,6 +151,8 @@ EXPECTED = {
     "pages=2": '"page": 1',
     "pdf_text=auto": '"source": "ocr"',
     "partial=true": "unsupported_media",
+    "paddleocr api": "rec_texts",
+    "api/v2/ocr/jobs": '"totalPages": 2',
     "format=pdf": "searchable.pdf",
     "format=alto": "report.alto.xml",
     "x-ndjson": '"request_id"',

@@ -14,6 +14,7 @@ LOCKS = {
     "gpu": ["gpu"],
     "build": ["build"],
     "paddlex": ["paddlex"],
+    "mcp": ["mcp"],
     "dev": ["cpu", "dev", "test", "benchmark"],
 }
 """File of requirements/ -> the extras of setup.cfg that it holds."""

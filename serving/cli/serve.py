@@ -125,6 +125,24 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     help="A web origin whose pages may use this server from a browser (CORS), for example "
     "https://app.example.org, or *. May be given more than once.  [default: none]",
 )
+@setting(
+    "--spool",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("spool"),
+    help="Folder of the jobs (/api/v2/ocr/jobs): their documents and results. Made when needed.",
+)
+@setting(
+    "--spool-mb",
+    default=512.0,
+    type=click.FloatRange(min=0),
+    help="Of all jobs together, MiB; 0 takes no jobs.",
+)
+@setting(
+    "--spool-hours",
+    default=24.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="A job is removed so long after its last page.",
+)
 @models_option
 @setting(
     "--pidfile",
@@ -141,6 +159,8 @@ def command(
     workers: int | None,
     threads: int | None,
     max_body_mb: float,
+    spool_mb: float,
+    spool_hours: float,
     check: bool,
     **settings: Any,
 ) -> None:
@@ -168,6 +188,8 @@ def command(
         workers=workers or 1,
         threads=threads or share(cores, workers or 1),
         max_body=int(max_body_mb * 1024 * 1024),
+        max_spool=int(spool_mb * 1024 * 1024),
+        spool_time=spool_hours * 3600,
         **settings,
     )
     if check:

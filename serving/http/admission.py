@@ -17,6 +17,8 @@ from serving.errors import Busy, NotReady
 _EVICTION_TIME = 0.5
 """Seconds to wait until an evicted request has given its permit back."""
 _MAX_EVICTORS = 4
+_JOB_TURN = 8
+"""Pages of requests after which a page of a job has its turn."""
 _POLL = 0.25
 """Seconds between two checks whether a request may still wait."""
 
@@ -112,25 +114,30 @@ class PageSlots:
 
     A request asks for a slot for one page at a time, so that requests with many pages take turns
     with all others (round robin), and a document of 200 pages does not hold up single images. A
-    caller that is slow to take its answer holds no slot meanwhile.
+    caller that is slow to take its answer holds no slot meanwhile. Jobs come after requests: where
+    both wait, a job gets one slot of so many.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._free = count
         self._waiting: deque[threading.Event] = deque()
+        self._jobs: deque[threading.Event] = deque()
+        """Jobs that wait."""
+        self._passed = 0
+        """Slots that requests got in a row while a job waited."""
         self._changed = threading.Condition()
         self._closed = False
         self._page_seconds = 0.2
         """Moving average."""
 
     @contextmanager
-    def slot(self, check: Callable[[], None]) -> Iterator[None]:
+    def slot(self, check: Callable[[], None], *, job: bool = False) -> Iterator[None]:
         """Hold a slot for the `with` block. Raises NotReady and what `check` raises.
 
         check: called now and then while the request waits; raises if it is to wait no longer.
         """
-        self._acquire(check)
+        self._acquire(check, self._jobs if job else self._waiting)
         start = time.monotonic()
         try:
             yield
@@ -155,13 +162,13 @@ class PageSlots:
             self._closed = True
             self._changed.wait_for(lambda: self._free == self.count)
 
-    def _acquire(self, check: Callable[[], None]) -> None:
+    def _acquire(self, check: Callable[[], None], queue: deque[threading.Event]) -> None:
         turn = threading.Event()
         with self._changed:
-            if self._free and not self._waiting and not self._closed:
+            if self._free and not self._closed:  # then nobody waits
                 self._free -= 1
                 return
-            self._waiting.append(turn)
+            queue.append(turn)
         try:
             while not turn.wait(_POLL):
                 check()
@@ -172,13 +179,19 @@ class PageSlots:
                 if turn.is_set():  # meanwhile
                     self._release()
                 else:
-                    self._waiting.remove(turn)
+                    queue.remove(turn)
             raise
 
     def _release(self) -> None:
         """Pass the slot on to who waits longest."""
-        if self._waiting and not self._closed:
-            self._waiting.popleft().set()
+        if self._closed:
+            queue = None
+        elif self._jobs and (not self._waiting or self._passed >= _JOB_TURN):
+            queue, self._passed = self._jobs, 0
+        else:
+            queue, self._passed = self._waiting, self._passed + bool(self._jobs)
+        if queue:
+            queue.popleft().set()
         else:
             self._free += 1
             self._changed.notify_all()

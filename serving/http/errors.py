@@ -16,6 +16,7 @@ from serving.errors import (
     InputError,
     NotReady,
     OcrError,
+    SpoolFull,
     TimedOut,
     TooLarge,
     Unauthorized,
@@ -39,6 +40,7 @@ TABLE: dict[type[OcrError], tuple[int, str]] = {
     Busy: (429, "busy"),
     NotReady: (503, "not_ready"),
     TimedOut: (504, "timeout"),
+    SpoolFull: (507, "spool_full"),
 }
 """Expected errors. Any other OcrError, and any other exception, is a 500 and a bug."""
 
@@ -47,6 +49,9 @@ _CODES = dict(TABLE.values()) | {
     405: "method_not_allowed",
     500: "internal",
 }
+
+JOBS = "/api/v2/ocr/"
+"""Of PaddleOCR's job protocol."""
 
 CLIENT_GONE = 499
 """As nginx logs a caller that hung up; nobody reads the answer."""
@@ -135,4 +140,6 @@ def _answer(status: int, body: dict[str, Any]) -> Response:
     add_log_fields(request.environ, error=error["code"])
     if request.path == "/ocr":  # PaddleX's clients look for PaddleX's fields
         body |= {"logId": g.request_id, "errorCode": status, "errorMsg": error["message"]}
+    elif request.path.startswith(JOBS):  # and PaddleOCR's for these
+        body |= {"traceId": g.request_id, "code": status, "msg": error["message"]}
     return json_response(body, status)

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from flask import Flask, request
+from flask import Flask, g, request
 
 from serving.config.yaml_file import read_file
 from serving.errors import ConfigError, Unauthorized
@@ -25,8 +25,9 @@ _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _MAX_BYTES = 4 << 20
 """Of the keys file: some 50,000 keys."""
 
-_OPEN = ("/health", "/docs", "/openapi.json", "/page")
-"""Open like `/`: they reveal nothing about documents, models or usage. The rest needs a key."""
+_OPEN = ("/health", "/docs", "/openapi.json", "/page", "/api/v2/ocr/results")
+"""Open like `/`: they reveal nothing about documents, models or usage. Who has the address of
+a job's result has the secret in it. The rest needs a key."""
 
 
 class Keys:
@@ -86,7 +87,8 @@ def require_keys(app: Flask, keys: Keys | None) -> None:
     @app.before_request
     def check() -> None:
         if request.method != "OPTIONS" and not is_open(request.path):
-            add_log_fields(request.environ, key=_owner(keys))
+            g.owner = _owner(keys)
+            add_log_fields(request.environ, key=g.owner)
 
 
 def is_open(path: str) -> bool:

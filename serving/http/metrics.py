@@ -31,6 +31,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from serving.http.registry import Registry
 from serving.types import Page
@@ -200,6 +201,10 @@ class Metrics:
     def engine_called(self, pipeline: str, module: str, lines: int) -> None:
         """Count an engine call. module: the section of the pipeline's YAML."""
         self._batches.labels(pipeline, module).observe(lines)
+
+    def add(self, collector: Collector) -> None:
+        """Add metrics that are read at each scrape, the same in every worker."""
+        self._scraped.register(collector)
 
     def scrape(self) -> bytes:
         """The metrics of all workers in Prometheus' text format."""

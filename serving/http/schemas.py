@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from serving.config.options import Options, PdfText
 from serving.errors import BadRequest
 from serving.http.errors import ErrorAnswer, ErrorDetail
+from serving.http.jobs import JobState
 from serving.http.uploads import Base64OrUrl, first_finding
 from serving.imaging.formats import RANGES_PATTERN
 from serving.output.formats import DocumentName
@@ -59,14 +60,11 @@ class OcrQuery(Options):
         return Options(**self.model_dump(include=set(Options.model_fields)))
 
 
-class InferRequest(BaseModel):
-    """The body of `POST /ocr`, in PaddleX's names; what is not given is as the YAML says."""
+class InferOptions(BaseModel):
+    """Overrides in PaddleX's names; what is not given is as the YAML says."""
 
     model_config = ConfigDict(frozen=True)  # unknown fields are passed over, as PaddleX does
 
-    file: Base64OrUrl
-    fileType: Literal[0, 1] | None = None
-    """0: PDF, 1: image. Not needed: the bytes tell."""
     useDocOrientationClassify: bool | None = None
     useDocUnwarping: bool | None = None
     useTextlineOrientation: bool | None = None
@@ -78,7 +76,6 @@ class InferRequest(BaseModel):
     textRecScoreThresh: float | None = None
     returnWordBox: bool | None = None
     visualize: bool | None = None
-    logId: str | None = None
 
     def options(self) -> Options:
         """The overrides. Raises BadRequest."""
@@ -97,6 +94,124 @@ class InferRequest(BaseModel):
             )
         except ValidationError as error:
             raise BadRequest(first_finding(error)) from None
+
+
+class InferRequest(InferOptions):
+    """The body of `POST /ocr`."""
+
+    file: Base64OrUrl
+    fileType: Literal[0, 1] | None = None
+    """0: PDF, 1: image. Not needed: the bytes tell."""
+    logId: str | None = None
+
+
+class JobFields(BaseModel):
+    """What every job has, in the names of PaddleOCR's client."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=64)]
+    """The name of a pipeline that is served here. PaddleOCR's PP-OCRv5, PP-OCRv5-latin and PP-OCRv6
+    stand for the first one, where none has that name."""
+    pageRanges: Annotated[str, Field(json_schema_extra={"pattern": RANGES_PATTERN})] = "1-"
+    """Which pages are read, for example 2,4-6; counted from 1."""
+    batchId: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """To ask for several jobs at once."""
+
+
+class JobForm(JobFields):
+    """A job whose document is sent along, as `multipart/form-data`."""
+
+    file: bytes
+    optionalPayload: str = "{}"
+    """Overrides as JSON: `InferOptions`."""
+
+
+class JobUrl(JobFields):
+    """A job whose document is fetched, from a host that the server allows (--allow-url-hosts)."""
+
+    fileUrl: Annotated[str, Field(pattern="^https?://")]
+    optionalPayload: InferOptions = InferOptions()
+
+
+class JobPath(BaseModel):
+    """The end of `/api/v2/ocr/jobs/ID`."""
+
+    job_id: str
+
+
+class BatchPath(BaseModel):
+    """The end of `/api/v2/ocr/jobs/batch/ID`."""
+
+    batch_id: str
+
+
+class JobResultQuery(BaseModel):
+    """`/api/v2/ocr/results/ID?secret=SECRET`: in the query, which the log leaves out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    secret: str
+
+
+@described
+class JobProgress(TypedDict):
+    """How far a job is."""
+
+    totalPages: int
+    extractedPages: int
+    startTime: str | None
+    endTime: str | None
+
+
+@described
+class JobResult(TypedDict):
+    """Where the result is."""
+
+    jsonUrl: str
+    """JSON lines, one a page, as `POST /ocr` answers. Opens without a key: keep it secret."""
+
+
+@described
+class JobData(TypedDict):
+    """One job."""
+
+    jobId: str
+    pipeline: str
+    """What reads it."""
+    state: JobState
+    extractProgress: JobProgress
+    resultUrl: NotRequired[JobResult]
+    """Once it is done."""
+    errorMsg: NotRequired[str]
+    """Why it failed."""
+
+
+@described
+class BatchData(TypedDict):
+    """Jobs that were given the same batchId."""
+
+    batchId: str
+    extractResult: list[JobData]
+
+
+@described
+class JobAnswer(TypedDict):
+    """What PaddleOCR's client reads."""
+
+    traceId: str
+    code: Literal[0]
+    msg: str
+    data: JobData | BatchData
+
+
+@described
+class JobError(ErrorAnswer):
+    """An error in both forms."""
+
+    traceId: str
+    code: int
+    msg: str
 
 
 @with_config(ConfigDict(use_attribute_docstrings=True, extra="allow"))

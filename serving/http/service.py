@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from serving.http.admission import Admission, PageSlots
 from serving.http.body import Body
 from serving.http.context import add_timing
 from serving.http.gunicorn.sockets import hung_up
+from serving.http.jobs import Job, JobRequest, JobRunner, Spool
 from serving.http.logs import add_log_fields
 from serving.http.metrics import Metrics
 from serving.http.registry import Registry, ServedPipeline
@@ -25,6 +28,7 @@ from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, Limits, PageRanges
 from serving.imaging.sandbox.client import PageInfo
 from serving.output.formats import Check
+from serving.output.paddlex import data_info, infer_answer
 from serving.output.pages import Failure, ReadPage
 from serving.types import Image, Line
 
@@ -57,6 +61,10 @@ class ReadRequest:
     """Yield a Failure for what cannot be decoded, instead of raising its error."""
     one_page: bool = False
     """Refuse more: the answer has room for one."""
+    skip: int = 0
+    """Pages at the beginning that have been read before."""
+    job_check: Callable[[], None] | None = None
+    """Of a job, which waits behind requests for as long as it takes: raises once it is to stop."""
 
 
 class Service:
@@ -72,6 +80,12 @@ class Service:
             settings.allow_url_hosts, max_bytes=settings.max_body, seconds=settings.timeout
         )
         self.decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
+        self.spool: Spool | None = None
+        self._runner: JobRunner | None = None
+        if settings.max_spool:
+            self.spool = Spool(settings.spool, settings.max_spool, settings.spool_time)
+            self.metrics.add(self.spool)
+            self._runner = JobRunner(self.spool, lambda: registry.ready, self._read_job)
 
     def admit(self, body: Body) -> None:
         """Take the request's permit, before its body is read; held until its answer has gone.
@@ -101,27 +115,29 @@ class Service:
         documents = self._open(request)
         total = sum(_count(document) for document in documents)
         seconds = self.settings.timeout + total * self.settings.page_time
-        deadline = time.monotonic() + seconds
+        deadline = math.inf if request.job_check else time.monotonic() + seconds
         done = lines = 0
 
         def check() -> None:
             _check_caller(environ)
+            if request.job_check is not None:
+                request.job_check()
             if time.monotonic() >= deadline:
                 raise TimedOut(
                     f"not done within {seconds:g} s; {done} pages were read. Send fewer pages at a "
                     "time, or start the server with a larger --timeout"
                 )
 
-        queued = self.metrics.request_queued(request.name)
+        queued = None if request.job_check else self.metrics.request_queued(request.name)
         try:
             for index, document in enumerate(documents):
                 if isinstance(document, InputError):
                     yield Failure(index, None, total, document)
                     continue
-                for info in document.pages:
+                for info in document.pages[request.skip :]:
                     check()
-                    with self.slots.slot(check):
-                        if not done:
+                    with self.slots.slot(check, job=queued is None):
+                        if queued is not None and not done:
                             queued.begin()
                         result = self._read_page(request, document, index, info, total)
                     _check_caller(environ)
@@ -130,7 +146,44 @@ class Service:
                         add_log_fields(environ, pages=done, lines=lines)
                     yield result
         finally:
-            queued.end()
+            if queued is not None:
+                queued.end()
+
+    def take_job(self, request: JobRequest, document: bytes) -> str:
+        """Check the document, and spool it to be read in the background; returns the job's id.
+
+        Raises InputError, NotReady and SpoolFull.
+        """
+        assert self.spool is not None and self._runner is not None
+        pages = self.decoder.pages(document, ranges=PageRanges.parse(request.pages))
+        job_id = self.spool.add(request, document, len(pages.pages))
+        self._runner.wake()
+        return job_id
+
+    def _read_job(self, job: Job, check: Callable[[], None]) -> None:
+        wanted = job.request
+        if wanted.pipeline not in self.registry.names:
+            raise BadRequest(f"the pipeline {wanted.pipeline} is served no more")
+        pipeline, options = self.registry.get(wanted.pipeline), Options(**wanted.options)
+        document = job.document()
+        request = ReadRequest(
+            wanted.pipeline,
+            pipeline,
+            [document],
+            options,
+            {},
+            ranges=PageRanges.parse(wanted.pages),
+            skip=len(job.state.pages),
+            job_check=check,
+        )
+        for read in self.read(request):
+            assert isinstance(read, ReadPage)
+            answer = infer_answer(document, [read], pipeline.settings(options), job.id)
+            sizes = [*job.state.pages, (read.page.width, read.page.height)]
+            info = data_info(document, sizes) if len(sizes) == read.total else {}
+            line = {**answer, "result": {**answer["result"], "dataInfo": info}}
+            job.add_page(sizes[-1], json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            check()
 
     def _read_page(
         self, request: ReadRequest, document: Pages, index: int, info: PageInfo, total: int
@@ -158,6 +211,8 @@ class Service:
 
     def close(self) -> None:
         """Finish the pages in progress, then end decoder processes, pipelines and permits."""
+        if self._runner is not None:
+            self._runner.close()
         self.slots.close()
         self.decoder.close()
         self.registry.close()
@@ -186,7 +241,7 @@ class Service:
         if count > self.settings.max_pages:
             raise TooLarge(
                 f"the request has {count} pages; the limit is {self.settings.max_pages} "
-                "(--max-pages): send them in parts, or select some with pages=1-100"
+                "(--max-pages): send them in parts, or select some pages, as 1-100"
             )
         return documents
 

@@ -47,6 +47,12 @@ class Settings:
     """Every request needs one of these keys; None: none is needed."""
     allow_url_hosts: tuple[HostPattern, ...] = ()
     """Hosts from which pictures are fetched by URL; none when empty."""
+    spool: Path = Path("spool")
+    """Where jobs are kept, with their documents and results."""
+    max_spool: int = 512 * _MIB
+    """Of all jobs together; 0: no jobs are taken."""
+    spool_time: float = 24 * 3600.0
+    """For which a job is kept after its last page."""
     pidfile: Path | None = None
     """Where the master's process id is written, until it ends."""
     allow_origins: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from multipart import (
@@ -67,7 +68,7 @@ def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes |
     kind = kind.lower()
     documents: list[bytes | Url]
     if kind == "multipart/form-data":
-        documents = [*_multipart(body, options.get("boundary", ""), max_images)]
+        documents = [*read_form(body, options.get("boundary", ""), max_images)[0]]
     elif kind == "application/json":
         documents = _json(body.read(), max_images)
     elif not kind or kind.startswith("image/") or kind in _RAW:
@@ -84,8 +85,14 @@ def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes |
     return documents
 
 
-def _multipart(body: Body, boundary: str, max_images: int) -> list[bytes]:
-    """The files of a form. What a file is called, and in which encoding, does not matter."""
+def read_form(
+    body: Body, boundary: str, max_images: int, texts: Collection[str] = ()
+) -> tuple[list[bytes], dict[str, str]]:
+    """The files of a form, and its text fields, of which `texts` are allowed.
+
+    What a file is called, and in which encoding, does not matter. Raises BadRequest, TooLarge and
+    what reading the body raises.
+    """
     if not boundary:
         raise BadRequest("multipart/form-data without a boundary in its Content-Type")
     parts: list[tuple[MultipartSegment, bytearray]] = []
@@ -93,12 +100,12 @@ def _multipart(body: Body, boundary: str, max_images: int) -> list[bytes]:
         with PushMultipartParser(
             boundary.encode("latin-1"),
             header_charset="latin-1",
-            max_segment_count=max_images + len(_FIELDS),
+            max_segment_count=max_images + len(_FIELDS) + len(texts),
         ) as parser:
             while not parser.closed:
                 for event in parser.parse(body.read(_PIECE)):
                     if isinstance(event, MultipartSegment):
-                        _check_part(event)
+                        _check_part(event, texts)
                         parts.append((event, bytearray()))
                     elif event is not None:
                         parts[-1][1].extend(event)
@@ -109,20 +116,26 @@ def _multipart(body: Body, boundary: str, max_images: int) -> list[bytes]:
         ) from None
     except (MultipartError, UnicodeError) as error:
         raise BadRequest(f"the multipart body is malformed: {error}") from None
-    if not parts:
+    files = [bytes(data) for part, data in parts if part.name in _FIELDS]
+    if not files:
         raise BadRequest(f"no image in the form; {_WAYS}")
-    return [bytes(data) for _, data in parts]
+    found = [(part.name, data) for part, data in parts if part.name not in _FIELDS]
+    if len(dict(found)) < len(found):
+        raise BadRequest("a text field of the form is given twice; give it once")
+    return files, {name: data.decode("utf-8", "replace") for name, data in found}
 
 
-def _check_part(part: MultipartSegment) -> None:
+def _check_part(part: MultipartSegment, texts: Collection[str]) -> None:
     """Raise BadRequest for a part that is no file, or in another field."""
     named = any("filename" in value for name, value in part.headerlist if name != "Content-Type")
     is_file = named or (part.content_type or "").startswith(_FILE_TYPES)
     if part.name in _FIELDS and not is_file:
         raise BadRequest(f"the field {part.name} is text, not a file; {_WAYS}")
-    if part.name not in _FIELDS:
+    if part.name not in _FIELDS and (is_file or part.name not in texts):
         what = "a file in" if is_file else "unknown form"
         hint = "the field is image or file" if is_file else "options go into the query string"
+        if texts and not is_file:
+            hint = f"known are file, {', '.join(texts)}"
         raise BadRequest(f"{what} field {part.name[:60]!r}; {hint}")
 
 

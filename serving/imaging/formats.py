@@ -139,7 +139,7 @@ class Limits:
         if count > self.max_pages:
             raise TooLarge(
                 f"the document has {count} pages or more; the limit is {self.max_pages} "
-                "(--max-pages): send it in parts, or select some with pages=1-100"
+                "(--max-pages): send it in parts, or select some pages, as 1-100"
             )
 
     def check_pixels(

@@ -120,14 +120,18 @@ def infer_answer(
         results.append(result)
     return {
         "logId": log_id,
-        "result": {"ocrResults": results, "dataInfo": _info(document, pages)},
+        "result": {
+            "ocrResults": results,
+            "dataInfo": data_info(document, [(it.page.width, it.page.height) for it in pages]),
+        },
         "errorCode": 0,
         "errorMsg": "Success",
     }
 
 
-def _info(document: bytes, pages: Sequence[ReadPage]) -> dict[str, Any]:
-    sizes = [{"width": read.page.width, "height": read.page.height} for read in pages]
+def data_info(document: bytes, pages: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """The sizes of a document's pages (width, height), as PaddleX's serving tells them."""
+    sizes = [{"width": width, "height": height} for width, height in pages]
     kind = sniff(document)
     if kind == "pdf" or (kind == "tiff" and len(sizes) > 1):
         return {"numPages": len(sizes), "pages": sizes, "type": kind}

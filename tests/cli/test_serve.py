@@ -49,6 +49,7 @@ def test_flags(started: list[Settings]) -> None:
     a, b = "configs/PP-OCRv4_mobile.yaml", "configs/PP-OCRv6_small.yaml"
     done = serve(
         *("--pipeline", f"fast={a}", "--pipeline", f"best-1.2={b}", "--host", "::1"),
+        *("--spool", "/s", "--spool-mb", "0.5", "--spool-hours", "2"),
         *("--port", "0", "--threads", "3", "--workers", "2", "--max-body-mb", "0.5"),
         *("--queue", "0", "--timeout", "0.5", "--device", "gpu:1,0", "--models", "/m"),
         "--allow-cpu-fallback",
@@ -68,6 +69,9 @@ def test_flags(started: list[Settings]) -> None:
             queue=0,
             timeout=0.5,
             models=Path("/m"),
+            spool=Path("/s"),
+            max_spool=512 * 1024,
+            spool_time=7200.0,
         )
     ]
 

@@ -103,14 +103,16 @@ def slots() -> Iterator[PageSlots]:
 class Document:
     """A request of so many pages, read on a thread of its own; each takes until `go` is set."""
 
-    def __init__(self, slots: PageSlots, name: str, pages: int, done: list[str]) -> None:
+    def __init__(
+        self, slots: PageSlots, name: str, pages: int, done: list[str], *, job: bool = False
+    ) -> None:
         self.go = threading.Event()
-        self._thread = threading.Thread(target=self._read, args=(slots, name, pages, done))
+        self._thread = threading.Thread(target=self._read, args=(slots, name, pages, done, job))
         self._thread.start()
 
-    def _read(self, slots: PageSlots, name: str, pages: int, done: list[str]) -> None:
+    def _read(self, slots: PageSlots, name: str, pages: int, done: list[str], job: bool) -> None:
         for page in range(pages):
-            with slots.slot(stay):
+            with slots.slot(stay, job=job):
                 assert self.go.wait(30)
                 done.append(f"{name}{page}")
 
@@ -145,6 +147,23 @@ def test_slots_are_passed_on_in_the_order_of_arrival(slots: PageSlots) -> None:
     for document in documents:
         document.join()
     assert done == ["a0", "b0", "c0", "d0", "e0"]
+
+
+def test_requests_go_before_a_job_which_has_its_turn_all_the_same(slots: PageSlots) -> None:
+    done: list[str] = []
+    first = Document(slots, "a", 1, done)
+    assert eventually(lambda: slots._free == 0)
+    job = Document(slots, "job", 2, done, job=True)
+    assert eventually(lambda: len(slots._jobs) == 1)
+    requests = []
+    for waiting in range(1, 13):  # a page each, after the job
+        requests.append(Document(slots, "b", 1, done))
+        assert eventually(lambda waiting=waiting: slots.waiting == waiting)  # type: ignore[misc]
+    for document in (job, *requests, first):
+        document.go.set()
+    for document in (job, *requests, first):
+        document.join()
+    assert done == ["a0", *["b0"] * 8, "job0", *["b0"] * 4, "job1"]
 
 
 def test_no_more_pages_at_a_time_than_slots() -> None:

@@ -97,7 +97,9 @@ def ask(case: schemathesis.Case, url: str) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("openapi"), threads=2, queue=20).wait_ready()
+    folder = tmp_path_factory.mktemp("openapi")
+    jobs = {"spool": str(folder / "spool"), "max_spool": 1 << 30}
+    server = Server(folder, threads=2, queue=20, **jobs).wait_ready()
     yield server
     assert server.end() == 0
 

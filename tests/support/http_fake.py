@@ -144,7 +144,7 @@ def main() -> int:
         master.read_generation = _raising(getattr(builtins, error))
     if isinstance(pipelines, list):
         pipelines = dict.fromkeys(pipelines, CONFIG)
-    for name in ("api_keys_file", "models", "pidfile"):
+    for name in ("api_keys_file", "models", "pidfile", "spool"):
         if path := told["settings"].get(name):
             told["settings"][name] = Path(path)
     settings = Settings(

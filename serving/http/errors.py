@@ -135,4 +135,6 @@ def _answer(status: int, body: dict[str, Any]) -> Response:
     add_log_fields(request.environ, error=error["code"])
     if request.path == "/ocr":  # PaddleX's clients look for PaddleX's fields
         body |= {"logId": g.request_id, "errorCode": status, "errorMsg": error["message"]}
+    elif f"{request.path}/".startswith("/v2/"):  # KServe's form
+        body = {"error": error["message"]}
     return json_response(body, status)

@@ -1,12 +1,13 @@
 """One file a group of addresses."""
 
-from serving.http.routes import docs, ocr, paddlex, page, status
+from serving.http.routes import docs, kserve, ocr, paddlex, page, status
 
 __all__ = ["BLUEPRINTS", "page"]
 
 BLUEPRINTS = (
     ocr.blueprint,
     paddlex.blueprint,
+    kserve.blueprint,
     status.pipelines_blueprint,
     status.blueprint,
     status.metrics_blueprint,

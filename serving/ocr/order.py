@@ -118,7 +118,7 @@ class _Lines:
     @classmethod
     def of(cls, quads: QuadArray) -> _Lines:
         top, side = (quads[:, corner] - quads[:, 0] for corner in (1, 3))
-        angle = _skew(top)
+        angle = skew(top)
         points = np.concatenate([quads, (quads[:, 0] + side / 2)[:, None]], axis=1)
         x, y = points[..., 0], points[..., 1]
         across, down = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -151,7 +151,7 @@ class _Lines:
         return order
 
 
-def _skew(tops: QuadArray) -> float:
+def skew(tops: QuadArray) -> float:
     """The page's skew in radians: the median direction of its lines, weighted by length.
 
     tops: (N, 2), from the first to the second corner. 0 where too few lines are long enough.

@@ -225,7 +225,7 @@ def _pipeline(yaml: str, models: str) -> Pipeline:
 def _session() -> requests.Session:
     """Waits where the server is busy or reloads, as long as it says."""
     session = requests.Session()
-    retry = Retry(8, backoff_factor=0.5, status_forcelist=[429, 503], allowed_methods=None)
+    retry = Retry(8, connect=2, backoff_factor=0.5, status_forcelist=[429, 503], allowed_methods=None)
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=os.cpu_count() or 1, max_retries=retry))
     return session
@@ -272,17 +272,18 @@ def _widen(line: Element, line_box: list[int], turn: int) -> None:
     """Let each word of a line begin and end with its letters.
 
     Our boxes are PaddleX's: they begin and end within the first letter and the last. OCRmyPDF makes
-    the letters as wide as the box, and readers of its PDF would take what is left for columns. Half
-    a letter is added on each side, at most to the middle between two words.
+    the letters as wide as the box, and readers of its PDF would take what is left for columns. A
+    quarter of a letter is added on each side, at most to the middle between two words: then half of
+    the sides are within a pixel of the ink, at 144 dpi.
     """
     low, high = (1, 3) if turn % 180 else (0, 2)
-    half = (line_box[high] - line_box[low]) / (2 * max(1, len(_text(line))))
+    more = (line_box[high] - line_box[low]) / (4 * max(1, len(_text(line))))
     words = sorted(((_box(word), word) for word in line), key=lambda pair: pair[0][low])
     middles = [(a[high] + b[low]) / 2 for (a, _), (b, _) in pairwise(words)]
     for (box, word), (start, end) in zip(
         words, pairwise([line_box[low], *middles, line_box[high]]), strict=True
     ):
-        box[low] = round(max(start, box[low] - half))
-        box[high] = round(min(end, box[high] + half))
+        box[low] = round(max(start, box[low] - more))
+        box[high] = round(min(end, box[high] + more))
         _, _, rest = word.attrib["title"].partition(";")
         word.set("title", f"bbox {' '.join(map(str, box))};{rest}")

@@ -3,7 +3,7 @@
     ocrmypdf --plugin serving.integrations.ocrmypdf in.pdf out.pdf
 
 It needs the extra `ocrmypdf`, and Tesseract no more. The pipeline is loaded once, and OCRmyPDF's
-threads share it; or a running server reads.
+threads share it. Or a running server reads: then neither backends nor OpenCV need be installed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, ParseError, fromstring, tostring
 
 import numpy as np
@@ -36,12 +36,10 @@ from urllib3 import Retry
 from serving.config import load_config
 from serving.config.options import Options
 from serving.errors import OcrError
-from serving.imaging.source import load
 from serving.ocr.order import skew
-from serving.ocr.pipeline import Pipeline
-from serving.output.hocr import hocr
-from serving.output.pages import ReadPage
-from serving.plan.load import open_pipeline
+
+if TYPE_CHECKING:
+    from serving.ocr.pipeline import Pipeline
 
 API_KEY = "OCR_HPI_API_KEY"
 """The environment variable with the server's key: flags are seen by other users of the machine."""
@@ -192,6 +190,10 @@ def _read(path: Path, options: OcrOptions, **more: Any) -> Element:
     if options.ocr_hpi.server is not None:
         text = _ask(options.ocr_hpi.server, path, more)
     else:
+        from serving.imaging.source import load
+        from serving.output.hocr import hocr
+        from serving.output.pages import ReadPage
+
         pipeline = _load(options.ocr_hpi)
         try:
             [loaded] = load(path)
@@ -216,6 +218,8 @@ def _load(options: HpiOptions) -> Pipeline:
 
 @cache
 def _pipeline(yaml: str, models: str) -> Pipeline:
+    from serving.plan.load import open_pipeline
+
     pipeline = open_pipeline(load_config(yaml), models=Path(models))
     atexit.register(pipeline.close)
     return pipeline
@@ -225,7 +229,9 @@ def _pipeline(yaml: str, models: str) -> Pipeline:
 def _session() -> requests.Session:
     """Waits where the server is busy or reloads, as long as it says."""
     session = requests.Session()
-    retry = Retry(8, connect=2, backoff_factor=0.5, status_forcelist=[429, 503], allowed_methods=None)
+    retry = Retry(
+        8, connect=2, backoff_factor=0.5, status_forcelist=[429, 503], allowed_methods=None
+    )
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=os.cpu_count() or 1, max_retries=retry))
     return session

@@ -29,6 +29,8 @@ TESTED_ELSEWHERE = {
     "test_swap_models.py",
     r"python3 -m venv \.venv-paddlex": "test.sh makes it",
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
+    r"python3 -m venv \.venv-ocrmypdf": "test.sh installs the extra",
+    r"\.venv-ocrmypdf/bin/pip install .*": "test.sh installs the extra",
 }
 """Command -> why it is not run here, and what tests the same."""
 
@@ -64,6 +66,7 @@ class Shell:
             f"{os.environ['PATH']}:{ROOT / '.venv-paddlex' / 'bin'}"  # last: its python is not ours
         )
         self.environment = {**os.environ, "PATH": path}
+        (folder / ".venv-ocrmypdf").symlink_to(ROOT / ".venv-test")
         pidfile = folder / "ocr-hpi.pid"
         self.server, self.url = self.start(f"bash scripts/serve.sh --pidfile {pidfile}")
 
@@ -147,6 +150,8 @@ def test_a_command_does_what_the_page_says(shell: Shell, command: str) -> None:
 EXPECTED = {
     'image=@docs/page.jpg" http': "Riverton",
     "format=text": "Riverton",
+    "/v2/models/accurate": '"boxes"',
+    "integrations.ocrmypdf": "found.pdf",
     "format=image": "read.png",
     "pages=2": '"page": 1',
     "pdf_text=auto": '"source": "ocr"',

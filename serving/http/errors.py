@@ -142,4 +142,6 @@ def _answer(status: int, body: dict[str, Any]) -> Response:
         body |= {"logId": g.request_id, "errorCode": status, "errorMsg": error["message"]}
     elif request.path.startswith(JOBS):  # and PaddleOCR's for these
         body |= {"traceId": g.request_id, "code": status, "msg": error["message"]}
+    elif f"{request.path}/".startswith("/v2/"):  # KServe's form
+        body = {"error": error["message"]}
     return json_response(body, status)

@@ -25,7 +25,7 @@ _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _MAX_BYTES = 4 << 20
 """Of the keys file: some 50,000 keys."""
 
-_OPEN = ("/health", "/docs", "/openapi.json", "/page", "/api/v2/ocr/results")
+_OPEN = ("/health", "/v2/health", "/docs", "/openapi.json", "/page", "/api/v2/ocr/results")
 """Open like `/`: they reveal nothing about documents, models or usage. Who has the address of
 a job's result has the secret in it. The rest needs a key."""
 

@@ -130,17 +130,16 @@ def _operation_id(*, name: str, **_: Any) -> str:
     return name
 
 
-_PIPELINE = "/ocr/v1/{name}"
-
-
 def document(app: Flask) -> dict[str, Any]:
     """All that is served, as OpenAPI 3.1."""
     api: dict[str, Any] = app.api_doc  # type: ignore[attr-defined]
     api["servers"] = [{"url": "."}]  # relative to this document, also behind a path prefix
-    [name] = [
-        item for item in api["paths"][_PIPELINE]["post"]["parameters"] if item["in"] == "path"
-    ]
-    name["schema"] = {"type": "string", "enum": list(app.extensions["ocr"].registry.names)}
+    names = {"type": "string", "enum": list(app.extensions["ocr"].registry.names)}
+    for operations in api["paths"].values():
+        for operation in operations.values():
+            for item in operation.get("parameters", ()):
+                if (item["in"], item["name"]) == ("path", "name"):
+                    item["schema"] = names
     if app.extensions["ocr.keys"] is not None:
         _require_keys(api)
     return api

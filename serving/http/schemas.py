@@ -30,20 +30,29 @@ def _no_null(schema: dict[str, Any]) -> None:
 
 
 class PipelinePath(BaseModel):
-    """The end of `/ocr/v1/NAME`."""
+    """Of `/ocr/v1/NAME` and `/v2/models/NAME`."""
 
     name: str
 
 
-class OcrQuery(Options):
+class CallerOptions(Options):
+    """Overrides for this request alone, within what a caller may ask for."""
+
+    text_det_max_side_limit: Annotated[int, Field(ge=1, le=4000)] | None = None
+    """The long side never has more pixels than that. A caller cannot ask for more than 4000."""
+
+    def options(self) -> Options:
+        """The overrides alone."""
+        return Options(**self.model_dump(include=set(Options.model_fields)))
+
+
+class OcrQuery(CallerOptions):
     """`POST /ocr/v1/NAME?...`: the form of the answer, and overrides for this request alone."""
 
     model_config = ConfigDict(json_schema_extra=_no_null)
 
     format: Format | None = None
     """The form of the answer; default: what Accept prefers, else lines."""
-    text_det_max_side_limit: Annotated[int, Field(ge=1, le=4000)] | None = None
-    """The long side never has more pixels than that. A caller cannot ask for more than 4000."""
     pdf_dpi: Annotated[int, Field(ge=36, le=1200)] = 144
     """Dots per inch at which pages of a PDF are drawn; boxes are in their pixels."""
     pages: Annotated[str, Field(json_schema_extra={"pattern": RANGES_PATTERN})] = "1-"
@@ -54,10 +63,6 @@ class OcrQuery(Options):
     """With format=lines or pages: what cannot be read has an error, and the rest is answered."""
     pictures: bool = False
     """With format=pages: each page's picture too, for viewers that cannot draw the document."""
-
-    def options(self) -> Options:
-        """The overrides alone."""
-        return Options(**self.model_dump(include=set(Options.model_fields)))
 
 
 class InferOptions(BaseModel):

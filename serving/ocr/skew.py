@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import cos, radians, sin
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -52,6 +51,8 @@ def turn_back(page: Image, angle: float, around: QuadArray | None = None) -> tup
     White where it reaches beyond the page. around: quads of its lines; only they and a margin are
     kept.
     """
+    import cv2  # which the client of a server, that only asks for the skew, does not have
+
     height, width = page.shape[:2]
     back = np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
     corners = np.array([(0, 0), (width, 0), (width, height), (0, height)]) @ back.T

@@ -1,6 +1,6 @@
 """One file a group of addresses."""
 
-from serving.http.routes import docs, jobs, ocr, paddlex, page, status
+from serving.http.routes import docs, jobs, kserve, ocr, paddlex, page, status
 
 __all__ = ["BLUEPRINTS", "page"]
 
@@ -8,6 +8,7 @@ BLUEPRINTS = (
     ocr.blueprint,
     paddlex.blueprint,
     jobs.blueprint,
+    kserve.blueprint,
     status.pipelines_blueprint,
     status.blueprint,
     status.metrics_blueprint,

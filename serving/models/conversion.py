@@ -31,19 +31,25 @@ _SECONDS = 600.0
 _BUILD = "bash scripts/build_engines.sh"
 
 
-def find_build_python(root: str | Path = ".") -> Path:
+def find_build_python(root: str | Path | None = None) -> Path:
     """The Python of the build environment: $OCR_HPI_BUILD_PYTHON, else `.venv-build` in `root`.
+
+    root: default: the working folder, then the checkout that this package runs from.
 
     Raises ConversionError naming the script that creates one.
     """
     path = os.environ.get("OCR_HPI_BUILD_PYTHON")
-    python = Path(path) if path else Path(root).absolute() / ".venv-build" / "bin" / "python"
-    if os.access(python, os.X_OK) and python.is_file():
-        return python
+    roots = [Path.cwd(), Path(__file__).resolve().parents[2]] if root is None else [Path(root)]
+    inside = [folder.absolute() / ".venv-build" / "bin" / "python" for folder in roots]
+    places = [Path(path)] if path else inside
+    for python in places:
+        if os.access(python, os.X_OK) and python.is_file():
+            return python
     raise ConversionError(
-        f"{python}: no build environment, which converting a Paddle model needs. Create it and "
-        f"build: {_BUILD}. Or, where the model is published as ONNX too, move its folder away "
-        "and fetch that: ocr-hpi fetch --prefer onnx NAME"
+        f"{places[0]}: no build environment, which converting a Paddle model needs. Create it and "
+        f"build: {_BUILD}; or name its Python: OCR_HPI_BUILD_PYTHON. Or, where the model is "
+        "published as ONNX too, move its folder away and fetch that: "
+        "ocr-hpi fetch --prefer onnx NAME"
     )
 
 

@@ -231,3 +231,11 @@ def test_the_probe_is_a_picture_of_text(
         assert array.dtype == np.float32
         assert array.std() > 0.2  # not blank
     assert [path.name for path in folder.iterdir()] == ["inference.yml"]
+
+
+def test_the_checkouts_build_environment_is_found_from_any_folder(
+    build_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OCR_HPI_BUILD_PYTHON", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert conversion.find_build_python().samefile(build_python)

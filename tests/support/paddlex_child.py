@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,17 @@ def texts(job: Job) -> Any:
         engines[door] = OPENED[-2:]
         found[door] = [read(pipeline, page) for page in job["pages"]]
     return {"texts": found, "engines": engines}
+
+
+def named(job: Job) -> Any:
+    """What opens without `model_dir`, with the folder of models named by OCR_HPI_MODELS."""
+    os.environ["OCR_HPI_MODELS"] = job["models"]
+    serving.integrations.paddlex.enable()
+    config = serving.integrations.paddlex.paddlex_config(job["yaml"], models=job["models"])
+    for module in config["SubModules"].values():
+        module["model_dir"] = None
+    pipeline = paddlex.create_pipeline(config=config)
+    return {"named": read(pipeline, job["pages"][0])}
 
 
 def read(pipeline: Any, page: str) -> list[str]:
@@ -146,7 +158,9 @@ def refusal(door: Callable[[], Any]) -> str:
     return "nothing"
 
 
-TASKS = {task.__name__: task for task in (texts, boxes, classes, refused, unknown, unconverted)}
+TASKS = {
+    task.__name__: task for task in (texts, named, boxes, classes, refused, unknown, unconverted)
+}
 
 
 def main(job: Job) -> dict[str, Any]:

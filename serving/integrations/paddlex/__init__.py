@@ -9,6 +9,7 @@ Needs PaddleX 3.7 and neither paddlepaddle nor PaddleX's own plugin.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from serving.config.gate import Gate, GateName, named_gate
@@ -30,7 +31,7 @@ __all__ = [
 def enable(
     *,
     gate: GateName | Gate = "default",
-    models: str | Path = "models",
+    models: str | Path | None = None,
     choose: Choose | None = None,
 ) -> None:
     """Make models that PaddleX opens with HPI in this process run on our engines.
@@ -40,13 +41,15 @@ def enable(
     plan runs on float32 OpenVINO, which is logged. PaddleX's `hpi_config` narrows the choice.
     The default gate also pads a batch of lines to a class of widths, so that engines meet few
     shapes: 1.3 times as fast, and one line in twenty reads slightly differently.
-    models: the folder of models, whose `engines` has the plans and the conversions from Paddle.
+    models: the folder of models, whose `engines` has the plans and the conversions from Paddle;
+    default: what OCR_HPI_MODELS names, else `models`. A model without `model_dir` is taken from
+    there if it is there, else as PaddleX does.
     choose: your own choice instead of the plans'.
     PaddleX's other engines are not changed. Calling it again replaces all three arguments.
     Raises ConfigError for an unknown gate, EngineError where PaddleX is not installed or is of an
     unsupported version.
     """
     bounds = gate if isinstance(gate, Gate) else named_gate(gate)
-    store = Path(models).absolute()
+    store = Path(models or os.environ.get("OCR_HPI_MODELS") or "models").absolute()
     lax = bounds.error_rate >= named_gate("default").error_rate
     install(store, choose or planned(store, bounds), width_classes=lax)

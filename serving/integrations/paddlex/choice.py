@@ -27,6 +27,8 @@ from serving.plan.plan import (
 from serving.plan.timing import fastest
 
 _LOG = logging.getLogger(__name__)
+_PADDLEX_LOG = logging.getLogger("paddlex.serving")
+"""Has PaddleX's handler and level, so that its users see what is logged."""
 
 _PLAIN_ONNX = {"openvino", "onnxruntime"}
 """Backends that load the model's own ONNX graph."""
@@ -57,20 +59,25 @@ def planned(models: Path, gate: Gate) -> Choose:
     recogniser's batch run in parallel, on as many streams as were fastest.
 
     `hpi_config` narrows the choice. A model without a plan gets the first candidate that
-    `hpi_config` allows, by default float32 OpenVINO; that is logged once per model.
+    `hpi_config` allows, by default float32 OpenVINO; which is a warning, once per model. What runs
+    otherwise is logged as PaddleX logs what it opens.
     """
     logged: set[Path] = set()
 
     def choose(request: ModelRequest) -> EngineSpec:
         allowed = _allowed(request)
         if not request.hpi.auto_config:
+            _PADDLEX_LOG.info("%s runs on %s: hpi_config says so", request.name, allowed[0])
             return allowed[0]
         specs = [spec for spec in allowed if spec.backend in _PLAIN_ONNX]
         in_parallel = model_kind(request.folder) == "text_recognition"  # see EngineRunner
         if not in_parallel and "streams" not in (request.hpi.backend_config or {}):
             specs = [spec for spec in specs if spec.streams == 1]
         best = measured(models, digest(request.folder), specs, gate)
-        if best is None and request.folder not in logged:
+        if best is not None:
+            why = f"the fastest in the plans under {models} that passes the gate"
+            _PADDLEX_LOG.info("%s runs on %s: %s", request.name, best, why)
+        elif request.folder not in logged:
             logged.add(request.folder)
             _LOG.warning("%s: %s", request.name, _unplanned(request, allowed[0]))
         return best or allowed[0]

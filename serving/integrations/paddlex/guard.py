@@ -33,6 +33,11 @@ _FUNCTIONS = (
         "_select_engine_config_source",
         ("engine", "engine_config", "pp_option", "hpi_config", "genai_config"),
     ),
+    (
+        "",
+        "_resolve_local_model_dir",
+        ("inference_engine", "model_name", "model_dir", "model_dir_resolved"),
+    ),
     ("bindings", "try_get_supported_engines", ("model_name",)),
 )
 

@@ -1,7 +1,8 @@
 """Our engines behind PaddleX's engine `hpi`.
 
-Only three of PaddleX's functions are replaced: the check for its plugin, the one that builds the
-runner of a model, and the one that selects the caller's settings for the engine.
+Only four of PaddleX's functions are replaced: the check for its plugin, the one that builds the
+runner of a model, the one that selects the caller's settings for the engine, and the one that finds
+a model's folder.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,14 @@ from serving.config.errors import config_error
 from serving.config.pipeline import HpiConfig, check_hpi
 from serving.engines.base import Array, Engine
 from serving.engines.factory import open_engine
-from serving.errors import EngineError
+from serving.errors import EngineError, ModelMissing
 from serving.imaging.crop import MAX_LINE_WIDTH
 from serving.integrations.paddlex.choice import Choose, ModelRequest
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
 from serving.models.files import paddle_graph
 from serving.models.probe import model_kind
+from serving.models.store import Store
 from serving.ocr.recognise import Steps, next_step
 from serving.ocr.scheduler import Scheduler
 from serving.plan.graphs import Graphs
@@ -96,7 +99,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
-    """Replace the three functions. Raises EngineError where PaddleX is not as expected."""
+    """Replace the four functions. Raises EngineError where PaddleX is not as expected."""
     check_paddlex()
     from paddlex.inference import models as paddlex_models
     from paddlex.inference.models.engines.hpi import HPIEngine
@@ -125,6 +128,8 @@ def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
     HPIEngine.build_runner = build_runner
     select = inspect.unwrap(paddlex_models._select_engine_config_source)
     paddlex_models._select_engine_config_source = _with_hpi_config(select)
+    find = inspect.unwrap(paddlex_models._resolve_local_model_dir)
+    paddlex_models._resolve_local_model_dir = _from_store(find, HPIEngine, Store(models))
 
 
 def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
@@ -137,9 +142,7 @@ def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
         graph = onnx_graph(request.folder, models / "engines", convert=convert)
         if model_kind(request.folder) == "text_detection":
             graph = _optimized(request, models, graph)
-    engine = open_engine(graph, spec)
-    _LOG.info("%s runs on %s", request.name, spec)
-    return engine
+    return open_engine(graph, spec)
 
 
 def _optimized(request: ModelRequest, models: Path, graph: Path) -> Path:
@@ -166,6 +169,19 @@ def _request(name: str, folder: Path | None, settings: Mapping[str, Any]) -> Mod
         raise config_error(error, where=where, schema=HpiConfig) from None
     check_hpi(hpi, name)
     return ModelRequest(name=name, folder=Path(folder), device=settings["device_type"], hpi=hpi)
+
+
+def _from_store(find: Callable[..., Any], hpi: type, store: Store) -> Callable[..., Any]:
+    """Let a model without `model_dir` be found in the store, before PaddleX would download it."""
+
+    @functools.wraps(find)
+    def found(**request: Any) -> Any:
+        if isinstance(request["inference_engine"], hpi) and request["model_dir"] is None:
+            with suppress(ModelMissing):  # PaddleX's own download
+                request["model_dir"] = str(store.folder(request["model_name"]))
+        return find(**request)
+
+    return found
 
 
 def _runner_class() -> type:

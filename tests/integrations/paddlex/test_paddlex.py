@@ -61,7 +61,7 @@ def job(
     built: Path, default_yaml: Path, without_orientation: Path, rendered: list[Path]
 ) -> dict[str, Any]:
     return {
-        "tasks": ["texts", "refused", "unknown"],
+        "tasks": ["texts", "named", "refused", "unknown"],
         "models": str(built),
         "yaml": str(without_orientation),
         "unknown": str(default_yaml),
@@ -105,6 +105,14 @@ def test_the_engines_are_the_plans(result: Any, built: Path) -> None:
     # PaddleOCR hands PaddleX settings for Paddle that would hide `hpi_config`.
     assert engines["by row"] == 2 * ["openvino float32 2x1"]
     assert result["loaded"] == []
+
+
+def test_models_are_found_in_the_folder_that_the_environment_names(result: Any) -> None:
+    """On the plans' engines, and PaddleX's log says why."""
+    assert result["named"] == result["texts"]["paddlex"][0]
+    for model in MODELS:
+        assert f"{model} runs on " in result["log"]
+    assert "the fastest in the plans under" in result["log"]
 
 
 def test_a_model_without_a_plan_is_told_once(result: Any) -> None:

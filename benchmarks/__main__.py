@@ -1,4 +1,4 @@
-"""`python -m benchmarks compare | serve | soak | check-gpu`; scripts/benchmark.sh runs it.
+"""`python -m benchmarks compare | serve | mixed | soak | check-gpu`; scripts/benchmark.sh runs it.
 
 Not installed with the package: a server needs none of this.
 """
@@ -106,6 +106,14 @@ def report_option(command: Command) -> Command:
 @python_option(
     "--rapidocr", "A Python with rapidocr, onnxruntime and openvino, to compare RapidOCR."
 )
+@python_option("--turboocr", "A Python with turboocr[cpu], to compare TurboOCR, --by-model only.")
+@click.option(
+    "--by-model",
+    "model_by_model",
+    is_flag=True,
+    help="Peers for every pipeline whose models they run, each on its fastest engine for a CPU; a "
+    "table by model. Ratios are to our pipeline with the same models. No profiles.",
+)
 @click.option(
     "--concurrency",
     type=Counts(),
@@ -132,6 +140,8 @@ def compare(report: Path, **settings: Any) -> None:
     from benchmarks import report as reports
     from benchmarks.compare import compare as run
 
+    if settings["turboocr"] and not settings["model_by_model"]:
+        raise click.UsageError("--turboocr needs --by-model")
     charts.new_figure()  # a missing matplotlib is reported before the work, not after
     with Console(stderr=True).status("loading") as status:
         comparison = run(**settings, progress=status.update)
@@ -149,7 +159,10 @@ def compare(report: Path, **settings: Any) -> None:
 @python_option(
     "--paddlex", "A Python with paddlex[ocr,serving] and onnxruntime, to load PaddleX's server too."
 )
-@click.option("--clients", type=Counts(), default="1,4,32", show_default=True)
+@click.option(
+    "--clients", "--in-flight", type=Counts(), default="1,4,32", show_default=True,
+    help="Of the closed loops: each has one request in flight.",
+)  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option(
     "--phase",
@@ -196,8 +209,8 @@ def serve(
         pages = labelled_pages(data, groups) if data else rendered_pages(scratch)
         with Console(stderr=True).status("starting") as status:
             result = load_test(
-                pipeline, models, [page.path for page in pages], scratch, clients=clients,
-                rounds=rounds, seconds=phase, open_seconds=seconds, paddlex=paddlex,
+                pipeline, models, pages, scratch, clients=clients, rounds=rounds,
+                seconds=phase, open_seconds=seconds, paddlex=paddlex,
                 progress=status.update,
             )  # fmt: skip
     facts = reports.machine_facts() | {
@@ -207,6 +220,38 @@ def serve(
     }
     files = reports.write_load_test(report, result, facts)
     _show(reports.load_tables(result), files)
+
+
+@main.command()
+@click.option(
+    "--pipeline", "pipelines", multiple=True, type=_FILE, required=True,
+    help="Served side by side: small images go to the first, pages to the second, long documents "
+    "to the third.",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=_POSITIVE, default=60.0, show_default=True,
+    help="Seconds of each open-loop load.",
+)  # fmt: skip
+@report_option
+@models_option
+def mixed(pipelines: tuple[Path, ...], seconds: float, report: Path, models: Path) -> None:
+    """Mixed load on one server: small images, pages and long documents on three pipelines.
+
+    Whether small images wait for the rest: their latency beside the others and alone, both at 70 %
+    of what the server bears. bash scripts/benchmark.sh --serve --mixed prepares everything.
+    """
+    from benchmarks import report as reports
+    from benchmarks.mixed import KINDS, mixed_load
+
+    if len(pipelines) != len(KINDS):
+        raise click.UsageError(f"--pipeline: give {len(KINDS)}, for {', '.join(KINDS)}")
+    with tempfile.TemporaryDirectory() as folder, Console(stderr=True).status("starting") as status:
+        result = mixed_load(
+            pipelines, models, Path(folder), seconds=seconds, progress=status.update
+        )
+    facts = reports.machine_facts() | {"load generators": "on the same cores"}
+    files = reports.write_mixed_load(report, result, facts)
+    _show([reports.mixed_table(result)], files)
 
 
 @main.command()
@@ -281,7 +326,7 @@ def _show(tables: Iterable[Table], files: Iterable[Path]) -> None:
     from rich.table import Table as RichTable
 
     # Into a file, as wide as the table needs.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     for table in tables:
         grid = RichTable(*table.columns, title=table.title, caption=table.note,
                          title_justify="left", caption_justify="left")  # fmt: skip

@@ -5,24 +5,36 @@ Every page is given to all systems in turn, so that a noisy machine slows all of
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.profile import Profile, profile
 from benchmarks.rendered import rendered_pages
-from benchmarks.systems import ConcurrentReading, Reading, Setup, System, ours, peers
+from benchmarks.systems import (
+    ConcurrentReading,
+    Reading,
+    Setup,
+    System,
+    by_model,
+    graphs_mb,
+    ours,
+    peers,
+)
 from serving.errors import EngineError
 from serving.evaluate import LabelledPage, labelled_pages
 from serving.scores import Overlap, character_overlap, token_overlap
 
 _PAUSE = 0.3
 """Seconds between two systems: OpenMP's threads spin for 0.2 s after a call, on all cores."""
+
+_WORD = re.compile(r"[a-z0-9]{2,}")
 
 Progress = Callable[[str], None]
 
@@ -40,11 +52,13 @@ class Measurement:
     """Of the first round, in which engines meet most shapes for the first time."""
     peak_mb: float
     setup: Setup = "same"
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One system on one dataset. Ratios: its time over the first system's, page by page."""
+    """One system on one dataset. Ratios: its time over the first system's with its model, page by
+    page."""
 
     setup: Setup
     dataset: str
@@ -60,7 +74,11 @@ class Result:
     first_ratio: float
     token_f1: float
     character_f1: float
+    word_f1: float
+    """Mean over pages; see `word_f1`."""
     peak_mb: float
+    model: str
+    """Where systems are compared model by model, the pipeline that it is from."""
     start_ms: float
     """From the start of its process, Python's own excluded, to the texts of a first page."""
 
@@ -89,6 +107,8 @@ class Comparison:
     profiles: Sequence[Profile] = ()
     versions: Mapping[str, str] | None = None
     """By system."""
+    graphs_mb: Mapping[str, float] = field(default_factory=dict)
+    """By model, where systems are compared model by model: MB of its ONNX files."""
 
 
 def compare(
@@ -99,6 +119,8 @@ def compare(
     groups: Sequence[str] = (),
     paddlex: Path | None = None,
     rapidocr: Path | None = None,
+    turboocr: Path | None = None,
+    model_by_model: bool = False,
     rounds: int = 2,
     concurrency: Sequence[int] = (),
     progress: Progress = lambda _: None,
@@ -106,13 +128,21 @@ def compare(
     """Start every system, measure it, then profile our own pipelines alone on the machine.
 
     data: folder of labelled pages, and `groups` its subfolders; without it, pages are rendered.
+    model_by_model: peers for each pipeline, not for the first alone, and no profiles.
     Raises ConfigError for the data, PlanError and EngineError for a system.
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pages = labelled_pages(data, groups) if data else rendered_pages(scratch)
-        specs = [ours(path, models) for path in pipelines]
-        specs += peers(pipelines[0], models, paddlex, rapidocr, scratch)
+        specs, sizes = [], {}
+        if model_by_model:
+            for path in pipelines:
+                (folder := scratch / f"{path.stem}.peers").mkdir()
+                specs += by_model(path, models, paddlex, rapidocr, turboocr, folder)
+                sizes[path.stem] = graphs_mb(path, models)
+        else:
+            specs += [ours(path, models) for path in pipelines]
+            specs += peers(pipelines[0], models, paddlex, rapidocr, scratch)
         systems: list[System] = []
         with ExitStack() as running:
             for spec in specs:
@@ -123,7 +153,7 @@ def compare(
             concurrent = throughput(same, pages, measurements, concurrency, progress=progress)
         profiles = [
             found
-            for path in pipelines
+            for path in (() if model_by_model else pipelines)
             for found in profile(path, pages, models, progress=progress)
         ]  # fmt: skip
     return Comparison(
@@ -132,6 +162,7 @@ def compare(
         concurrent,
         profiles,
         {system.name: system.version for system in systems},
+        sizes,
     )
 
 
@@ -171,6 +202,7 @@ def measure(
             taken[0].ms,
             max(reading.peak_mb for reading in taken),
             systems[number].setup,
+            systems[number].model,
         )
         for (number, index), taken in sorted(readings.items())
     ]
@@ -227,10 +259,11 @@ def _read_concurrently(
 def results(measurements: Sequence[Measurement], start_ms: Mapping[str, float]) -> list[Result]:
     """One for each setup, dataset and system; start_ms by system.
 
-    Ratios are to the first system, whatever the setup.
+    Ratios are to the first system with the same model, whatever the setup.
     """
-    first = measurements[0].system
-    base = {m.page.path: m for m in measurements if m.system == first}
+    base: dict[tuple[str, Path], Measurement] = {}
+    for m in measurements:
+        base.setdefault((m.model, m.page.path), m)
     members: dict[tuple[Setup, str, str], list[Measurement]] = {}
     for setup in ("same", "default"):
         for dataset in _by_dataset([m.page for m in measurements]):
@@ -245,11 +278,13 @@ def _result(
     dataset: str,
     system: str,
     found: Sequence[Measurement],
-    base: Mapping[Path, Measurement],
+    base: Mapping[tuple[str, Path], Measurement],
     start_ms: float,
 ) -> Result:
     times = [m.ms for m in found]
-    ratios = [m.ms / base[m.page.path].ms for m in found]
+    same = [base[m.model, m.page.path] for m in found]
+    ratios = [m.ms / first.ms for m, first in zip(found, same, strict=True)]
+    first_ratios = [m.first_ms / first.first_ms for m, first in zip(found, same, strict=True)]
     tokens = sum((token_overlap(m.page.texts, m.texts) for m in found), Overlap())
     characters = sum((character_overlap(m.page.texts, m.texts) for m in found), Overlap())
     low, middle, high = (float(value) for value in np.percentile(ratios, (25, 50, 75)))
@@ -264,12 +299,21 @@ def _result(
         ratio_p25=low,
         ratio_p75=high,
         first_ms=float(np.median([m.first_ms for m in found])),
-        first_ratio=float(np.median([m.first_ms / base[m.page.path].first_ms for m in found])),
+        first_ratio=float(np.median(first_ratios)),
         token_f1=100 * tokens.f1,
         character_f1=100 * characters.f1,
+        word_f1=100 * float(np.mean([word_f1(m.page.texts, m.texts) for m in found])),
         peak_mb=max(m.peak_mb for m in found),
+        model=found[0].model,
         start_ms=start_ms,
     )
+
+
+def word_f1(truth: Iterable[str], read: Iterable[str]) -> float:
+    """What OCR engines publish for FUNSD, of one page: F1, 0 to 1, of the sets of lower-cased
+    tokens of two or more Latin letters or digits. They take its mean over pages."""
+    expected, found = (set(_WORD.findall("\n".join(lines).lower())) for lines in (truth, read))
+    return Overlap(len(expected & found), len(expected), len(found)).f1
 
 
 def _by_dataset(pages: Sequence[LabelledPage]) -> dict[str, list[LabelledPage]]:

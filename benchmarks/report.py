@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import charts
 from benchmarks.compare import Comparison, Result, Throughput
+from benchmarks.mixed import MixedLoad
 from benchmarks.profile import Profile
 from benchmarks.serve import LoadResult, OpenLoop
 from benchmarks.soak import MAX_GROWTH, Soak
@@ -49,6 +50,7 @@ def write_comparison(folder: Path, comparison: Comparison, facts: Mapping[str, s
         for m in comparison.measurements
     ]  # fmt: skip
     data = {
+        "graphs_mb": dict(comparison.graphs_mb),
         "results": [asdict(row) for row in comparison.results],
         "throughput": [asdict(row) for row in comparison.throughput],
         "profiles": [
@@ -73,10 +75,17 @@ def write_load_test(folder: Path, result: LoadResult, facts: Mapping[str, str]) 
     data = {
         "http_efficiency": result.http_efficiency,
         "goodput_share": result.goodput_share,
+        "word_f1": result.word_f1,
         "closed": [asdict(row) for row in result.closed],
         "open": asdict(result.open),
     }
     return _write(folder / "serve", load_tables(result), data, facts)
+
+
+def write_mixed_load(folder: Path, result: MixedLoad, facts: Mapping[str, str]) -> list[Path]:
+    """mixed.json and mixed.md."""
+    data = asdict(result) | {"delay": result.delay, "starved": result.starved}
+    return _write(folder / "mixed", [mixed_table(result)], data, facts)
 
 
 def write_soak(folder: Path, result: Soak, facts: Mapping[str, str]) -> list[Path]:
@@ -119,7 +128,8 @@ def markdown(tables: Iterable[Table], facts: Mapping[str, str], picture: str | N
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """All tables that have rows."""
-    tables = [_results(comparison.results, setup) for setup in _TITLES]
+    tables = [_by_model(comparison)] if comparison.graphs_mb else []
+    tables += [_results(comparison.results, setup) for setup in _TITLES]
     tables.append(_throughput(comparison.throughput))
     for name in dict.fromkeys(found.pipeline for found in comparison.profiles):
         profiles = [found for found in comparison.profiles if found.pipeline == name]
@@ -127,11 +137,45 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
+def _by_model(comparison: Comparison) -> Table:
+    """A row for each model and system; the datasets are columns."""
+    rows: dict[tuple[str, str], list[Result]] = {}
+    for row in comparison.results:
+        rows.setdefault((row.model, row.system), []).append(row)
+    datasets = [row.dataset for row in next(iter(rows.values()))]
+    return Table(
+        "By model: the same files and YAML values for all, line orientation off",
+        ("model", "MB", "system", "peak MB",
+         *(f"{name}: {text}" for name in datasets
+           for text in ("ms a page (ratio)", "token, character, words F1"))),
+        [
+            (
+                model,
+                f"{comparison.graphs_mb[model]:.1f}",
+                system.removesuffix(f", {model}"),
+                f"{max(row.peak_mb for row in found):.0f}",
+                *(
+                    cell
+                    for row in found
+                    for cell in (
+                        f"{row.ms_median:.0f} ({row.ratio_median:.2f})",
+                        f"{row.token_f1:.2f}, {row.character_f1:.2f}, {row.word_f1:.2f}",
+                    )
+                ),
+            )
+            for (model, system), found in rows.items()
+        ],
+        "MB: of the ONNX files of detection and recognition. Peak: of a process that reads all "
+        "pages. Ratio: the median of the system's time over ours with that model, page by page. "
+        "Words: the mean over pages of the F1 of the sets of lower-cased tokens [a-z0-9]{2,}.",
+    )  # fmt: skip
+
+
 def _results(results: Iterable[Result], setup: str) -> Table:
     return Table(
         _TITLES[setup],
         ("dataset", "system", "pages", "ms a page", "p95", "ratio to ours (quartiles)",
-         "first round: ms, ratio", "token F1", "character F1", "peak MB", "start s"),
+         "first round: ms, ratio", "token F1", "character F1", "words F1", "peak MB", "start s"),
         [
             (
                 row.dataset,
@@ -143,15 +187,17 @@ def _results(results: Iterable[Result], setup: str) -> Table:
                 f"{row.first_ms:.0f}, {row.first_ratio:.2f}",
                 f"{row.token_f1:.2f}",
                 f"{row.character_f1:.2f}",
+                f"{row.word_f1:.2f}",
                 f"{row.peak_mb:.0f}",
                 f"{row.start_ms / 1e3:.1f}",
             )
             for row in results
             if row.setup == setup
         ],
-        "ms a page: the median. Ratio: the median of the system's time over the first row's, page "
-        "by page. In the first round most shapes are new to the engines. Start: loading, and the "
-        "texts of a first page.",
+        "ms a page: the median. Ratio: the median of the system's time over the first row's (with "
+        "its model), page by page. Words F1: the mean over pages of the F1 of the sets of "
+        "lower-cased tokens [a-z0-9]{2,}. In the first round most shapes are new to the engines. "
+        "Start: loading, and the texts of a first page.",
     )  # fmt: skip
 
 
@@ -244,7 +290,8 @@ def load_tables(result: LoadResult) -> list[Table]:
                 )
                 for row in result.closed
             ],
-            f"Throughput over HTTP with 4 clients: {best}. Clients of load_pipeline are threads.",
+            f"Throughput over HTTP with 4 clients: {best}. Clients of load_pipeline are threads. "
+            f"Words F1 over HTTP: {result.word_f1:.2f}.",
         ),
         _open_loop(result.open, result.goodput_share),
     ]  # fmt: skip
@@ -264,6 +311,32 @@ def _open_loop(row: OpenLoop, share: float) -> Table:
         f"Load generator: {row.generator_cores:.2f} cores. Server's memory before, halfway and "
         f"after: {', '.join(f'{amount:.0f}' for amount in row.memory)} MiB.",
     )
+
+
+def mixed_table(result: MixedLoad) -> Table:
+    """The open loops, with the verdict."""
+    starved = f"starved: {', '.join(result.starved)}" if result.starved else "nothing starves"
+    return Table(
+        f"Small images take {result.delay:.2f} times as long at p99 beside the others; {starved}",
+        ("load", "requests", "pipeline", "of the server", "requests/s", "answered/s",
+         "p50 ms", "p99 ms", "failed"),
+        [
+            (
+                row.load,
+                row.kind,
+                row.pipeline,
+                f"{100 * row.share:.0f} %",
+                f"{row.figures.rate:.2f}",
+                f"{row.figures.answered:.2f}",
+                _number(row.figures.accepted_p50),
+                _number(row.figures.accepted_p99),
+                str(row.figures.failed + row.figures.refused),
+            )
+            for row in result.rows
+        ],
+        "Open loops; latency from when a request was due. Of the server: the rate over what a "
+        "closed loop of that kind alone reaches.",
+    )  # fmt: skip
 
 
 def soak_tables(result: Soak) -> list[Table]:

@@ -1,6 +1,6 @@
 """Runs one system in a process, and mostly in an environment, of its own:
 
-    python runner.py ours|paddlex|rapidocr '{"settings": "of the system"}'
+    python runner.py ours|paddlex|rapidocr|turboocr '{"settings": "of the system"}'
 
 Imports nothing of this project at the top, because a peer's environment does not have it. Speaks
 JSON lines: first {"version", "start_ms"}; then, for each line on stdin, one line:
@@ -71,9 +71,27 @@ def open_rapidocr(settings: dict[str, Any]) -> tuple[Read, str]:
     ocr = rapidocr.RapidOCR(params={**settings["params"], **engines})
 
     def read(path: str) -> list[str]:
-        return list(ocr(path).txts or ())
+        texts = list(ocr(path).txts or ())
+        for stage in (ocr.text_det, ocr.text_rec):  # loaded when first needed
+            if stage and settings["engine"] not in type(stage.session).__module__:
+                raise RuntimeError(f"RapidOCR runs on {type(stage.session)}, not on {engine}")
+        return texts
 
     return read, _versions("rapidocr", settings["engine"])
+
+
+def open_turboocr(settings: dict[str, Any]) -> tuple[Read, str]:
+    """TurboOCR's engine. settings: model, models_dir, environment."""
+    os.environ.update(settings["environment"])
+    engine = importlib.import_module("turboocr_engine")
+    ocr = engine.OCR(
+        settings["model"], "cpu", models_dir=settings["models_dir"], allow_download=False
+    )
+
+    def read(path: str) -> list[str]:
+        return [line.text for line in ocr.read(path, keep_image=False).lines]
+
+    return read, _versions("turboocr-engine-cpu")
 
 
 _RUNTIMES = {"paddle_static": "paddlepaddle", "onnxruntime": "onnxruntime"}
@@ -86,7 +104,12 @@ def _versions(*distributions: str) -> str:
     return ", ".join(f"{name} {found[name]}" for name in distributions if name in found)
 
 
-OPENERS = {"ours": open_ours, "paddlex": open_paddlex, "rapidocr": open_rapidocr}
+OPENERS = {
+    "ours": open_ours,
+    "paddlex": open_paddlex,
+    "rapidocr": open_rapidocr,
+    "turboocr": open_turboocr,
+}
 
 
 def main(kind: str, settings: str) -> None:

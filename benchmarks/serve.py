@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import systems
+from benchmarks.compare import word_f1
 from benchmarks.servers import OurServer, PaddleXServer, Server
 from serving.errors import EngineError
+from serving.evaluate import LabelledPage
 from serving.plan.child import ChildProcess
 
 DIRECT = "load_pipeline"
@@ -71,6 +73,8 @@ class OpenLoop:
     failed: int
     """Neither accepted nor refused."""
     generator_cores: float
+    answered: float
+    """Requests answered with 200 a second, until the last of them was."""
     memory: tuple[float, ...]
     """MiB of the server before, halfway and after."""
 
@@ -83,6 +87,8 @@ class LoadResult:
     open: OpenLoop
     http_efficiency: float
     """Throughput over HTTP with 4 clients over the best of `load_pipeline`: median of rounds."""
+    word_f1: float
+    """In percent: the mean over pages, read over HTTP; see `compare.word_f1`."""
 
     @property
     def goodput_share(self) -> float:
@@ -94,7 +100,7 @@ class LoadResult:
 def load_test(
     pipeline: Path,
     models: Path,
-    images: Sequence[Path],
+    pages: Sequence[LabelledPage],
     scratch: Path,
     *,
     clients: Sequence[int] = (1, 4, 32),
@@ -109,10 +115,13 @@ def load_test(
     seconds: of each closed loop. paddlex: the Python that serves PaddleX.
     Raises EngineError where a server does not start, or reads nothing within a closed loop.
     """
+    images = [page.path for page in pages]
     with ExitStack() as stack:
         progress("starting")
-        ours = stack.enter_context(closing(OurServer(pipeline, models)))
-        generator = stack.enter_context(closing(_generator(ours, images, scratch / "ours")))
+        ours = stack.enter_context(closing(OurServer({"accurate": pipeline}, models)))
+        scores = [word_f1(page.texts, ours.read(page.path.read_bytes())) for page in pages]
+        requests = [ours.request(image.read_bytes()) for image in images]
+        generator = stack.enter_context(closing(start_generator(ours, requests, scratch / "ours")))
         direct = stack.enter_context(closing(systems.System(systems.ours(pipeline, models))))
         direct.read_concurrently(images[:_WARM_UP], callers=2)
         loops = _closed_loops(ours, generator, clients, seconds)
@@ -123,7 +132,8 @@ def load_test(
                 "onnxruntime", pipeline, models, paddlex, scratch / "paddlex"
             )
             peer = stack.enter_context(closing(PaddleXServer(spec.settings["yaml"], paddlex)))
-            peers = stack.enter_context(closing(_generator(peer, images, scratch / "peer")))
+            requests = [peer.request(image.read_bytes()) for image in images]
+            peers = stack.enter_context(closing(start_generator(peer, requests, scratch / "peer")))
             few = [count for count in clients if count <= _PEER_CLIENTS]
             loops |= _closed_loops(peer, peers, few, seconds)
         found = _interleaved(loops, rounds, progress)
@@ -135,7 +145,8 @@ def load_test(
             )
         progress(f"open loop at {_OVERLOAD:g} times the throughput, for {open_seconds:g} s")
         overload = _open_loop(ours, generator, _OVERLOAD * best, open_seconds)
-    return LoadResult(closed, overload, _http_efficiency(found, ours.name))
+    efficiency = _http_efficiency(found, ours.name)
+    return LoadResult(closed, overload, efficiency, 100 * float(np.mean(scores)))
 
 
 Loops = dict[tuple[str, int], Callable[[], ClosedLoop]]
@@ -195,15 +206,18 @@ def _http_efficiency(rounds: Mapping[tuple[str, int], Sequence[ClosedLoop]], our
     return sorted(ratios)[len(ratios) // 2] if ratios else 0.0
 
 
-def _generator(server: Server, images: Sequence[Path], folder: Path) -> ChildProcess:
-    """A load generator for the server, which has then read every page once."""
+def start_generator(server: Server, requests: Sequence[bytes], folder: Path) -> ChildProcess:
+    """A load generator for the server, which has then read every page once.
+
+    requests: whole HTTP requests, kept in `folder`, which must not exist yet.
+    """
     folder.mkdir()
-    for number, image in enumerate(images):
-        (folder / f"{number:06}").write_bytes(server.request(image.read_bytes()))
+    for number, request in enumerate(requests):
+        (folder / f"{number:06}").write_bytes(request)
     host, port = server.address
     script = Path(__file__).resolve().with_name("load_generator.py")
     child = ChildProcess("the load generator", [sys.executable, script, host, str(port), folder])
-    child.request(clients=2, seconds=math.inf, max_calls=min(_WARM_UP, len(images)))
+    child.request(clients=2, seconds=math.inf, max_calls=min(_WARM_UP, len(requests)))
     return child
 
 
@@ -245,6 +259,7 @@ def open_loop(
         refused_p99=_percentile(refusal, 99),
         failed=len(calls) - len(accepted) - len(refused),
         generator_cores=answer["cpu"] / answer["wall"],
+        answered=len(accepted) / float(accepted[:, 2].max()) if len(accepted) else 0.0,
         memory=tuple(memory),
     )
 

@@ -24,6 +24,8 @@ _HOST = "127.0.0.1"
 _BOUNDARY = "-" * 24 + "d74496d66958873e"
 """As curl makes them."""
 _START_TIMEOUT = 300.0
+_READ_TIMEOUT = 1200.0
+_UPRIGHT = "use_textline_orientation=false"
 _SAMPLE_INTERVAL = 0.5
 """Seconds between two samples of a server's memory."""
 
@@ -98,24 +100,43 @@ class Server(ABC):
 
 
 class OurServer(Server):
-    """`ocr-hpi serve`; requests are multipart, as `curl -F image=@page.png` sends them."""
+    """`ocr-hpi serve`; requests are multipart, as `curl -F image=@page.png` sends them.
+
+    pipelines: by the name under which each is served.
+    """
 
     name = "ours"
     health = "/health/ready"
 
-    def __init__(self, pipeline: Path, models: Path) -> None:
-        options = ["--pipeline", f"accurate={pipeline}", "--models", str(models)]
-        super().__init__(
-            [sys.executable, "-m", "serving.cli", "serve", *options], child_environment()
-        )
+    def __init__(self, pipelines: Mapping[str, Path], models: Path) -> None:
+        options = [f"--pipeline={name}={path}" for name, path in pipelines.items()]
+        command = [sys.executable, "-m", "serving.cli", "serve", *options]
+        super().__init__([*command, "--models", models], child_environment())
 
     @staticmethod
-    def request(image: bytes) -> bytes:
+    def request(image: bytes, pipeline: str = "accurate") -> bytes:
         part = 'Content-Disposition: form-data; name="image"; filename="page.png"'
         head = f"--{_BOUNDARY}\r\n{part}\r\nContent-Type: image/png\r\n\r\n"
         body = head.encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()
-        path = "/ocr/v1/accurate?use_textline_orientation=false"
+        path = f"/ocr/v1/{pipeline}?{_UPRIGHT}"
         return _post(path, f"multipart/form-data; boundary={_BOUNDARY}", body)
+
+    def read(self, image: bytes, query: str = _UPRIGHT) -> list[str]:
+        """The texts of an image or document. Raises EngineError unless it answers them."""
+        connection = http.client.HTTPConnection(*self.address, timeout=_READ_TIMEOUT)
+        try:
+            headers = {"Content-Type": "application/octet-stream"}
+            connection.request("POST", f"/ocr/v1/accurate?{query}", image, headers)
+            response = connection.getresponse()
+            body = response.read()
+        except OSError as error:
+            raise EngineError(f"benchmark: the server does not answer: {error}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            status = f"status {response.status}: {body[:300].decode()}"
+            raise EngineError(f"benchmark: the server answers {status}")
+        return [line["data"] for line in json.loads(body)]
 
 
 class PaddleXServer(Server):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import random
 import threading
@@ -29,7 +28,6 @@ _SMALL = (1500, 1000)
 _SCALE = 4
 """The side of a large page over the small one's: 6000 x 4000 pixels."""
 _PDF_PAGES = 100
-_TIMEOUT = 1200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +92,15 @@ def soak(
     """
     originals = [sample.image for sample in corpus.pages(count=6)]
     with ExitStack() as stack:
-        server = stack.enter_context(closing(OurServer(pipeline, models)))
+        server = stack.enter_context(closing(OurServer({"accurate": pipeline}, models)))
         large = []
         for name, megapixels, pages, file in _large_inputs(originals[0], scale, pdf_pages):
             progress(name)
             if pages == 1:
-                _post(server, file)  # the first time, its shapes are new to the engines
+                server.read(file, "")  # the first time, its shapes are new to the engines
             memory = MemorySampler(server)
             start = time.perf_counter()
-            _post(server, file)
+            server.read(file, "")
             ms = (time.perf_counter() - start) * 1e3
             memory.close()
             peak = max(mb for _, mb in memory.samples)
@@ -140,7 +138,7 @@ def _send(
     def send(index: int) -> None:
         for file in clients[index]:
             try:
-                _post(server, file)
+                server.read(file, "")
             except EngineError as error:
                 errors.append(error)
             counts[index] += 1
@@ -157,21 +155,6 @@ def _send(
     if errors:
         raise errors[0]
     return sum(counts)
-
-
-def _post(server: OurServer, file: bytes) -> None:
-    connection = http.client.HTTPConnection(*server.address, timeout=_TIMEOUT)
-    try:
-        content_type = "application/pdf" if file.startswith(b"%PDF") else "image/jpeg"
-        connection.request("POST", "/ocr/v1/accurate", file, {"Content-Type": content_type})
-        response = connection.getresponse()
-        body = response.read()
-    except OSError as error:
-        raise EngineError(f"soak test: the server does not answer: {error}") from error
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise EngineError(f"soak test: status {response.status}: {body[:300].decode()}")
 
 
 _MIN_SIDE, _MAX_SIDE, _MAX_SHORT_SIDE = 200, 6000, 4000

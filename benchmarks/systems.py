@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,15 @@ from serving.config.model import DetectionModel, RecognitionModel
 from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection, TextRecognition, load_config
 from serving.errors import PlanError
+from serving.imaging.resize import SizeLimit
 from serving.models.conversion import needs_conversion, onnx_graph
 from serving.models.files import model_files
 from serving.models.pipeline_models import PipelineModel, pipeline_models
+from serving.ocr.db import DbParameters
 from serving.ocr.detect import db_parameters, size_limit
 from serving.plan.child import ChildProcess, child_environment
 
-Kind = Literal["ours", "paddlex", "rapidocr"]
+Kind = Literal["ours", "paddlex", "rapidocr", "turboocr"]
 Setup = Literal["same", "default"]
 """same: the same model files and values for all; default: each with its own defaults."""
 
@@ -33,6 +35,13 @@ _TITLES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
+_TURBOOCR_FILES = {
+    "PP-OCRv6_tiny_det": ("tiny", "det_tiny.onnx", ""),
+    "PP-OCRv6_tiny_rec": ("tiny", "rec_tiny.onnx", "keys_tiny.txt"),
+    "PP-OCRv6_small_det": ("small", "det_small.onnx", ""),
+    "PP-OCRv6_small_rec": ("small", "rec_small.onnx", "keys.txt"),
+}
+"""Model -> TurboOCR's name for the pair, and its files for the graph and the dictionary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,8 @@ class SystemSpec:
     python: Path
     settings: Mapping[str, Any]
     setup: Setup = "same"
+    model: str = ""
+    """The pipeline whose models it runs, where systems are compared model by model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class System:
     """A running system. Raises EngineError, with its output, if its process ends early."""
 
     def __init__(self, spec: SystemSpec) -> None:
-        self.name, self.setup = spec.name, spec.setup
+        self.name, self.setup, self.model = spec.name, spec.setup, spec.model
         script = Path(__file__).resolve().with_name("runner.py")
         # -P: this folder must not shadow modules of the peer's.
         command: list[str | Path] = [spec.python, "-P", script, spec.kind]
@@ -143,6 +154,35 @@ def peers(
         python = Path(sys.executable)
         default.insert(0, SystemSpec("ours, own defaults", "ours", python, settings, "default"))
     return same + default
+
+
+def by_model(
+    pipeline: Path,
+    models: Path,
+    paddlex: Path | None,
+    rapidocr: Path | None,
+    turboocr: Path | None,
+    scratch: Path,
+) -> list[SystemSpec]:
+    """This project, and on these Pythons each peer that runs the pipeline's models, on its fastest
+    engine for a CPU; with the pipeline's files and values.
+
+    scratch: an empty folder that lives as long as they run.
+    """
+    specs = [ours(pipeline, models)]
+    if paddlex is not None:
+        specs += paddlex_on("onnxruntime", pipeline, models, paddlex, scratch / "paddlex")
+    if rapidocr is not None:
+        specs.append(_rapidocr(pipeline, models, rapidocr, scratch, "openvino"))
+    if turboocr is not None:
+        specs += _turboocr(pipeline, models, turboocr, scratch / "turboocr")
+    named = [specs[0], *(replace(spec, name=f"{spec.name}, {pipeline.stem}") for spec in specs[1:])]
+    return [replace(spec, model=pipeline.stem) for spec in named]
+
+
+def graphs_mb(pipeline: Path, models: Path) -> float:
+    """MB of the ONNX files of detection and recognition."""
+    return sum(onnx.stat().st_size for _, onnx in _graphs(pipeline, models)) / 1e6
 
 
 def _our_settings(pipeline: Path, models: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -226,15 +266,52 @@ def _rapidocr_defaults(python: Path, engine: str) -> SystemSpec:
     return SystemSpec(name, "rapidocr", python, settings, "default")
 
 
-def _detection(part: PipelineModel, model: DetectionModel) -> dict[str, Any]:
+def _turboocr(pipeline: Path, models: Path, python: Path, scratch: Path) -> Iterator[SystemSpec]:
+    """TurboOCR's engine; nothing where it does not know the models. It drops lines that score
+    below 0.5, whatever the YAML says."""
+    scratch.mkdir()
+    settings: dict[str, Any] = {"models_dir": str(scratch)}
+    for part, onnx in _graphs(pipeline, models):
+        if part.module.model_name not in _TURBOOCR_FILES:
+            return
+        settings["model"], graph, keys = _TURBOOCR_FILES[part.module.model_name]
+        (scratch / graph).symlink_to(onnx.resolve())
+        if isinstance(part.model, RecognitionModel):
+            (scratch / keys).write_text("\n".join(_characters(part.model)), encoding="utf-8")
+        else:
+            settings["environment"] = _turboocr_detection(part)
+    yield SystemSpec("TurboOCR, ONNX Runtime", "turboocr", python, settings)
+
+
+def _turboocr_detection(part: PipelineModel) -> dict[str, str]:
+    limit, db = _detection_values(part)
+    return {
+        "DET_LIMIT_TYPE": limit.kind,
+        "DET_LIMIT_SIDE_LEN": str(limit.side),
+        "DET_MAX_SIDE_LIMIT": str(limit.max_side),
+        "DET_DB_THRESH": str(db.thresh),
+        "DET_BOX_THRESH": str(db.box_thresh),
+        "DET_UNCLIP": str(db.unclip_ratio),
+    }
+
+
+def _detection_values(part: PipelineModel) -> tuple[SizeLimit, DbParameters]:
     """The values in force for detection: the YAML's, else the model's."""
-    module = part.module
+    model, module = part.model, part.module
+    assert isinstance(model, DetectionModel)
     assert isinstance(module, TextDetection)
-    limit = size_limit(model, module, DEFAULT_OPTIONS)
+    return (
+        size_limit(model, module, DEFAULT_OPTIONS),
+        db_parameters(model, module, DEFAULT_OPTIONS),
+    )
+
+
+def _detection(part: PipelineModel, model: DetectionModel) -> dict[str, Any]:
+    limit, db = _detection_values(part)
     return {
         "Det.limit_side_len": limit.side,
         "Det.limit_type": limit.kind,
-        **{f"Det.{k}": v for k, v in asdict(db_parameters(model, module, DEFAULT_OPTIONS)).items()},
+        **{f"Det.{key}": value for key, value in asdict(db).items()},
         "Det.mean": list(model.normalisation.mean),
         "Det.std": list(model.normalisation.std),
         "Global.max_side_len": limit.max_side,

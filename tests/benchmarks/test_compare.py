@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
-from benchmarks.compare import Comparison, Throughput, measure, results, throughput
+from benchmarks.compare import Comparison, Throughput, measure, results, throughput, word_f1
 from benchmarks.profile import Efficiency, Overhead, Profile, Stage
 from benchmarks.rendered import rendered_pages
 from benchmarks.report import comparison_tables, write_comparison
@@ -34,8 +34,9 @@ class FakeSystem:
         calls: list[str] | None = None,
         concurrent: Sequence[ConcurrentReading | EngineError] = (),
         setup: Setup = "same",
+        model: str = "",
     ) -> None:
-        self.name, self.setup = name, setup
+        self.name, self.setup, self.model = name, setup, model
         self._ms, self._texts, self._calls = iter(ms), tuple(texts), calls
         self._concurrent = iter(concurrent)
 
@@ -110,6 +111,40 @@ def test_ratios_are_taken_page_by_page() -> None:
     assert (peer.ratio_p25, peer.ratio_p75) == pytest.approx((1.5, 2.5))
     assert peer.token_f1 == pytest.approx(50)
     assert peer.character_f1 == pytest.approx(50)
+
+
+def test_ratios_and_a_table_by_model(tmp_path: Path) -> None:
+    """Each system beside ours with the same model, whichever is read first."""
+    systems = [
+        FakeSystem("ours, A", [10, 10], ["a b"], model="A"),
+        FakeSystem("peer, A", [30, 10], ["a b"], model="A"),
+        FakeSystem("ours, B", [2, 4], ["a b"], model="B"),
+        FakeSystem("peer, B", [8, 16], ["a b"], model="B"),
+    ]
+    found = measure(fakes(*systems), pages("1", "2"), warm_up=0, pause=0)
+    rows = results(found, {system.name: 0 for system in systems})
+    assert [(row.model, row.ratio_median) for row in rows] == [
+        ("A", 1), ("A", 2), ("B", 1), ("B", 4),
+    ]  # fmt: skip
+    compared = Comparison(rows, found, graphs_mb={"A": 12.34, "B": 1})
+    table = comparison_tables(compared)[0]
+    assert [row[:3] for row in table.rows] == [
+        ("A", "12.3", "ours"), ("A", "12.3", "peer"), ("B", "1.0", "ours"), ("B", "1.0", "peer"),
+    ]  # fmt: skip
+    assert table.rows[3][4:] == ("12 (4.00)", "100.00, 100.00, 100.00")
+    data = json.loads(write_comparison(tmp_path, compared, {"machine": "here"})[0].read_text())
+    assert data["graphs_mb"]["A"] == 12.34
+    assert data["results"][3]["model"] == "B"
+
+
+def test_words_are_sets_of_lower_cased_latin_tokens() -> None:
+    assert word_f1(["Total: 12 12", "a"], ["TOTAL 12.", "x y"]) == 1
+    assert word_f1(["one two"], ["one"]) == pytest.approx(2 / 3)
+    assert word_f1(["中文"], []) == 1  # nothing to find, nothing found
+    # The mean over pages, where the other figures add up counts first.
+    two = [LabelledPage("s", Path("1"), ("aa",)), LabelledPage("s", Path("2"), ("bb cc dd",))]
+    found = measure(fakes(FakeSystem("ours", [1, 1], ["aa"])), two, warm_up=0, pause=0)
+    assert results(found, {"ours": 0})[0].word_f1 == 50
 
 
 def test_a_report_is_json_markdown_and_a_chart(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_figures() -> None:
     assert (found.goodput, found.accepted, found.refused, found.failed) == (0.5, 2, 1, 1)
     assert found.refused_p99 == pytest.approx(10)
     assert found.accepted_p50 == pytest.approx(1250)
+    assert found.answered == pytest.approx(2 / 3)
     assert found.generator_cores == pytest.approx(0.05)
     both = medians([ClosedLoop("ours", 4, 5.0, 1, 2, 3, 1), ClosedLoop("ours", 4, 7.0, 3, 4, 5)])
     assert (both.pages_per_second, both.p50, both.failed) == (6.0, 2.0, 1)
@@ -132,7 +133,7 @@ def test_figures() -> None:
 def test_report(tmp_path: Path) -> None:
     answer = {"calls": [[0.0, 0.1, 0.5, 200]], "cpu": 0.2, "wall": 4.0, "files": 1}
     rows = [closed_loop("ours", 4, 2.0, answer), ClosedLoop("load_pipeline", 2, 6.0)]
-    result = LoadResult(rows, open_loop("ours", 2.0, 2.0, answer, [1, 2, 3]), 0.95)
+    result = LoadResult(rows, open_loop("ours", 2.0, 2.0, answer, [1, 2, 3]), 0.95, 84.5)
     assert result.goodput_share == pytest.approx(0.25)
     for table in load_tables(result):
         assert {len(row) for row in table.rows} == {len(table.columns)}
@@ -141,6 +142,8 @@ def test_report(tmp_path: Path) -> None:
     assert data["closed"][1]["pages_per_second"] == 6.0
     text = (tmp_path / "new" / "serve.md").read_text()
     assert "95 %" in text
+    assert data["word_f1"] == 84.5
+    assert "84.50" in text
     assert "machine: here" in text
 
 
@@ -160,8 +163,9 @@ def test_a_short_run_on_real_engines(repo: Path, built: Path, tmp_path: Path) ->
     data = tmp_path / "pages"
     data.mkdir()
     (data / "page.jpg").write_bytes((repo / "docs/page.jpg").read_bytes())
-    (data / "truth.json").write_text('[{"image": "page.jpg", "lines": []}]')
-    short = ["--clients", "1,2", "--rounds", "1", "--phase", "1", "--seconds", "1"]
+    truth = '[{"image": "page.jpg", "lines": [{"text": "The Northgate Bakery"}]}]'
+    (data / "truth.json").write_text(truth)
+    short = ["--in-flight", "1,2", "--rounds", "1", "--phase", "1", "--seconds", "1"]
     command = [
         sys.executable,
         "-m",
@@ -181,6 +185,7 @@ def test_a_short_run_on_real_engines(repo: Path, built: Path, tmp_path: Path) ->
     by = {(row["system"], row["clients"]): row for row in found["closed"]}
     assert set(by) == {("ours", 1), ("ours", 2), *(("load_pipeline", n) for n in (1, 2, 4))}
     assert all(row["pages_per_second"] > 0 and row["failed"] == 0 for row in by.values())
+    assert 0 < found["word_f1"] < 50  # the truth has three of its many words
     assert found["open"]["accepted"] > 0
     assert found["open"]["failed"] == 0
     assert len(found["open"]["memory"]) == 3

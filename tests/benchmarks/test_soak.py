@@ -61,7 +61,7 @@ def test_tiles_sizes_and_documents() -> None:
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"did not become ready: .*absent\.yaml"):
-        OurServer(tmp_path / "absent.yaml", tmp_path)
+        OurServer({"accurate": tmp_path / "absent.yaml"}, tmp_path)
 
 
 def test_a_server_under_mixed_sizes(repo: Path, built: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ from click.testing import CliRunner
 from benchmarks import systems
 from benchmarks.__main__ import main
 from benchmarks.systems import System, SystemSpec
+from serving.config import load_config
 from serving.errors import EngineError
+from serving.machine import usable_cores
+from serving.models.progress import progress_on
+from serving.models.store import Store
+from serving.plan.build import Builder
 
 PIPELINE = Path("configs/PP-OCRv4_mobile.yaml")
 
@@ -113,6 +119,66 @@ def test_paddlex_on_paddle(name: str, repo: Path, built: Path, page: Path, tmp_p
 def test_rapidocr(name: str, repo: Path, built: Path, page: Path, tmp_path: Path) -> None:
     its = python(repo, "OCR_HPI_RAPIDOCR_PYTHON", ".venv-rapidocr", "rapidocr")
     reads_as_ours(specs(repo, built, tmp_path, rapidocr=its)[name], repo, built, page)
+
+
+V6_TINY = Path("configs/PP-OCRv6_tiny.yaml")
+
+
+def test_by_model_every_peer_that_knows_the_model_takes_part(
+    repo: Path, built: Path, tmp_path: Path
+) -> None:
+    here = Path(sys.executable)
+    found = systems.by_model(repo / PIPELINE, built, here, here, here, tmp_path)
+    assert [(spec.name, spec.model) for spec in found] == [
+        ("ours, PP-OCRv4_mobile", "PP-OCRv4_mobile"),
+        ("PaddleX, ONNX Runtime, PP-OCRv4_mobile", "PP-OCRv4_mobile"),
+        ("RapidOCR, OpenVINO, PP-OCRv4_mobile", "PP-OCRv4_mobile"),
+    ]
+    assert 10 < systems.graphs_mb(repo / PIPELINE, built) < 20
+
+
+def build_v6_tiny(repo: Path, models: Path) -> None:
+    """PP-OCRv6 tiny's engines into the folder of models."""
+    Store(models).fetch("PP-OCRv6_tiny_det")
+    Store(models).fetch("PP-OCRv6_tiny_rec")
+    Builder(models, usable_cores(), progress_on()).build(load_config(repo / V6_TINY))
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder", "module", "name"),
+    [
+        ("OCR_HPI_RAPIDOCR_PYTHON", ".venv-rapidocr", "rapidocr", "RapidOCR, OpenVINO"),
+        ("OCR_HPI_TURBOOCR_PYTHON", ".venv-turboocr", "turboocr_engine", "TurboOCR, ONNX Runtime"),
+    ],
+)
+def test_v6_tiny(
+    variable: str, folder: str, module: str, name: str,
+    repo: Path, built: Path, page: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    its = python(repo, variable, folder, module)
+    build_v6_tiny(repo, built)
+    rapid, turbo = (its, None) if module == "rapidocr" else (None, its)
+    ours, spec = systems.by_model(repo / V6_TINY, built, None, rapid, turbo, tmp_path)
+    assert spec.name == f"{name}, PP-OCRv6_tiny"
+    with closing(System(ours)) as mine, closing(System(spec)) as peer:
+        expected, found = mine.read(page).texts, peer.read(page).texts
+    assert len(set(expected) & set(found)) >= 0.7 * len(expected)
+
+
+def test_turboocr_detects_with_the_values_of_the_yaml(
+    repo: Path, built: Path, page: Path, tmp_path: Path
+) -> None:
+    its = python(repo, "OCR_HPI_TURBOOCR_PYTHON", ".venv-turboocr", "turboocr_engine")
+    build_v6_tiny(repo, built)
+    *_, spec = systems.by_model(repo / V6_TINY, built, None, None, its, tmp_path)
+    assert spec.settings["environment"] == {
+        "DET_LIMIT_TYPE": "max", "DET_LIMIT_SIDE_LEN": "960", "DET_MAX_SIDE_LIMIT": "4000",
+        "DET_DB_THRESH": "0.3", "DET_BOX_THRESH": "0.6", "DET_UNCLIP": "1.5",
+    }  # fmt: skip
+    few = {**spec.settings["environment"], "DET_LIMIT_SIDE_LEN": "96"}
+    small = replace(spec, settings={**spec.settings, "environment": few})
+    with closing(System(spec)) as full, closing(System(small)) as tiny:
+        assert len(tiny.read(page).texts) < len(full.read(page).texts)
 
 
 def test_the_command(

@@ -143,9 +143,11 @@ def _combination_table(plan: Plan) -> Table:
     rows = []
     for item in plan.combinations:
         engines = "; ".join(f"{section}: {spec}" for section, spec in item.engines.items())
-        figures = _number(item.pages_per_second, 2), _number(item.latency_ms, 0)
+        latencies = _number(item.latency_ms, 0), _number(item.small_latency_ms, 0)
+        figures = _number(item.pages_per_second, 2), *latencies
         rows.append((item.chosen, (engines, *figures, "chosen" if item.chosen else "")))
-    return _table("whole pages", "engines|>pages/s|>single request, ms|", rows)
+    columns = "engines|>pages/s|>single request, ms|>small picture, ms|"
+    return _table("whole pages", columns, rows)
 
 
 def _worker_table(plan: Plan) -> Table:

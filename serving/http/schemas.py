@@ -279,7 +279,9 @@ class PlanAnswer(TypedDict):
     cores: int
     pages_per_second: NotRequired[float]
     latency_ms: NotRequired[float]
-    """Of a single request."""
+    """Of a single request with a whole page."""
+    small_latency_ms: NotRequired[float]
+    """Of a single request with a small picture."""
     models: dict[str, MeasuredAnswer]
     workers: int
     """Worker processes that `serve` starts unless it is told a number; for each of several GPUs."""

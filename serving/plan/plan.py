@@ -32,7 +32,7 @@ from serving.optimize.fuse import VARIANT
 from serving.plan.candidates import gpu_identity, version
 from serving.plan.timing import GAIN
 
-OBJECTIVE = "pages a second with a caller a core, single-request latency within 1.2 of the best; 7"
+OBJECTIVE = "pages a second with a caller a core, single-request latency within 1.2 of the best; 8"
 """Every plan requires it. Change it when the way of measuring or choosing changes."""
 BUILD = "bash scripts/build_engines.sh"
 _SIMD = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
@@ -119,6 +119,9 @@ class Combination(_Record):
     engines: dict[str, str]
     pages_per_second: float
     latency_ms: float
+    """Of a single request with a whole page ..."""
+    small_latency_ms: float
+    """... and of one with a small picture."""
     chosen: bool = False
     noise: float = 0.0
 
@@ -174,6 +177,7 @@ class Plan(_Record):
             if item.chosen:
                 summary["pages_per_second"] = item.pages_per_second
                 summary["latency_ms"] = item.latency_ms
+                summary["small_latency_ms"] = item.small_latency_ms
         summary["models"] = {
             section: {"ms": model.trial.ms, "figures": model.trial.figures}
             for section, model in self.models.items()

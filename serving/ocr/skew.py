@@ -19,7 +19,8 @@ _NEAR = radians(4)
 _MIN_SHARE = 0.6
 """Of the lines' length, what has to run in one direction."""
 _MARGIN = 0.1
-"""Around the lines that were found: others may have been missed. A share of each side."""
+"""Around the lines that were found, as a share of the longer side: others may have been missed, and
+a lone line needs some space to be found as one."""
 
 
 def skew(quads: QuadArray) -> float | None:
@@ -59,7 +60,7 @@ def turn_back(page: Image, angle: float, around: QuadArray | None = None) -> tup
     first, last = corners.min(axis=0), corners.max(axis=0)
     if around is not None and len(around):
         lines = around.reshape(-1, 2) @ back.T
-        margin = _MARGIN * np.ptp(lines, axis=0)
+        margin = _MARGIN * np.ptp(lines, axis=0).max()
         first = np.maximum(first, lines.min(axis=0) - margin)
         last = np.minimum(last, lines.max(axis=0) + margin)
     size = np.ceil(last - first).astype(int)

@@ -7,8 +7,11 @@ from math import degrees, radians
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
+from PIL import ImageDraw
 
 from benchmarks import corpus
+from benchmarks.corpus.fonts import CHINESE, load_font
 from serving.config.options import Options
 from serving.imaging.crop import crop
 from serving.ocr.pipeline import Pipeline
@@ -16,6 +19,7 @@ from serving.ocr.skew import skew, turn_back
 from serving.scores import character_errors
 from serving.types import Image, Page, QuadArray
 
+COLUMN = "国破山河在城春草木深感时花溅泪恨别鸟惊心"
 AS_IS = Options(text_det_deskew=False)
 
 
@@ -76,6 +80,18 @@ def test_boxes_are_on_the_page_as_it_was_sent(pipeline: Pipeline, pages: list[Im
         assert degrees(np.arctan2(bottom - top, right - left)) == pytest.approx(20, abs=3)
         read = pipeline.recogniser.read(crop(sent, np.array(line.quad, np.int32))[0]).text
         assert character_errors(line.text, read)[0] <= 0.1 * len(line.text) + 1
+
+
+@pytest.mark.parametrize("angle", [-8, 3, 12])
+def test_a_lone_column_that_leans_is_read_as_one_line(pipeline: Pipeline, angle: int) -> None:
+    """Turned back, it keeps space around it: at the edge it would fall apart into characters."""
+    picture = PillowImage.new("RGB", (80, 800), "white")
+    pen, font = ImageDraw.Draw(picture), load_font(CHINESE[0], 34)
+    for row, character in enumerate(COLUMN):
+        pen.text((20, 20 + 38 * row), character, "black", font)
+    page = pipeline.read(skewed(np.array(picture), angle), Options(use_textline_orientation=False))
+    assert "".join(line.text for line in page.lines) == COLUMN
+    assert len(page.lines) == 1
 
 
 def quads(angle: float, count: int, length: int = 200, height: int = 20) -> QuadArray:

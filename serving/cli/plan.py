@@ -41,7 +41,8 @@ def command(
 ) -> None:
     """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
     from serving.config import load_config
-    from serving.plan.plan import BUILD, check_plan, find_plan
+    from serving.errors import BUILD
+    from serving.plan.plan import check_plan, find_plan
 
     configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
     if check:

@@ -88,7 +88,7 @@ def _onnxruntime() -> Finding:
             "onnxruntime",
             "error",
             "onnxruntime and onnxruntime-gpu are both installed, and they overwrite each other",
-            INSTALL["cpu"],
+            INSTALL["cpu"] if CLONE else f"pip uninstall -y {' '.join(both)} && {INSTALL['cpu']}",
         )
     finding = _backend("onnxruntime", both[0] if both else "onnxruntime", INSTALL["cpu"])
     if finding.state != "ok":

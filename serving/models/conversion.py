@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +33,10 @@ _LOCK = Path(__file__).resolve().parents[1] / "data" / "build.txt"
 _MAKE = (
     BUILD
     if CLONE
-    else "python3.12 -m venv .venv-build && "
+    else f"python3.{min(sys.version_info.minor, 12)} -m venv .venv-build && "
     f".venv-build/bin/pip install --require-hashes -r {_LOCK} && {BUILD}"
 )
-"""Makes the build environment and builds."""
+"""Makes the build environment, with Python 3.11 or 3.12, and builds."""
 
 
 def find_build_python(root: str | Path | None = None) -> Path:

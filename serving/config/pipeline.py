@@ -320,7 +320,8 @@ SHIPPED = Path(__file__).resolve().parents[1] / "data" / "configs"
 def shipped(path: Path) -> Path | None:
     """The package's own file for `configs/NAME`, where the working folder has none."""
     own = SHIPPED / path.name
-    return own if path == Path("configs", path.name) and own.is_file() > path.exists() else None
+    missing = path == Path("configs", path.name) and not path.exists()
+    return own if missing and own.is_file() else None
 
 
 def load_config(path: str | Path) -> PipelineConfig:

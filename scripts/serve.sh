@@ -3,20 +3,17 @@
 # serve.sh [options of `ocr-hpi serve`]. A second start skips what has been done.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# Reads what decides what is fetched and built. What can be told to be wrong is told before anything
-# is installed; `ocr-hpi serve --check` then looks at all of it before anything is fetched or built.
+# What can be told to be wrong is told before anything is installed; `ocr-hpi serve --build` then looks
+# at all of it before it fetches or builds anything.
 read_options() {
   local flag value chosen=()
   IFS=, read -ra pipelines <<<"${OCR_HPI_PIPELINE:-}"
-  models=${OCR_HPI_MODELS:-models} threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-}
-  device=${OCR_HPI_DEVICE:-} fallback=${OCR_HPI_ALLOW_CPU_FALLBACK:-}
-  host=${OCR_HPI_HOST:-127.0.0.1} port=${OCR_HPI_PORT:-8868} keys=${OCR_HPI_API_KEYS_FILE:-} check=
+  threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-}
+  host=${OCR_HPI_HOST:-127.0.0.1} port=${OCR_HPI_PORT:-8868} keys=${OCR_HPI_API_KEYS_FILE:-}
   while [ $# -gt 0 ]; do
     flag=${1%%=*} value=
     case $flag in
-      --allow-cpu-fallback) fallback=yes ;;
-      --check) check=yes ;;
-      --debug) ;;
+      --allow-cpu-fallback | --build | --check | --debug) ;;
       --host | --port | --pipeline | --device | --workers | --threads | --max-body-mb | --max-pixels | \
         --max-pages | --queue | --timeout | --api-keys-file | --allow-url-hosts | --allow-origin | \
         --models | --pidfile | --spool | --spool-mb | --spool-hours)
@@ -29,10 +26,8 @@ read_options() {
     esac
     case $flag in
       --pipeline) chosen+=("$value") ;;
-      --models) models=$value ;;
       --threads) threads=$value ;;
       --workers) workers=$value ;;
-      --device) device=$value ;;
       --host) host=$value ;;
       --port) port=$value ;;
       --api-keys-file) keys=$value ;;
@@ -79,19 +74,4 @@ check_options
 is_made "$ROOT/.venv" "$(serving_extra)" || check_port
 ensure_serving
 cd "$ROOT"
-[ -z "$check" ] || exec .venv/bin/ocr-hpi serve "$@"
-options=(--models "$models")
-if [ -n "$threads" ] && [ -n "$workers" ]; then # one plan, whose cores they share
-  options+=(--threads "$((10#$threads * 10#$workers))")
-elif [ -n "$threads" ]; then
-  options+=(--threads "$threads")
-fi
-[ -z "$device" ] || options+=(--device "$device")
-# Names what is missing or has changed since the plan was made; says nothing where it is valid.
-if ! .venv/bin/ocr-hpi plan --check "${options[@]}" ${yamls[@]+"${yamls[@]}"} >&2; then
-  .venv/bin/ocr-hpi serve "$@" --check
-  bash scripts/fetch_models.sh --models "$models" ${yamls[@]+"${yamls[@]}"} >&2
-  bash scripts/build_engines.sh "${options[@]}" ${yamls[@]+"${yamls[@]}"} >&2 ||
-    [ -n "$fallback" ] || exit 1 # with it, the server itself names what is missing
-fi
-exec .venv/bin/ocr-hpi serve "$@"
+exec .venv/bin/ocr-hpi serve --build "$@"

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from serving.errors import ConfigError, DeviceError
+from serving.errors import INSTALL, ConfigError, DeviceError
 
-INSTALL = "bash scripts/install_hpi_deps.sh gpu"
 _FORM = re.compile(r"gpu(?::(\d+(?:,\d+)*))?")
 
 
@@ -130,7 +129,7 @@ def _nvml() -> Iterator[Any]:
         import pynvml
     except ImportError:
         raise DeviceError(
-            f"nvidia-ml-py is not installed, so no GPU is seen; run: {INSTALL}"
+            f"nvidia-ml-py is not installed, so no GPU is seen; run: {INSTALL['gpu']}"
         ) from None
     try:
         pynvml.nvmlInit()

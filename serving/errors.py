@@ -31,6 +31,21 @@ The message is for the person who can fix it: what is wrong, where, and how to f
 
 from __future__ import annotations
 
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+CLONE = _ROOT if (_ROOT / "scripts" / "lib.sh").is_file() else None
+"""The clone that this package runs from, whose scripts prepare environments; None for a wheel."""
+FETCH = "bash scripts/fetch_models.sh" if CLONE else "ocr-hpi fetch"
+BUILD = "bash scripts/build_engines.sh" if CLONE else "ocr-hpi build"
+INSTALL = {
+    kind: f"bash scripts/install_hpi_deps.sh {kind}"
+    if CLONE
+    else f"pip install 'paddleocr-hpi-serving[{kind}]'"
+    for kind in ("cpu", "gpu")
+}
+"""What installs the inference backends, by kind of device."""
+
 
 class OcrError(Exception):
     """Base of all errors raised on purpose. `str(error)` is one clear line."""

@@ -27,6 +27,7 @@ TESTED_ELSEWHERE = {
     r"bash scripts/benchmark\.sh .*": "minutes to an hour; benchmarks/",
     r"bash scripts/serve\.sh --pipeline accurate=configs/PP-OCRv6_small\.yaml": "minutes; "
     "test_swap_models.py",
+    r"python3 -m pip wheel .*|python3 -m venv \.\./ocr|(cd )?\.\./ocr.*": "test_packaging.py",
     r"python3 -m venv \.venv-paddlex": "test.sh makes it",
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
     r"python3 -m venv \.venv-ocrmypdf": "test.sh installs the extra",

@@ -15,6 +15,7 @@ import click
 from serving.errors import OcrError
 
 _COMMANDS = {
+    "init": "Write the shipped pipelines into a folder, for editing.",
     "fetch": "Fetch the models that pipelines name into models/ and verify them.",
     "models": "List the models: what is here, what can be fetched, and their languages.",
     "build": "Measure every engine on this machine and keep the fastest that reads the same.",

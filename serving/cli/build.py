@@ -57,10 +57,11 @@ def command(
     from serving.config import load_config
     from serving.config.pipeline import check_supported
     from serving.devices import parse_devices
+    from serving.errors import BUILD
     from serving.machine import usable_cores
     from serving.models.progress import progress_on
     from serving.plan.build import Builder
-    from serving.plan.plan import BUILD, select_device
+    from serving.plan.plan import select_device
 
     cores, progress = threads or usable_cores(), progress_on()
     configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}

@@ -14,9 +14,9 @@ import click
 
 from serving.cli.options import DEFAULT_PIPELINES, models_option
 from serving.config.pipeline import HpiConfig, load_config
-from serving.devices import INSTALL, Gpu, gpus, parse_devices
+from serving.devices import Gpu, gpus, parse_devices
 from serving.engines import cuda, tensorrt
-from serving.errors import DeviceError, EngineError, OcrError
+from serving.errors import BUILD, CLONE, INSTALL, DeviceError, EngineError, OcrError
 from serving.machine import cpu_flags, cpu_name, usable_cores
 from serving.plan.candidates import DISTRIBUTIONS, candidates
 from serving.plan.plan import all_deployments, check_plan, read_deployment
@@ -29,12 +29,16 @@ _OPENCV = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-_CPU_FIX = "bash scripts/install_hpi_deps.sh cpu"
 _PADDLE_GPU = (
     "pip install paddlepaddle-gpu==3.2.2 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 )
 """PaddlePaddle's own index: the others do not have paddlepaddle-gpu 3."""
-_TENSORRT_FIX = f"{INSTALL} --tensorrt"
+_TENSORRT_FIX = (
+    f"{INSTALL['gpu']} --tensorrt"
+    if CLONE
+    else f"{INSTALL['gpu']} 'paddleocr-hpi-serving[tensorrt]' "
+    "--extra-index-url https://pypi.nvidia.com"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def examine(models: Path | None = None) -> Iterator[Finding]:
     yield Finding(
         "processor", "ok", f"{cpu_name()}, {usable_cores()} usable cores, {' '.join(fast) or 'SSE'}"
     )
-    yield _backend("openvino", "openvino", _CPU_FIX)
+    yield _backend("openvino", "openvino", INSTALL["cpu"])
     yield _onnxruntime()
     yield _backend("paddle", "paddlepaddle", "pip install paddlepaddle==3.2.2", optional=True)
     yield _opencv()
@@ -84,9 +88,9 @@ def _onnxruntime() -> Finding:
             "onnxruntime",
             "error",
             "onnxruntime and onnxruntime-gpu are both installed, and they overwrite each other",
-            _CPU_FIX,
+            INSTALL["cpu"] if CLONE else f"pip uninstall -y {' '.join(both)} && {INSTALL['cpu']}",
         )
-    finding = _backend("onnxruntime", both[0] if both else "onnxruntime", _CPU_FIX)
+    finding = _backend("onnxruntime", both[0] if both else "onnxruntime", INSTALL["cpu"])
     if finding.state != "ok":
         return finding
     providers = importlib.import_module("onnxruntime").get_available_providers()
@@ -101,9 +105,9 @@ def _opencv() -> Finding:
             "OpenCV",
             "error",
             f"{' and '.join(found)} are both installed, and they overwrite each other",
-            f"pip uninstall -y {' '.join(found)} && {_CPU_FIX}",
+            f"pip uninstall -y {' '.join(found)} && {INSTALL['cpu']}",
         )
-    return _backend("cv2", found[0] if found else _OPENCV[1], _CPU_FIX)
+    return _backend("cv2", found[0] if found else _OPENCV[1], INSTALL["cpu"])
 
 
 def _gpu() -> Iterator[Finding]:
@@ -119,14 +123,14 @@ def _gpu() -> Iterator[Finding]:
         yield Finding(f"gpu:{card.index}", "ok", _card(card))
     if cuda.PROVIDER not in cuda.providers():
         yield Finding(
-            "GPU", "absent", "ONNX Runtime is installed without its CUDA provider", INSTALL
+            "GPU", "absent", "ONNX Runtime is installed without its CUDA provider", INSTALL["gpu"]
         )
         return
     if cards[0].cuda < cuda.CUDA:
         needs = "{}.{}".format(*cuda.CUDA)
         fix = "install NVIDIA's driver 580 or newer"
         yield Finding("driver", "error", f"too old for CUDA {needs}", fix)
-    yield from _libraries(cuda.LIBRARIES, "error", INSTALL)
+    yield from _libraries(cuda.LIBRARIES, "error", INSTALL["gpu"])
     if tensorrt.PROVIDER in cuda.providers():
         yield from _libraries(cuda.TENSORRT_LIBRARIES, "absent", _TENSORRT_FIX)
     yield Finding(
@@ -156,7 +160,7 @@ def _engines() -> Iterator[Finding]:
     try:
         yield _measured("engines on the processor", "cpu")
     except Exception as error:  # whatever is broken, the report goes on
-        yield Finding("engines on the processor", "error", str(error), _CPU_FIX)
+        yield Finding("engines on the processor", "error", str(error), INSTALL["cpu"])
     try:
         cuda.check_gpu("gpu:0")
         yield _measured("engines on the GPU", "gpu:0")
@@ -164,7 +168,7 @@ def _engines() -> Iterator[Finding]:
     except DeviceError as error:
         yield Finding("device", "ok", f"build takes the processor: {error}")
     except Exception as error:
-        yield Finding("engines on the GPU", "error", str(error), INSTALL)
+        yield Finding("engines on the GPU", "error", str(error), INSTALL["gpu"])
 
 
 def _measured(topic: str, device: str) -> Finding:
@@ -228,4 +232,4 @@ def command(models: Path) -> None:
             broken.append(finding.topic)
     if broken:
         raise EngineError(f"broken: {', '.join(broken)}; the lines above say how to fix them")
-    click.echo("nothing is broken; engines are measured by: bash scripts/build_engines.sh")
+    click.echo(f"nothing is broken; engines are measured by: {BUILD}")

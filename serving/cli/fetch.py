@@ -29,7 +29,8 @@ from serving.cli.options import DEFAULT_PIPELINES, models_option, named_models
 @click.option(
     "--prefer",
     type=click.Choice(["onnx", "paddle"]),
-    help="Try sources with this kind of graph first; onnx needs no conversion.",
+    help="Try sources with this kind of graph first; onnx needs no conversion.  "
+    "[default: onnx where nothing is there to convert with]",
 )
 @click.option(
     "--accept-new-hash",
@@ -51,6 +52,7 @@ def command(
     Without arguments: those of the default server, configs/PP-OCRv4_mobile.yaml. A model that is
     already there is left alone. A failed fetch leaves nothing behind.
     """
+    from serving.models.conversion import can_convert
     from serving.models.files import model_files
     from serving.models.progress import progress_on
     from serving.models.store import Store
@@ -73,7 +75,7 @@ def command(
         list(dict.fromkeys(requested)),
         source=source,
         mirror=mirror,
-        prefer=prefer,  # type: ignore[arg-type]  # click.Choice has checked it
+        prefer=prefer or (None if can_convert() else "onnx"),  # type: ignore[arg-type]  # click.Choice has checked it
         accept_new_hash=accept_new_hash,
         progress=progress_on(),
         on_done=lambda name, result: click.echo(f"{name}: {result}"),

@@ -26,28 +26,19 @@ if TYPE_CHECKING:
     "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
 )
 @click.option("--device", type=Device(), help="Of the plan.  [default: what `build` chose]")
-@click.option(
-    "--check",
-    is_flag=True,
-    help="Show nothing; fail where a plan is missing, or where what it requires has changed.",
-)
 @models_option
 def command(
     pipelines: tuple[Path, ...],
     threads: int | None,
     device: str | None,
-    check: bool,
     models: Path,
 ) -> None:
     """Show the engine plan of pipelines as tables: every candidate, its time, its verdict."""
     from serving.config import load_config
-    from serving.plan.plan import BUILD, check_plan, find_plan
+    from serving.errors import BUILD
+    from serving.plan.plan import find_plan
 
     configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
-    if check:
-        for config in configs.values():
-            check_plan(config, models, threads, device)
-        return
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 120)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +154,12 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     help="Write the master's process id there while the server runs, for kill -HUP and kill -TERM.",
 )
 @click.option(
+    "--build",
+    is_flag=True,
+    help="First fetch and build what is missing or has changed. Always done for a pipeline that "
+    "comes from the package, as configs/ does where the working folder has none.",
+)
+@click.option(
     "--check",
     is_flag=True,
     help="Only check the options, the YAML files, the keys and the port; needs no model or plan.",
@@ -161,6 +171,7 @@ def command(
     max_body_mb: float,
     spool_mb: float,
     spool_hours: float,
+    build: bool,
     check: bool,
     **settings: Any,
 ) -> None:
@@ -169,8 +180,8 @@ def command(
     Prints `ready http://HOST:PORT` on stdout once every pipeline has read a warm-up image; logs
     are JSON on stderr. SIGTERM finishes the requests in work. SIGHUP loads changed YAML files,
     models, plans and keys while the old ones serve; what does not load leaves the old ones serving,
-    with the reason in the log and in GET /ocr/v1. Nothing is downloaded, converted
-    or built: run `ocr-hpi fetch` and `ocr-hpi build` first (scripts/serve.sh does).
+    with the reason in the log and in GET /ocr/v1. Once it serves, nothing is downloaded, converted
+    or built: that is done before, by `ocr-hpi fetch` and `ocr-hpi build`, or here, with --build.
     """
     from serving.http.gunicorn.application import read_generation
     from serving.http.gunicorn.server import run
@@ -195,11 +206,55 @@ def command(
     if check:
         _check(started)
         return
+    planned_cores = None if threads is None else cores
+    if lacking := _lacking(started, planned_cores, build):
+        _check(started)
+        _prepare(started, planned_cores, lacking)
     first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
     if workers is None and threads is None:
         planned = first.planned
         started = replace(started, workers=planned, threads=share(cores, planned))
     run(started, first=first)
+
+
+def _lacking(settings: Settings, threads: int | None, build: bool) -> list[Path]:
+    """The pipelines to build, of all (build) or the package's; says on stderr what they lack."""
+    from serving.config.pipeline import load_config, shipped
+    from serving.errors import DeviceError, ModelError, PlanError
+    from serving.plan.plan import check_plan
+
+    lacking = []
+    for path in settings.pipelines.values():
+        if build or shipped(path):
+            try:
+                check_plan(load_config(path), settings.models, threads, settings.device)
+            except (DeviceError, ModelError, PlanError) as error:
+                click.echo(f"preparing {path}: {error}", err=True)
+                lacking.append(path)
+    return lacking
+
+
+def _prepare(settings: Settings, threads: int | None, pipelines: Sequence[Path]) -> None:
+    """Fetch and build, in processes of their own: the server loads none of what they need.
+
+    In a clone these are its scripts, which make the environment of a conversion, too.
+    """
+    from serving.errors import BUILD, CLONE, FETCH
+
+    models = ["--models", str(settings.models.absolute())]
+    plan = [] if threads is None else ["--threads", str(threads)]
+    plan += [] if settings.device is None else ["--device", settings.device]
+    # The clone has what comes from the package under the same name.
+    yamls = [str(path.absolute() if path.exists() else path) for path in pipelines]
+    for name, script, options in (("fetch", FETCH, models), ("build", BUILD, models + plan)):
+        program = script.split() if CLONE else [sys.executable, "-P", "-m", "serving.cli", name]
+        with subprocess.Popen([*program, *options, *yamls], stdout=2, cwd=CLONE) as child:
+            before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+            child.wait()
+            signal.signal(signal.SIGTERM, before)
+        # With a fallback, the server itself names what is missing.
+        if child.returncode and not (name == "build" and settings.allow_cpu_fallback):
+            raise click.exceptions.Exit(1)  # the child has said why
 
 
 def _check(settings: Settings) -> None:

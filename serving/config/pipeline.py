@@ -313,16 +313,28 @@ def _inherit_hpi(data: Mapping[str, Any], shared: Any) -> dict[str, Any]:
     return result
 
 
+SHIPPED = Path(__file__).resolve().parents[1] / "data" / "configs"
+"""The folder of the shipped pipelines."""
+
+
+def shipped(path: Path) -> Path | None:
+    """The package's own file for `configs/NAME`, where the working folder has none."""
+    own = SHIPPED / path.name
+    missing = path == Path("configs", path.name) and not path.exists()
+    return own if missing and own.is_file() else None
+
+
 def load_config(path: str | Path) -> PipelineConfig:
-    """Read a pipeline YAML.
+    """Read a pipeline YAML; `configs/NAME` is the package's where the working folder has none.
 
     Raises ConfigError, naming the file, the key and what is allowed.
     """
     path = Path(path)
     try:
-        data = read_yaml(path, max_bytes=_MAX_BYTES)
+        data = read_yaml(shipped(path) or path, max_bytes=_MAX_BYTES)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; the shipped pipelines are in configs/") from None
+        names = ", ".join(f"configs/{own.name}" for own in sorted(SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such file; the shipped pipelines are {names}") from None
     return parse_config(data, source=str(path))
 
 

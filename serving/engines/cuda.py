@@ -10,9 +10,9 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from serving.devices import INSTALL, gpu, number
+from serving.devices import gpu, number
 from serving.engines.base import EngineSpec
-from serving.errors import DeviceError, EngineError
+from serving.errors import INSTALL, DeviceError, EngineError
 
 PROVIDER = "CUDAExecutionProvider"
 ALGORITHMS = ("HEURISTIC", "EXHAUSTIVE", "DEFAULT")
@@ -66,13 +66,13 @@ def check_gpu(device: str) -> None:
             f"engines need {CUDA[0]}.{CUDA[1]}: install NVIDIA's driver 580 or newer"
         )
     if PROVIDER not in providers():
-        raise DeviceError(f"the installed onnxruntime has no CUDA provider; run: {INSTALL}")
+        raise DeviceError(f"the installed onnxruntime has no CUDA provider; run: {INSTALL['gpu']}")
     missing = {name: reason for name, reason in load(LIBRARIES) if reason}
     if DRIVER in missing:
         raise DeviceError(f"the driver's CUDA does not load ({missing[DRIVER]}): {DRIVER_FIX}")
     if missing:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
-        raise DeviceError(f"libraries for the GPU do not load: {reasons}; run: {INSTALL}")
+        raise DeviceError(f"libraries for the GPU do not load: {reasons}; run: {INSTALL['gpu']}")
 
 
 def providers() -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from serving.config.model import DetectionModel, Model, RecognitionModel, UnwarpingModel
 from serving.engines.base import Array, Engine, EngineSpec, ObservedEngine, WrappedEngine
 from serving.engines.batching import DynamicBatcher
-from serving.errors import EngineError
+from serving.errors import INSTALL, EngineError
 
 _BACKENDS = {
     "openvino": ("serving.engines.openvino", "OpenVinoEngine"),
@@ -51,7 +51,7 @@ def open_engine(
     try:
         backend = importlib.import_module(module)
     except ImportError as error:
-        fix = _INSTALL_HINTS.get(spec.backend, f"bash scripts/install_hpi_deps.sh {spec.kind}")
+        fix = _INSTALL_HINTS.get(spec.backend, INSTALL[spec.kind])
         raise EngineError(
             f"the backend {spec.backend} is not installed ({error}); run: {fix}"
         ) from error

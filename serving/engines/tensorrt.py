@@ -15,7 +15,7 @@ from typing import Any
 
 from serving.devices import number
 from serving.engines.base import EngineSpec
-from serving.errors import EngineError
+from serving.errors import BUILD, EngineError
 
 PROVIDER = "TensorrtExecutionProvider"
 CONTEXT = "context.onnx"
@@ -94,8 +94,7 @@ def read_about(context: Path) -> tuple[Profile, dict[str, int]]:
         return Profile.from_dict(about["profile"]), about["nodes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
-            f"{path}: cannot be read ({error}); delete its folder and run: "
-            "bash scripts/build_engines.sh"
+            f"{path}: cannot be read ({error}); delete its folder and run: {BUILD}"
         ) from error
 
 

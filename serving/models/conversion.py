@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import ConfigError, ConversionError, ModelInvalid
+from serving.errors import BUILD, CLONE, INSTALL, ConfigError, ConversionError, ModelInvalid
 from serving.models.files import digest, is_intact, model_files, sidecar, write_sidecar
 from serving.models.probe import Input, Round, model_kind, other_rounds, text_rounds
 from serving.models.progress import Progress, Quiet
@@ -28,7 +29,14 @@ TOLERANCE = 1e-3
 _OPSETS = (17, 14, 11)  # the newest that all backends read, then what older operators may need
 _RECIPE = 1  # part of a conversion's name: raise it when the conversion changes
 _SECONDS = 600.0
-_BUILD = "bash scripts/build_engines.sh"
+_LOCK = Path(__file__).resolve().parents[1] / "data" / "build.txt"
+_MAKE = (
+    BUILD
+    if CLONE
+    else f"python3.{min(sys.version_info.minor, 12)} -m venv .venv-build && "
+    f".venv-build/bin/pip install --require-hashes -r {_LOCK} && {BUILD}"
+)
+"""Makes the build environment, with Python 3.11 or 3.12, and builds."""
 
 
 def find_build_python(root: str | Path | None = None) -> Path:
@@ -36,7 +44,7 @@ def find_build_python(root: str | Path | None = None) -> Path:
 
     root: default: the working folder, then the checkout that this package runs from.
 
-    Raises ConversionError naming the script that creates one.
+    Raises ConversionError naming the command that creates one.
     """
     path = os.environ.get("OCR_HPI_BUILD_PYTHON")
     roots = [Path.cwd(), Path(__file__).resolve().parents[2]] if root is None else [Path(root)]
@@ -47,10 +55,18 @@ def find_build_python(root: str | Path | None = None) -> Path:
             return python
     raise ConversionError(
         f"{places[0]}: no build environment, which converting a Paddle model needs. Create it and "
-        f"build: {_BUILD}; or name its Python: OCR_HPI_BUILD_PYTHON. Or, where the model is "
+        f"build: {_MAKE}; or name its Python: OCR_HPI_BUILD_PYTHON. Or, where the model is "
         "published as ONNX too, move its folder away and fetch that: "
         "ocr-hpi fetch --prefer onnx NAME"
     )
+
+
+def can_convert() -> bool:
+    """Whether Paddle graphs can be converted. A clone's scripts make what that needs."""
+    try:
+        return CLONE is not None or bool(find_build_python())
+    except ConversionError:
+        return False
 
 
 def converted_path(folder: Path, engines: Path) -> Path:
@@ -197,7 +213,7 @@ def _convert(
     reasons = "; ".join(f"{why} (opset {', '.join(opsets)})" for why, opsets in failures.items())
     raise ConversionError(
         f"{folder}: cannot be converted to ONNX within {TOLERANCE}: {reasons}. The log: {kept}. "
-        f"Rebuild the environment (rm -r .venv-build && {_BUILD}) or, where the model is "
+        f"Rebuild the environment (rm -r .venv-build && {_MAKE}) or, where the model is "
         "published as ONNX too, move its folder away and: ocr-hpi fetch --prefer onnx NAME"
     )
 
@@ -242,8 +258,7 @@ def _max_difference(work: Path, rounds: Sequence[Round]) -> float:
         import onnxruntime
     except ImportError:
         raise ConversionError(
-            "onnxruntime, which checks the result, is not installed: "
-            "bash scripts/install_hpi_deps.sh cpu"
+            f"onnxruntime, which checks the result, is not installed: {INSTALL['cpu']}"
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from serving.errors import FetchError
+from serving.errors import INSTALL, FetchError
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a dictionary of 18,000 characters
 
@@ -31,8 +31,7 @@ def characters_of_onnx(path: Path) -> list[str] | None:
         from google.protobuf.message import DecodeError
     except ImportError:
         raise FetchError(
-            "onnx, which reads the dictionary in a graph, is not installed: "
-            "bash scripts/install_hpi_deps.sh cpu"
+            f"onnx, which reads the dictionary in a graph, is not installed: {INSTALL['cpu']}"
         ) from None
     try:
         model = onnx.load(path, load_external_data=False)

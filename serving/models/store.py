@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from serving.errors import FetchError, ModelInvalid, ModelMissing
+from serving.errors import CLONE, FETCH, FetchError, ModelInvalid, ModelMissing
 from serving.models.files import digest, disk_errors, locked, model_files, publish
 from serving.models.manifest import (
     GraphFormat,
@@ -166,7 +166,8 @@ class Store:
 
     def _how_to_get(self, name: str) -> str:
         if name in self.manifest.models:
-            return f"Fetch it: bash scripts/fetch_models.sh, or: ocr-hpi fetch {name}"
+            script = f"{FETCH}, or: " if CLONE else ""
+            return f"Fetch it: {script}ocr-hpi fetch {name}"
         close = difflib.get_close_matches(name, self.manifest.models, n=1)
         suggestion = f" Did you mean {close[0]}?" if close else ""
         return (

@@ -28,7 +28,7 @@ from filelock import FileLock
 from serving.config.model import Model
 from serving.engines.base import EngineSpec
 from serving.engines.tensorrt import ABOUT, CONTEXT
-from serving.errors import PlanError
+from serving.errors import BUILD, PlanError
 from serving.models.conversion import onnx_graph
 from serving.models.files import (
     digest,
@@ -43,7 +43,7 @@ from serving.models.progress import Progress
 from serving.optimize.fuse import OPTIMIZED, VARIANT, check_input_size, fuse, optimize_detector
 from serving.optimize.parity import verify_parity
 from serving.plan.candidates import MAX_BATCH, gpu_identity, version
-from serving.plan.plan import BUILD, check_intact, key
+from serving.plan.plan import check_intact, key
 from serving.plan.shapes import profile
 
 GraphOf = Callable[[EngineSpec], Path]

@@ -24,7 +24,7 @@ from serving.config.pipeline import PipelineConfig, check_supported
 from serving.devices import check_alike, kind, parse_devices
 from serving.engines.base import EngineSpec
 from serving.engines.cuda import check_gpu
-from serving.errors import ConfigError, DeviceError, PlanError
+from serving.errors import BUILD, ConfigError, DeviceError, PlanError
 from serving.machine import cpu_flags, cpu_name, share, usable_cores
 from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
@@ -34,7 +34,6 @@ from serving.plan.timing import GAIN
 
 OBJECTIVE = "pages a second with a caller a core, single-request latency within 1.2 of the best; 8"
 """Every plan requires it. Change it when the way of measuring or choosing changes."""
-BUILD = "bash scripts/build_engines.sh"
 _SIMD = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
 """Parts of the CPU flags that engines look at."""
 _NO_ENGINE_DEPENDS_ON: dict[str, Any] = {

@@ -140,6 +140,23 @@ def test_the_beta_form_is_answered_with_its_translation() -> None:
     assert config.sub_modules.recognition.batch_size == 3
 
 
+def test_a_shipped_pipeline_is_found_anywhere_and_the_working_folders_file_wins(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = Path("configs/PP-OCRv4_mobile.yaml")
+    config = load_config(name)
+    assert config.source == str(name)
+    assert config.sub_modules == load_config(repo / name).sub_modules
+    for other in (tmp_path / name, name.name, f"mine/{name.name}"):
+        with pytest.raises(ConfigError, match=f"no such file; .*{name}, .*PP-OCRv6_tiny.yaml$"):
+            load_config(other)
+    name.parent.mkdir()
+    name.write_text("pipeline_name: table_recognition")
+    with pytest.raises(ConfigError, match="not plain OCR"):
+        load_config(name)
+
+
 def test_missing_files_and_other_pipelines_are_clear(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "none.yaml")

@@ -10,14 +10,13 @@ from pathlib import Path
 from serving.config.gate import Gate
 from serving.config.pipeline import HpiConfig
 from serving.engines.base import EngineSpec
-from serving.errors import ConfigError, EngineError
+from serving.errors import BUILD, ConfigError, EngineError
 from serving.machine import usable_cores
 from serving.models.files import digest, model_files
 from serving.models.probe import model_kind
 from serving.plan.candidates import candidates
 from serving.plan.gate import verdict
 from serving.plan.plan import (
-    BUILD,
     ModelPlan,
     Trial,
     all_deployments,

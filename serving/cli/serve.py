@@ -204,13 +204,13 @@ def command(
 
 def _check(settings: Settings) -> None:
     """Raise ConfigError for what would keep the server from starting, models and plans aside."""
-    from serving.config import load_config
-    from serving.config.pipeline import check_supported
+    from serving.config.paddlex import load_served
     from serving.http.gunicorn.server import bind
     from serving.http.keys import read_keys
+    from serving.integrations.paddlex.served import check_served
 
     for path in settings.pipelines.values():
-        check_supported(load_config(path))
+        check_served(load_served(path), settings.device)
     if settings.api_keys_file is not None:
         read_keys(settings.api_keys_file)
     bind(settings.host, settings.port).close()

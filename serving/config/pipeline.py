@@ -67,6 +67,16 @@ MODULE_NAMES = {
     "TextRecognition": "text_recognition",
 }
 """Section of the YAML -> PaddleX's name for that kind of model, in the order of use."""
+OWN_KEYS = {
+    "gate",
+    "order",
+    "doubtful_pages_only",
+    "tiling",
+    "deskew",
+    "restore_spaces",
+    "ascii_punctuation",
+}
+"""Keys of our YAML that PaddleX does not have, in a pipeline or a model."""
 DOC_SECTIONS = {
     "DocOrientationClassify": "use_doc_orientation_classify",
     "DocUnwarping": "use_doc_unwarping",
@@ -318,12 +328,22 @@ def load_config(path: str | Path) -> PipelineConfig:
 
     Raises ConfigError, naming the file, the key and what is allowed.
     """
-    path = Path(path)
+    return parse_config(read_document(path), source=str(path))
+
+
+def read_document(path: str | Path) -> Any:
+    """A pipeline YAML as plain values. Raises ConfigError."""
     try:
-        data = read_yaml(path, max_bytes=_MAX_BYTES)
+        return read_yaml(Path(path), max_bytes=_MAX_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; the shipped pipelines are in configs/") from None
-    return parse_config(data, source=str(path))
+
+
+_BY_PADDLEX = (
+    "PaddleX itself runs it on these engines, in an environment with the extra paddlex: "
+    "`ocr-hpi serve`, or in Python serving.integrations.paddlex.enable() and "
+    "paddlex.create_pipeline(config=serving.integrations.paddlex.paddlex_config(yaml))"
+)
 
 
 def parse_config(data: Any, *, source: str) -> PipelineConfig:
@@ -337,10 +357,8 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
         )
     if data.get("pipeline_name", "OCR") != "OCR":
         raise ConfigError(
-            f"{source}: pipeline_name: {shortened(data['pipeline_name'])} is not plain OCR, and "
-            "only OCR is served here. PaddleX itself runs it on these engines, in an environment "
-            "with the extra paddlex: serving.integrations.paddlex.enable(), then "
-            f"paddlex.create_pipeline({source!r}, use_hpip=True)"
+            f"{source}: pipeline_name: {shortened(data['pipeline_name'])} is not plain OCR: "
+            f"{_BY_PADDLEX}"
         )
     for keys in levels(data):
         if "enable_hpi" in keys and "use_hpip" in keys:
@@ -424,8 +442,8 @@ def check_supported(config: PipelineConfig) -> None:
     unsupported = [
         (
             config.text_type != "general",
-            f"text_type: {config.text_type}: curved seal text is not served here yet",
-            "set text_type: general",
+            f"text_type: {config.text_type}: {_BY_PADDLEX}",
+            "or set text_type: general",
         ),
         (
             config.sub_modules.recognition.input_shape is not None,

@@ -29,6 +29,7 @@ TESTED_ELSEWHERE = {
     "test_swap_models.py",
     r"python3 -m venv \.venv-paddlex": "test.sh makes it",
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
+    r".*\bseal\b.*": "integrations/paddlex/test_served.py",
     r"python3 -m venv \.venv-ocrmypdf": "test.sh installs the extra",
     r"\.venv-ocrmypdf/bin/pip install .*": "test.sh installs the extra",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -78,6 +79,9 @@ class PaddleXPipeline:
         install(models.absolute(), noted, width_classes=True)
         import paddlex
 
+        log = logging.getLogger("paddlex")  # to the server's own log, and not in colour
+        log.handlers.clear()
+        log.propagate = True
         try:
             self._pipeline = paddlex.create_pipeline(config=data, device="cpu")
         except OcrError:

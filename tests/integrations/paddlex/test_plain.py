@@ -86,9 +86,7 @@ def test_keys_that_are_ours_alone_do_not_reach_paddlex(
 
 def test_another_pipeline_than_ocr_is_sent_to_paddlex(plain_yaml: Path) -> None:
     plain_yaml.write_text("pipeline_name: table_recognition\n")
-    with pytest.raises(
-        ConfigError, match=r"serving\.integrations\.paddlex\.enable\(\).*create_pipeline"
-    ):
+    with pytest.raises(ConfigError, match=r"extra paddlex: `ocr-hpi serve`.*create_pipeline"):
         load_pipeline(plain_yaml)
 
 

@@ -10,7 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serving.config.errors import config_error, shortened
-from serving.config.pipeline import ModelDir, PipelineConfig, parse_config, read_document
+from serving.config.pipeline import (
+    ModelDir,
+    PipelineConfig,
+    is_of_paddlex,
+    parse_config,
+    read_document,
+)
 from serving.errors import ConfigError
 
 _RESULTS = {
@@ -68,11 +74,9 @@ def load_served(path: str | Path) -> ServedConfig:
     Raises ConfigError, naming the file, the key and what is allowed.
     """
     data, source = read_document(path), str(path)
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not is_of_paddlex(data):
         return parse_config(data, source=source)
     name = data.get("pipeline_name", "OCR")
-    if name == "OCR" and data.get("text_type") != "seal":
-        return parse_config(data, source=source)
     if name not in [*_RESULTS]:
         raise ConfigError(
             f"{source}: pipeline_name: {shortened(name)} is not served; served are "
@@ -94,10 +98,11 @@ def used_modules(data: dict[str, Any], within: str = "") -> Iterator[tuple[str, 
     In PaddleX's YAMLs the key that turns a section off has its name: use_layout_detection: False
     turns off LayoutDetection.
     """
-    off = [key.replace("_", "") for key, value in data.items() if value is False]
+    off = [str(key).replace("_", "") for key, value in data.items() if value is False]
     for kind in ("SubPipelines", "SubModules"):
-        for name, inner in (data.get(kind) or {}).items():
-            if not isinstance(inner, dict) or f"use{name.lower()}" in off:
+        sections = data.get(kind)
+        for name, inner in sections.items() if isinstance(sections, dict) else ():
+            if not isinstance(inner, dict) or f"use{name}".lower() in off:
                 continue
             path = f"{within}{kind}.{name}"
             if kind == "SubModules":

@@ -237,7 +237,7 @@ class PipelineConfig(Section):
 
     source: str = Field(default="pipeline", exclude=True)
     pipeline_name: Literal["OCR"] = "OCR"
-    text_type: Literal["general", "seal"] = "general"
+    text_type: Literal["general"] = "general"
     batch_size: int = Field(default=1, ge=1)
     use_doc_preprocessor: bool = True
     use_textline_orientation: bool = True
@@ -339,6 +339,11 @@ def read_document(path: str | Path) -> Any:
         raise ConfigError(f"{path}: no such file; the shipped pipelines are in configs/") from None
 
 
+def is_of_paddlex(data: Mapping[str, Any]) -> bool:
+    """Whether PaddleX itself runs the pipeline of a raw document: all that is not plain OCR."""
+    return data.get("pipeline_name", "OCR") != "OCR" or data.get("text_type") == "seal"
+
+
 _BY_PADDLEX = (
     "PaddleX itself runs it on these engines, in an environment with the extra paddlex: "
     "`ocr-hpi serve`, or in Python serving.integrations.paddlex.enable() and "
@@ -355,10 +360,10 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
             f"{source}: this is PaddleX's old beta form. In today's form it is:\n"
             f"{_translate_beta(data['Pipeline'])}"
         )
-    if data.get("pipeline_name", "OCR") != "OCR":
+    if is_of_paddlex(data):
+        key = "text_type" if data.get("pipeline_name", "OCR") == "OCR" else "pipeline_name"
         raise ConfigError(
-            f"{source}: pipeline_name: {shortened(data['pipeline_name'])} is not plain OCR: "
-            f"{_BY_PADDLEX}"
+            f"{source}: {key}: {shortened(data[key])} is not plain OCR: {_BY_PADDLEX}"
         )
     for keys in levels(data):
         if "enable_hpi" in keys and "use_hpip" in keys:
@@ -440,11 +445,6 @@ def check_supported(config: PipelineConfig) -> None:
     """Raise ConfigError for a valid key that is not supported, with how to fix it."""
     modules: list[Module | DocPreprocessor] = [*config.modules, config.doc_preprocessor]
     unsupported = [
-        (
-            config.text_type != "general",
-            f"text_type: {config.text_type}: {_BY_PADDLEX}",
-            "or set text_type: general",
-        ),
         (
             config.sub_modules.recognition.input_shape is not None,
             "SubModules.TextRecognition.input_shape: a line is read at its own width here",

@@ -56,6 +56,12 @@ def test_a_section_counts_unless_it_is_off(tmp_path: Path) -> None:
     assert ("PP-DocLayout-L", None) in config.models()
 
 
+def test_sections_of_a_wrong_type_name_no_model(tmp_path: Path) -> None:
+    odd = {**SEAL, "SubModules": ["x"], "SubPipelines": {7: {"SubModules": 7}, "x": None}, 8: False}
+    config = load_served(written(tmp_path, odd))
+    assert config.models() == []
+
+
 def test_plain_ocr_is_ours(repo: Path) -> None:
     for path in (repo / "configs").glob("*.yaml"):
         assert isinstance(load_served(path), PipelineConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,16 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class PaddleXResult:
+    """What PaddleX made of a page, in a pipeline other than plain OCR."""
+
+    name: str
+    """Of the list of such results in the answer of PaddleX's serving, as sealRecResults."""
+    content: Mapping[str, Any]
+    """Its prunedResult, as plain values."""
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """The text of one page. A page without text has no lines; that is not an error."""
 
@@ -75,6 +85,8 @@ class Page:
     """By how many degrees the page was turned clockwise: 0, 90, 180 or 270."""
     as_read: Page | None = None
     """The page turned upright and flattened, with its lines; None where it was read as it was."""
+    paddlex: PaddleXResult | None = None
+    """Set where PaddleX ran another pipeline than plain OCR; such a page has no lines."""
 
     def without_words(self) -> Page:
         """The same, with lines alone."""

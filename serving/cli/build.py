@@ -54,20 +54,31 @@ def command(
     if pending_conversions:
         _list_pending(pipelines or DEFAULT_PIPELINES, models)
         return
-    from serving.config import load_config
+    from serving.config.paddlex import PaddleXConfig, load_served
     from serving.config.pipeline import check_supported
     from serving.devices import parse_devices
     from serving.errors import BUILD
+    from serving.integrations.paddlex.hook import made_graph
     from serving.machine import usable_cores
     from serving.models.progress import progress_on
+    from serving.models.store import Store
     from serving.plan.build import Builder
     from serving.plan.plan import select_device
 
     cores, progress = threads or usable_cores(), progress_on()
-    configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
+    configs = {path: load_served(path) for path in pipelines or DEFAULT_PIPELINES}
     for config in configs.values():  # all before minutes of work on the first
-        check_supported(config)
+        if not isinstance(config, PaddleXConfig):
+            check_supported(config)
     for path, config in configs.items():
+        if isinstance(config, PaddleXConfig):
+            for name, folder in config.models():
+                made_graph(Store(models).folder(name, folder), models)
+            click.echo(
+                f"{path}: its models are ready; PaddleX runs it, and there is nothing to measure: "
+                "each takes the fastest engine that the plans of other pipelines found for it"
+            )
+            continue
         target = device or select_device(models, config, cores)
         builder = Builder(models, cores, progress, calibration, target, again)
         plan, made = builder.build(config)

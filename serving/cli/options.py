@@ -62,7 +62,7 @@ def named_models(pipelines: Sequence[Path]) -> list[tuple[str, Path | None]]:
 
     Raises ConfigError.
     """
-    from serving.config import load_config
+    from serving.config.paddlex import load_served
 
-    models = [model for path in pipelines for model in load_config(path).models()]
+    models = [model for path in pipelines for model in load_served(path).models()]
     return list(dict.fromkeys(models))

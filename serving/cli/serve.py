@@ -219,15 +219,19 @@ def command(
 
 def _lacking(settings: Settings, threads: int | None, build: bool) -> list[Path]:
     """The pipelines to build, of all (build) or the package's; says on stderr what they lack."""
-    from serving.config.pipeline import load_config, shipped
+    from serving.config.paddlex import PaddleXConfig, load_served
+    from serving.config.pipeline import shipped
     from serving.errors import DeviceError, ModelError, PlanError
     from serving.plan.plan import check_plan
 
     lacking = []
     for path in settings.pipelines.values():
         if build or shipped(path):
+            config = load_served(path)
+            if isinstance(config, PaddleXConfig):
+                continue  # it has no plan
             try:
-                check_plan(load_config(path), settings.models, threads, settings.device)
+                check_plan(config, settings.models, threads, settings.device)
             except (DeviceError, ModelError, PlanError) as error:
                 click.echo(f"preparing {path}: {error}", err=True)
                 lacking.append(path)
@@ -259,13 +263,13 @@ def _prepare(settings: Settings, threads: int | None, pipelines: Sequence[Path])
 
 def _check(settings: Settings) -> None:
     """Raise ConfigError for what would keep the server from starting, models and plans aside."""
-    from serving.config import load_config
-    from serving.config.pipeline import check_supported
+    from serving.config.paddlex import load_served
     from serving.http.gunicorn.server import bind
     from serving.http.keys import read_keys
+    from serving.integrations.paddlex.served import check_served
 
     for path in settings.pipelines.values():
-        check_supported(load_config(path))
+        check_served(load_served(path), settings.device)
     if settings.api_keys_file is not None:
         read_keys(settings.api_keys_file)
     bind(settings.host, settings.port).close()

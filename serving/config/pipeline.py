@@ -67,6 +67,16 @@ MODULE_NAMES = {
     "TextRecognition": "text_recognition",
 }
 """Section of the YAML -> PaddleX's name for that kind of model, in the order of use."""
+OWN_KEYS = {
+    "gate",
+    "order",
+    "doubtful_pages_only",
+    "tiling",
+    "deskew",
+    "restore_spaces",
+    "ascii_punctuation",
+}
+"""Keys of our YAML that PaddleX does not have, in a pipeline or a model."""
 DOC_SECTIONS = {
     "DocOrientationClassify": "use_doc_orientation_classify",
     "DocUnwarping": "use_doc_unwarping",
@@ -227,7 +237,7 @@ class PipelineConfig(Section):
 
     source: str = Field(default="pipeline", exclude=True)
     pipeline_name: Literal["OCR"] = "OCR"
-    text_type: Literal["general", "seal"] = "general"
+    text_type: Literal["general"] = "general"
     batch_size: int = Field(default=1, ge=1)
     use_doc_preprocessor: bool = True
     use_textline_orientation: bool = True
@@ -329,13 +339,28 @@ def load_config(path: str | Path) -> PipelineConfig:
 
     Raises ConfigError, naming the file, the key and what is allowed.
     """
-    path = Path(path)
+    return parse_config(read_document(path), source=str(path))
+
+
+def read_document(path: str | Path) -> Any:
+    """A pipeline YAML as plain values. Raises ConfigError."""
     try:
-        data = read_yaml(shipped(path) or path, max_bytes=_MAX_BYTES)
+        return read_yaml(shipped(Path(path)) or Path(path), max_bytes=_MAX_BYTES)
     except FileNotFoundError:
         names = ", ".join(f"configs/{own.name}" for own in sorted(SHIPPED.glob("*.yaml")))
         raise ConfigError(f"{path}: no such file; the shipped pipelines are {names}") from None
-    return parse_config(data, source=str(path))
+
+
+def is_of_paddlex(data: Mapping[str, Any]) -> bool:
+    """Whether PaddleX itself runs the pipeline of a raw document: all that is not plain OCR."""
+    return data.get("pipeline_name", "OCR") != "OCR" or data.get("text_type") == "seal"
+
+
+_BY_PADDLEX = (
+    "PaddleX itself runs it on these engines, in an environment with the extra paddlex: "
+    "`ocr-hpi serve`, or in Python serving.integrations.paddlex.enable() and "
+    "paddlex.create_pipeline(config=serving.integrations.paddlex.paddlex_config(yaml))"
+)
 
 
 def parse_config(data: Any, *, source: str) -> PipelineConfig:
@@ -347,12 +372,10 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
             f"{source}: this is PaddleX's old beta form. In today's form it is:\n"
             f"{_translate_beta(data['Pipeline'])}"
         )
-    if data.get("pipeline_name", "OCR") != "OCR":
+    if is_of_paddlex(data):
+        key = "text_type" if data.get("pipeline_name", "OCR") == "OCR" else "pipeline_name"
         raise ConfigError(
-            f"{source}: pipeline_name: {shortened(data['pipeline_name'])} is not plain OCR, and "
-            "only OCR is served here. PaddleX itself runs it on these engines, in an environment "
-            "with the extra paddlex: serving.integrations.paddlex.enable(), then "
-            f"paddlex.create_pipeline({source!r}, use_hpip=True)"
+            f"{source}: {key}: {shortened(data[key])} is not plain OCR: {_BY_PADDLEX}"
         )
     for keys in levels(data):
         if "enable_hpi" in keys and "use_hpip" in keys:
@@ -434,11 +457,6 @@ def check_supported(config: PipelineConfig) -> None:
     """Raise ConfigError for a valid key that is not supported, with how to fix it."""
     modules: list[Module | DocPreprocessor] = [*config.modules, config.doc_preprocessor]
     unsupported = [
-        (
-            config.text_type != "general",
-            f"text_type: {config.text_type}: curved seal text is not served here yet",
-            "set text_type: general",
-        ),
         (
             config.sub_modules.recognition.input_shape is not None,
             "SubModules.TextRecognition.input_shape: a line is read at its own width here",

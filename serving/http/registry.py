@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from werkzeug.exceptions import NotFound
 
 from serving.config.options import DEFAULT_OPTIONS, Options
-from serving.errors import NotReady
+from serving.errors import BadRequest, NotReady
 from serving.http.schemas import ModelAnswer, PipelineAnswer, PlanAnswer
 from serving.types import Image, Page
 
@@ -50,6 +50,7 @@ class Registry:
         self.names = tuple(names)
         self._problem = problem
         self._pipelines: dict[str, ServedPipeline] = {}
+        self._of_paddlex: set[str] = set()
 
     def open(
         self, load: Callable[[str], ServedPipeline], image: Image, *, warm: bool = False
@@ -62,7 +63,8 @@ class Registry:
             pipeline = load(name)
             if warm:
                 pipeline.warm()
-            pipeline.read(image)
+            if pipeline.read(image).paddlex is not None:
+                self._of_paddlex.add(name)
             self._pipelines[name] = pipeline
 
     def warm(self) -> None:
@@ -75,14 +77,23 @@ class Registry:
         """Whether every pipeline is."""
         return len(self._pipelines) == len(self.names)
 
-    def get(self, name: str) -> ServedPipeline:
-        """The pipeline of that name. Raises NotFound and NotReady."""
+    def get(self, name: str, *, paddlex: bool = False) -> ServedPipeline:
+        """The pipeline of that name. Raises NotFound and NotReady.
+
+        paddlex: whether the caller can answer with PaddleX's result, instead of lines. Raises
+        BadRequest where the pipeline has only that.
+        """
         if name not in self.names:
             known = ", ".join(self.names)
             raise NotFound(f"no pipeline {name[:60]!r}; there are: {known}")
         pipeline = self._pipelines.get(name)
         if pipeline is None:
             raise self._not_ready([name])
+        if name in self._of_paddlex and not paddlex:
+            raise BadRequest(
+                f"PaddleX runs the pipeline {name}, and it has no lines of text: POST "
+                f"/ocr/v1/{name}?format=paddlex answers with PaddleX's own result, without pdf_text"
+            )
         return pipeline
 
     def check_ready(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
@@ -75,7 +75,9 @@ class OcrResult(TypedDict):
 
 @described
 class InferResult(TypedDict):
-    """All pages of a document."""
+    """All pages of a document. Another pipeline than OCR has its own name for them, as PaddleX's
+    serving has: sealRecResults, tableRecResults, formulaRecResults, layoutParsingResults.
+    """
 
     ocrResults: list[OcrResult]
     dataInfo: dict[str, Any]
@@ -108,25 +110,31 @@ def infer_answer(
     document: bytes, pages: Sequence[ReadPage], settings: Mapping[str, Any], log_id: str
 ) -> InferAnswer:
     """The body that PaddleX's serving returns for one document."""
-    results = []
+    results, name = [], "ocrResults"
     for read in pages:
-        pruned = paddlex_result(read.page, settings, None, None)
-        for part in (pruned, pruned.get("doc_preprocessor_res", {})):
-            part.pop("input_path", None)
-            part.pop("page_index", None)
-        result: OcrResult = {"prunedResult": pruned}
+        if (own := read.page.paddlex) is not None:
+            name, content = own.name, {**own.content}
+        else:
+            content = pruned(paddlex_result(read.page, settings, None, None))
+        result: OcrResult = {"prunedResult": content}
         if isinstance(read.picture, Pictures):
             result |= {"ocrImage": read.picture.drawn, "inputImage": read.picture.page}
         results.append(result)
+    info = data_info(document, [(it.page.width, it.page.height) for it in pages])
     return {
         "logId": log_id,
-        "result": {
-            "ocrResults": results,
-            "dataInfo": data_info(document, [(it.page.width, it.page.height) for it in pages]),
-        },
+        "result": cast(InferResult, {name: results, "dataInfo": info}),
         "errorCode": 0,
         "errorMsg": "Success",
     }
+
+
+def pruned(value: Any) -> Any:
+    """A result as PaddleX's serving has it: at no level with a file's path or a page's number."""
+    if isinstance(value, Mapping):
+        left_out = "input_path", "page_index"
+        return {key: pruned(inner) for key, inner in value.items() if key not in left_out}
+    return [pruned(inner) for inner in value] if isinstance(value, list) else value
 
 
 def data_info(document: bytes, pages: Sequence[tuple[int, int]]) -> dict[str, Any]:

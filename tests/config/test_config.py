@@ -203,7 +203,6 @@ def test_every_backend_is_supported(backend: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_type": "seal"}, "text_type: seal"),
         ({"enable_hpi": False}, "enable_hpi: False"),
         ({"engine": "paddle"}, "engine: hpi_config.backend"),
         ({"engine_config": {"x": 1}}, "engine_config: .*backend_config"),

@@ -109,9 +109,11 @@ class Server:
 
 
 @contextmanager
-def real_server(log: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def real_server(
+    log: Path, *options: str, python: str | Path = sys.executable
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`ocr-hpi serve` with models on a free port, and its address; it must end well."""
-    command = [sys.executable, "-m", "serving.cli", "serve", "--port", "0", *options]
+    command = [str(python), "-m", "serving.cli", "serve", "--port", "0", *options]
     with log.open("w") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     assert server.stdout is not None

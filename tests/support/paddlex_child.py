@@ -129,7 +129,7 @@ def unknown(job: Job) -> Any:
     """What is said to a model that PaddleX does not know."""
     return {
         "unknown": refusal(
-            lambda: serving.integrations.paddlex.plain_pipeline(
+            lambda: serving.integrations.paddlex.paddlex_config(
                 job["unknown"], models=job["models"]
             )
         )

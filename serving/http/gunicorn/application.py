@@ -15,7 +15,8 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from serving.config.pipeline import PipelineConfig, load_config
+from serving.config.paddlex import ServedConfig, load_served
+from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
 from serving.errors import ConfigError
 from serving.http.admission import Admission
@@ -27,13 +28,14 @@ from serving.http.logs import GunicornLogger
 from serving.http.metrics import remove_metrics
 from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
+from serving.integrations.paddlex.served import check_served
 from serving.machine import usable_cores
 from serving.plan.plan import planned_workers
 
 _CONNECTIONS = 4096
 _OTHER_FILES = 256
 
-Load = Callable[[str, PipelineConfig, int, OnBatch], ServedPipeline]
+Load = Callable[[str, ServedConfig, int, OnBatch], ServedPipeline]
 """Loads the pipeline of a name, in the worker of that slot, with an observer of its batches."""
 
 
@@ -46,7 +48,7 @@ class Generation:
     """
 
     number: int
-    configs: Mapping[str, PipelineConfig]
+    configs: Mapping[str, ServedConfig]
     """By name, the first `--pipeline` first."""
     keys: Keys | None
     """The keys that are accepted; None: no key is needed."""
@@ -60,19 +62,26 @@ class Generation:
 
 
 def read_generation(number: int, settings: Settings) -> Generation:
-    """Read all that a SIGHUP reloads. Raises ConfigError and PlanError."""
-    configs = {name: load_config(path) for name, path in settings.pipelines.items()}
+    """Read all that a SIGHUP reloads.
+
+    Raises ConfigError, PlanError, and EngineError where PaddleX is needed and not installed.
+    """
+    configs = {name: load_served(path) for name, path in settings.pipelines.items()}
+    ours = [config for config in configs.values() if isinstance(config, PipelineConfig)]
+    for config in configs.values():
+        check_served(config, settings.device)
+    planned = planned_workers(
+        settings.models,
+        ours,
+        settings.cores or usable_cores(),
+        settings.device,
+        cpu_fallback=settings.allow_cpu_fallback,
+    )
     return Generation(
         number,
         configs,
         keys=read_keys(settings.api_keys_file) if settings.api_keys_file else None,
-        planned=planned_workers(
-            settings.models,
-            configs.values(),
-            settings.cores or usable_cores(),
-            settings.device,
-            cpu_fallback=settings.allow_cpu_fallback,
-        ),
+        planned=planned if len(ours) == len(configs) else 1,  # PaddleX's memory was not measured
     )
 
 

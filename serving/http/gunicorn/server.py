@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 
-from serving.config.pipeline import PipelineConfig
+from serving.config.paddlex import PaddleXConfig, ServedConfig
 from serving.engines.base import OnBatch
 from serving.errors import ConfigError, OcrError
 from serving.http.gunicorn import check_version
@@ -79,10 +79,13 @@ def _is_loopback(listener: socket.socket) -> bool:
 
 
 def _load_built(settings: Settings) -> Load:
-    def load(name: str, config: PipelineConfig, slot: int, on_batch: OnBatch) -> ServedPipeline:
+    def load(name: str, config: ServedConfig, slot: int, on_batch: OnBatch) -> ServedPipeline:
         # After the fork: vendors' libraries start threads, which do not survive one.
+        from serving.integrations.paddlex.served import PaddleXPipeline
         from serving.plan.load import open_pipeline
 
+        if isinstance(config, PaddleXConfig):
+            return PaddleXPipeline(config, settings.models, settings.workers)
         return open_pipeline(
             config,
             models=settings.models,

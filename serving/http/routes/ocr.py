@@ -75,7 +75,8 @@ def read(path: PipelinePath, query: OcrQuery) -> Response:
             "error"
         )
     ranges = PageRanges.parse(query.pages)
-    pipeline = service.registry.get(path.name)
+    own_result = form == "paddlex" and query.pdf_text == "ignore"
+    pipeline = service.registry.get(path.name, paddlex=own_result)
     body = Body.of(request.environ)
     service.admit(body)
     start = time.perf_counter()

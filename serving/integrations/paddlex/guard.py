@@ -42,20 +42,30 @@ _FUNCTIONS = (
 )
 
 
+def check_installed() -> str:
+    """The version of PaddleX, which is not imported.
+
+    Raises EngineError where it is absent, or it or a PaddleOCR beside it is of another series.
+    """
+    try:
+        version = metadata.version("paddlex")
+    except metadata.PackageNotFoundError:
+        raise EngineError(f"PaddleX is not installed in {sys.prefix}; {_INSTALL}") from None
+    _check_series("PaddleX", version)
+    _check_paddleocr()
+    return version
+
+
 def check_paddlex() -> None:
     """Raise EngineError where PaddleX is absent, of another series, or different internally.
 
     An installed PaddleOCR of another series is an error, too.
     """
+    version = check_installed()
     try:
-        version = metadata.version("paddlex")
         importlib.import_module("paddlex")
-    except metadata.PackageNotFoundError:
-        raise EngineError(f"PaddleX is not installed in {sys.prefix}; {_INSTALL}") from None
     except ImportError as error:
         raise EngineError(f"PaddleX {version} cannot be imported: {error}") from error
-    _check_series("PaddleX", version)
-    _check_paddleocr()
     changed = [difference for entry in _FUNCTIONS if (difference := _difference(*entry))]
     if changed:
         raise EngineError(

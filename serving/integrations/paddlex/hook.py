@@ -138,19 +138,22 @@ def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
     if spec.backend == "paddle":
         graph = paddle_graph(request.folder)
     else:
-        convert = request.hpi.auto_paddle2onnx
-        graph = onnx_graph(request.folder, models / "engines", convert=convert)
-        if model_kind(request.folder) == "text_detection":
-            graph = _optimized(request, models, graph)
+        graph = made_graph(request.folder, models, convert=request.hpi.auto_paddle2onnx)
     return open_engine(graph, spec)
 
 
-def _optimized(request: ModelRequest, models: Path, graph: Path) -> Path:
-    """A detector's graph, optimized where the result can be written."""
+def made_graph(folder: Path, models: Path, *, convert: bool = True) -> Path:
+    """A model's graph, converted if need be; a detector's optimized where it can be written.
+
+    Raises what `onnx_graph` does.
+    """
+    graph = onnx_graph(folder, models / "engines", convert=convert)
+    if model_kind(folder) != "text_detection":
+        return graph
     try:
-        return Graphs(models).build_optimized(request.folder, graph)
+        return Graphs(models).build_optimized(folder, graph)
     except OSError as error:
-        _LOG.warning("%s: opened without optimization, which is slower: %s", request.name, error)
+        _LOG.warning("%s: opened without optimization, which is slower: %s", folder.name, error)
         return graph
 
 

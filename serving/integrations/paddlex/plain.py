@@ -7,6 +7,7 @@ import logging
 import tempfile
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +15,32 @@ import numpy as np
 import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
+from serving.config.paddlex import (
+    PaddleXConfig,
+    ServedConfig,
+    load_served,
+    model_dir,
+    used_modules,
+)
 from serving.config.pipeline import (
     DOC_SECTIONS,
+    OWN_KEYS,
     DocPreprocessor,
     Module,
     PipelineConfig,
     levels,
-    load_config,
 )
-from serving.errors import BadRequest, ConfigError, EngineError
+from serving.errors import BadRequest, ConfigError, EngineError, ModelError
 from serving.integrations.paddlex.guard import check_paddlex
 from serving.models.conversion import onnx_graph
-from serving.models.pipeline_models import PipelineModel, pipeline_models
+from serving.models.pipeline_models import pipeline_models
+from serving.models.store import Store
 from serving.ocr.detect import as_quad
 from serving.ocr.document import on_sent_page
 from serving.ocr.order import by_columns
 from serving.types import Image, Line, Page
 
 _LOG = logging.getLogger(__name__)
-_OURS = (
-    "gate",
-    "order",
-    "doubtful_pages_only",
-    "tiling",
-    "deskew",
-    "restore_spaces",
-    "ascii_punctuation",
-)
-"""Keys of our YAML that PaddleX does not have, in a pipeline or a model."""
 _OWN_OPTIONS = "text_det_tiling", "text_det_deskew"
 """Options of a request that change how text is detected, and that PaddleX does not have."""
 
@@ -50,13 +49,26 @@ def paddlex_config(yaml: str | Path, *, models: str | Path = "models") -> dict[s
     """A pipeline YAML as `paddlex.create_pipeline(config=...)` takes it.
 
     Model folders are filled in from the store, `enable_hpi` has PaddleX's spelling, and means
-    True where it is absent. Raises ConfigError, ModelMissing and ModelInvalid.
+    True where it is absent. Raises ModelMissing, ModelInvalid, and ConfigError, also for a model
+    that PaddleX, where it is installed, does not know.
     """
-    data, found = _read(Path(yaml), Path(models))
-    for part in found:
-        owner = data["SubPipelines"]["DocPreprocessor"] if part.section in DOC_SECTIONS else data
-        owner["SubModules"][part.section]["model_dir"] = str(part.folder)
+    return filled_config(load_served(yaml), Path(models))
+
+
+def filled_config(config: ServedConfig, models: Path) -> dict[str, Any]:
+    """The same of a YAML that has been read."""
+    data = deepcopy(config.data) if isinstance(config, PaddleXConfig) else _read(config, models)
+    store = Store(models)
+    for where, module in used_modules(data):
+        try:
+            module["model_dir"] = str(store.folder(module["model_name"], model_dir(module)))
+        except ModelError as error:
+            raise type(error)(f"{config.source}: {where}: {error}") from error
+    if importlib.util.find_spec("paddlex") is not None:
+        _check_known(config.source, data)
     for level in levels(data):
+        for key in OWN_KEYS:
+            level.pop(key, None)
         if "enable_hpi" in level:
             level["use_hpip"] = level.pop("enable_hpi")
     return {"use_hpip": True, **data}
@@ -75,7 +87,6 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
     for level in levels(config):
         for key in ("use_hpip", "hpi_config"):
             level.pop(key, None)
-    _check_known(str(yaml), config)
     if config.get("engine") is None and importlib.util.find_spec("paddle") is None:
         _LOG.warning("paddlepaddle is not installed: plain PaddleX runs %s on ONNX Runtime", yaml)
         config["engine"] = "onnxruntime"
@@ -85,9 +96,9 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
         return paddlex.create_pipeline(config=config, device=device)
 
 
-def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[PipelineModel]]:
-    """The validated YAML without the keys that PaddleX does not have, and its models."""
-    config = load_config(path)
+def _read(config: PipelineConfig, models: Path) -> dict[str, Any]:
+    """The document of a validated YAML, whose models are there."""
+    path = Path(config.source)
     data: dict[str, Any] = yaml_format.safe_load(path.read_text(encoding="utf-8"))
     if config.doc_preprocessor.doubtful_pages_only:
         _LOG.warning(
@@ -97,34 +108,26 @@ def _read(path: Path, models: Path) -> tuple[dict[str, Any], list[PipelineModel]
         )
         data["use_doc_preprocessor"] = False
         config = config.model_copy(update={"use_doc_preprocessor": False})
-    found = list(pipeline_models(config, models))
-    for level in levels(data):
-        for key in _OURS:
-            level.pop(key, None)
-    return data, found
+    list(pipeline_models(config, models))  # raises, naming the key
+    return data
 
 
-def _check_known(source: str, config: dict[str, Any]) -> None:
+def _check_known(source: str, data: dict[str, Any]) -> None:
     from paddlex.inference.models.bindings import try_get_supported_engines
 
-    for section, module in config["SubModules"].items():
-        fix = "name one of PaddleX's models"
-        if section == "TextLineOrientation":
-            if not config.get("use_textline_orientation", True):
-                continue
-            fix += ", or set use_textline_orientation: False"
+    for where, module in used_modules(data):
         if try_get_supported_engines(module["model_name"]) is None:
+            off = where.endswith("SubModules.TextLineOrientation")
             raise ConfigError(
-                f"{source}: SubModules.{section}.model_name: PaddleX does not know "
-                f"{module['model_name']}; {fix}"
+                f"{source}: {where}.model_name: PaddleX does not know {module['model_name']}; name "
+                "one of PaddleX's models"
+                + (", or set use_textline_orientation: False" if off else "")
             )
 
 
 def _as_onnx(config: dict[str, Any], engines: Path, scratch: Path) -> None:
     """Give PaddleX's ONNX Runtime engine folders that have the graph as ONNX."""
-    for module in config["SubModules"].values():
-        if module.get("model_dir") is None:
-            continue
+    for _, module in used_modules(config):
         folder = Path(module["model_dir"])
         if not (folder / "inference.onnx").is_file():
             target = scratch / module["model_name"]

@@ -84,11 +84,10 @@ def test_keys_that_are_ours_alone_do_not_reach_paddlex(
     assert config["SubModules"]["TextRecognition"]["score_thresh"] == 0.0
 
 
-def test_another_pipeline_than_ocr_is_sent_to_paddlex(plain_yaml: Path) -> None:
-    plain_yaml.write_text("pipeline_name: table_recognition\n")
-    with pytest.raises(
-        ConfigError, match=r"serving\.integrations\.paddlex\.enable\(\).*create_pipeline"
-    ):
+@pytest.mark.parametrize("line", ["pipeline_name: table_recognition", "text_type: seal"])
+def test_what_is_not_plain_ocr_is_sent_to_paddlex(plain_yaml: Path, line: str) -> None:
+    plain_yaml.write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match=r"extra paddlex: `ocr-hpi serve`.*create_pipeline"):
         load_pipeline(plain_yaml)
 
 

@@ -23,6 +23,9 @@ _MAX = 255
 """Map value of probability 1."""
 _MIN_SIDE = 3
 """In map pixels; components with a shorter side are dropped as noise."""
+_LONG = 1.5
+"""Length over height from which a box has a direction."""
+_STEEPEST = np.deg2rad(60)
 _CANDIDATES = 5
 """Boxes of a page, times the model's `max_candidates`. PaddleX stops at that many contours, specks
 included and from the bottom up, which loses the top rows of a dense page."""
@@ -97,12 +100,20 @@ def unclip(rects: Rects, ratio: float) -> npt.NDArray[np.float32]:
 def order_corners(corners: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Turn the corners of (N, 4, 2), clockwise rectangles, so that they start at the top left.
 
-    The top is the side that runs to the right within 45 degrees of the page's rows. PaddleX sorts
-    the corners by x instead, which has ties, and turns boxes of nearly vertical lines around.
+    The top is the side that runs to the right within 45 degrees of the page's rows; of a line that
+    is clearly longer than high, the long side up to 60 degrees: steeper ones are columns. PaddleX
+    sorts the corners by x instead, which has ties, and turns boxes of nearly vertical lines around.
     """
-    top = corners[:, 1] - corners[:, 0]
-    quarter_turns = np.rint(np.arctan2(top[:, 1], top[:, 0]) / (np.pi / 2)).astype(np.int64)
-    first = (np.arange(4) - quarter_turns[:, None]) % 4
+    across, down = corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]
+    width, height = np.hypot(*across.T), np.hypot(*down.T)
+    angle = np.arctan2(across[:, 1], across[:, 0])
+    quarter_turns = np.rint(angle / (np.pi / 2))
+    along = np.where(width >= height, angle, angle + np.pi / 2)
+    half_turns = np.rint(along / np.pi)
+    is_line = np.maximum(width, height) >= _LONG * np.minimum(width, height)
+    is_line &= np.abs(along - half_turns * np.pi) <= _STEEPEST
+    quarter_turns = np.where(is_line, 2 * half_turns - (width < height), quarter_turns)
+    first = (np.arange(4) - quarter_turns[:, None].astype(np.int64)) % 4
     return np.take_along_axis(corners, first[:, :, None], axis=1)
 
 

@@ -18,13 +18,16 @@ _NEAR = radians(4)
 """Lines of one page differ in direction by less."""
 _MIN_SHARE = 0.6
 """Of the lines' length, what has to run in one direction."""
+_UPRIGHT = radians(2)
+_MAX_UPRIGHT = 0.15
+"""Of the lines' length, what may be upright; more is a page with slanting text, as a watermark."""
 _MARGIN = 0.1
 """Around the lines that were found, as a share of the longer side: others may have been missed, and
 a lone line needs some space to be found as one."""
 
 
 def skew(quads: QuadArray) -> float | None:
-    """The direction in radians, -pi/4 to pi/4, that most lines (N, 4, 2) share; None if none.
+    """The direction in radians that most lines (N, 4, 2) share, up to 60 degrees; None if none.
 
     It is the median of their longer sides' directions, weighted by length, clockwise. Lines
     written upwards or downwards count as those of a page that was turned by 90 degrees.
@@ -43,7 +46,9 @@ def skew(quads: QuadArray) -> float | None:
     total = np.cumsum(weights[by_angle])
     angle = float(angles[by_angle[np.searchsorted(total, total[-1] / 2)]])
     share = weights[np.abs(angles - angle) < _NEAR].sum() / total[-1]
-    return angle if share >= _MIN_SHARE else None
+    upright = weights[np.abs(angles) < _UPRIGHT].sum() / total[-1]
+    slants = abs(angle) > _NEAR + _UPRIGHT and upright > _MAX_UPRIGHT
+    return angle if share >= _MIN_SHARE and not slants else None
 
 
 def turn_back(page: Image, angle: float, around: QuadArray | None = None) -> tuple[Image, Affine]:

@@ -115,6 +115,8 @@ def test_the_skew_is_the_direction_of_most_lines(angle: float) -> None:
 def test_lines_in_many_directions_have_no_skew() -> None:
     assert skew(np.concatenate([quads(angle, 2) for angle in range(-40, 41, 10)])) is None
     assert skew(quads(20, 30, length=25)) is None  # single characters
+    watermarks = np.concatenate([quads(-44, 8), quads(0, 2)])
+    assert skew(watermarks) is None
     assert skew(np.empty((0, 4, 2), np.int32)) is None
 
 

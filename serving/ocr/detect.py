@@ -38,6 +38,10 @@ _GOOD_HEIGHT = 16
 _MIN_SKEW = radians(2.5)
 """From here on a page is turned back before its lines are sought: of lines that lean by more, parts
 are missed, and boxes reach into the neighbouring ones."""
+_MAX_TURNED = 50_000_000
+"""Pixels of the largest page that is turned, which takes up to twice its memory once more ..."""
+_MAX_TURNED_SIDE = 16_000
+"""... and its longest side: OpenCV warps to less than 2**15."""
 _SMALLER = 0.85
 """A skewed page is turned as a whole first, which needs more room: at a scale that is smaller by
 more than this, its small print could be missed, and cut off with the empty corners."""
@@ -101,17 +105,17 @@ class Detector:
 
     def _skew(self, page: Image, quads: QuadArray, scale: float, options: Options) -> float:
         """By how much the page leans; where its lines do not tell, those at a larger scale do."""
-        if not self._deskews(options):
+        height, width = page.shape[:2]
+        if height * width > _MAX_TURNED or max(height, width) > _MAX_TURNED_SIDE:
+            return 0.0
+        if not first_set(options.text_det_deskew, self.settings.deskew):
             return 0.0
         lean = skew(quads)
         if lean is None:
-            larger = min(1.0, 2 * scale, sqrt(_MAX_PIXELS / (page.shape[0] * page.shape[1])))
+            larger = min(1.0, 2 * scale, sqrt(_MAX_PIXELS / (height * width)))
             if larger > 1.2 * scale:
                 lean = skew(self._quads(self._map_of_tiles(page, larger), page, options)[0])
         return lean or 0.0
-
-    def _deskews(self, options: Options) -> bool:
-        return first_set(options.text_det_deskew, self.settings.deskew)
 
     def _map(self, fitted: Image) -> Map:
         probabilities: Map = self.engine.run(fitted[None])[0][0, 0]

@@ -94,6 +94,15 @@ def test_a_lone_column_that_leans_is_read_as_one_line(pipeline: Pipeline, angle:
     assert len(page.lines) == 1
 
 
+def test_a_very_long_page_is_read_as_it_is(pipeline: Pipeline, pages: list[Image]) -> None:
+    """OpenCV cannot turn it: it must not fail."""
+    tile = skewed(pages[0], 12)
+    page = np.tile(tile, (1, 17_000 // tile.shape[1] + 1, 1))
+    asked = Options(text_det_limit_side_len=4000, text_det_limit_type="max")
+    assert pipeline.detector.detect(page, asked).to_page is None
+    assert pipeline.detector.detect(tile, asked).to_page is not None
+
+
 def quads(angle: float, count: int, length: int = 200, height: int = 20) -> QuadArray:
     """Lines below each other on a page that is skewed by so many degrees."""
     cos, sin = np.cos(radians(angle)), np.sin(radians(angle))

@@ -39,9 +39,7 @@ _MIN_SKEW = radians(2.5)
 """From here on a page is turned back before its lines are sought: of lines that lean by more, parts
 are missed, and boxes reach into the neighbouring ones."""
 _MAX_TURNED = 50_000_000
-"""Pixels of the largest page that is turned, which takes up to twice its memory once more ..."""
-_MAX_TURNED_SIDE = 16_000
-"""... and its longest side: OpenCV warps to less than 2**15."""
+"""Pixels of the largest page that is turned: that takes up to twice its memory once more."""
 _SMALLER = 0.85
 """A skewed page is turned as a whole first, which needs more room: at a scale that is smaller by
 more than this, its small print could be missed, and cut off with the empty corners."""
@@ -106,9 +104,8 @@ class Detector:
     def _skew(self, page: Image, quads: QuadArray, scale: float, options: Options) -> float:
         """By how much the page leans; where its lines do not tell, those at a larger scale do."""
         height, width = page.shape[:2]
-        if height * width > _MAX_TURNED or max(height, width) > _MAX_TURNED_SIDE:
-            return 0.0
-        if not first_set(options.text_det_deskew, self.settings.deskew):
+        wanted = first_set(options.text_det_deskew, self.settings.deskew)
+        if not wanted or height * width > _MAX_TURNED:
             return 0.0
         lean = skew(quads)
         if lean is None:

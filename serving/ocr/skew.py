@@ -18,9 +18,8 @@ _NEAR = radians(4)
 """Lines of one page differ in direction by less."""
 _MIN_SHARE = 0.6
 """Of the lines' length, what has to run in one direction."""
-_UPRIGHT = radians(2)
-_MAX_UPRIGHT = 0.15
-"""Of the lines' length, what may be upright; more is a page with slanting text, as a watermark."""
+_STEEP, _UPRIGHT, _MAX_UPRIGHT = radians(35), radians(2), 0.15
+"""Steeper lines are watermarks if this share of the lines' length is upright."""
 _MARGIN = 0.1
 """Around the lines that were found, as a share of the longer side: others may have been missed, and
 a lone line needs some space to be found as one."""
@@ -47,8 +46,8 @@ def skew(quads: QuadArray) -> float | None:
     angle = float(angles[by_angle[np.searchsorted(total, total[-1] / 2)]])
     share = weights[np.abs(angles - angle) < _NEAR].sum() / total[-1]
     upright = weights[np.abs(angles) < _UPRIGHT].sum() / total[-1]
-    slants = abs(angle) > _NEAR + _UPRIGHT and upright > _MAX_UPRIGHT
-    return angle if share >= _MIN_SHARE and not slants else None
+    is_watermark = abs(angle) > _STEEP and upright > _MAX_UPRIGHT
+    return angle if share >= _MIN_SHARE and not is_watermark else None
 
 
 def turn_back(page: Image, angle: float, around: QuadArray | None = None) -> tuple[Image, Affine]:

@@ -25,7 +25,7 @@ AS_IS = Options(text_det_deskew=False)
 
 @pytest.fixture(scope="module")
 def pages() -> list[Image]:
-    return [page.image for page in corpus.pages(seed=7, count=4)]
+    return [page.image for page in corpus.pages(seed=7, count=2)]
 
 
 def skewed(page: Image, angle: float) -> Image:
@@ -47,7 +47,7 @@ def error_rate(page: Page, upright: Page) -> float:
     return character_errors(*texts)[0] / len(texts[0])
 
 
-@pytest.mark.parametrize("angle", [-40, -15, -5, 5, 15, 30])
+@pytest.mark.parametrize("angle", [-40, 5, 15, 30])
 def test_a_skewed_page_reads_as_the_upright_one(
     pipeline: Pipeline, pages: list[Image], angle: int
 ) -> None:

@@ -83,9 +83,8 @@ def test_health_answers_within_a_second(server: Server, kind: str) -> None:
         for _ in range(4):
             time.sleep(0.5)
             seconds.append(health_seconds(server))
-    # A busy machine may disturb most of five; held threads would take ten seconds and more.
-    assert min(seconds) < 1, seconds
-    assert sorted(seconds)[2] < 5, seconds
+    # Held threads would take ten seconds and more; a busy machine may disturb one or two of five.
+    assert sorted(seconds)[2] < 1, seconds
     assert eventually(lambda: server.post().status_code == 200)
 
 

@@ -23,14 +23,20 @@ def paddlex_result(
 
     settings: what `Pipeline.settings` says was in force.
     """
+    result = pruned_result(page, settings)
+    if prepared := result.get("doc_preprocessor_res"):
+        result["doc_preprocessor_res"] = {"input_path": None, "page_index": None, **prepared}
+    return {"input_path": name, "page_index": page_index, **result}
+
+
+def pruned_result(page: Page, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as PaddleX's serving has it: without a file's path and a page's number."""
     angle, page = page.angle, page.as_read or page  # its boxes are on the preprocessed page
     polys = [[list(point) for point in line.quad] for line in page.lines]
     prepared: dict[str, Any] = {}
     if settings["model_settings"]["use_doc_preprocessor"]:
         classified = settings["doc_preprocessor"]["use_doc_orientation_classify"]
         prepared["doc_preprocessor_res"] = {
-            "input_path": None,
-            "page_index": None,
             "model_settings": settings["doc_preprocessor"],
             "angle": angle if classified else -1,
         }
@@ -42,8 +48,6 @@ def paddlex_result(
             "text_word": [[word.text for word in line.words] for line in page.lines],
         }
     return {
-        "input_path": name,
-        "page_index": page_index,
         "model_settings": settings["model_settings"],
         **prepared,
         "dt_polys": polys,
@@ -115,7 +119,7 @@ def infer_answer(
         if (own := read.page.paddlex) is not None:
             name, content = own.name, {**own.content}
         else:
-            content = pruned(paddlex_result(read.page, settings, None, None))
+            content = pruned_result(read.page, settings)
         result: OcrResult = {"prunedResult": content}
         if isinstance(read.picture, Pictures):
             result |= {"ocrImage": read.picture.drawn, "inputImage": read.picture.page}
@@ -127,14 +131,6 @@ def infer_answer(
         "errorCode": 0,
         "errorMsg": "Success",
     }
-
-
-def pruned(value: Any) -> Any:
-    """A result as PaddleX's serving has it: at no level with a file's path or a page's number."""
-    if isinstance(value, Mapping):
-        left_out = "input_path", "page_index"
-        return {key: pruned(inner) for key, inner in value.items() if key not in left_out}
-    return [pruned(inner) for inner in value] if isinstance(value, list) else value
 
 
 def data_info(document: bytes, pages: Sequence[tuple[int, int]]) -> dict[str, Any]:

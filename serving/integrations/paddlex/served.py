@@ -30,7 +30,6 @@ from serving.integrations.paddlex.hook import install
 from serving.integrations.paddlex.plain import filled_config
 from serving.models.conversion import needs_conversion
 from serving.models.files import digest
-from serving.output.paddlex import pruned
 from serving.plan.plan import key
 from serving.types import Image, PaddleXResult, Page
 
@@ -113,7 +112,7 @@ class PaddleXPipeline:
             (result,) = self._pipeline.predict(image)
         spent = (time.perf_counter() - start) * 1e3
         height, width = image.shape[:2]
-        content = PaddleXResult(self._config.results, pruned(result.json["res"]))
+        content = PaddleXResult(self._config.results, _pruned(result.json["res"]))
         return Page(width, height, timing={"paddlex": spent}, paddlex=content)
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
@@ -134,3 +133,11 @@ class PaddleXPipeline:
     def close(self) -> None:
         """Free PaddleX's models."""
         del self._pipeline
+
+
+def _pruned(value: Any) -> Any:
+    """A result as PaddleX's serving has it: at no level with a file's path or a page's number."""
+    if isinstance(value, Mapping):
+        left_out = "input_path", "page_index"
+        return {key: _pruned(inner) for key, inner in value.items() if key not in left_out}
+    return [_pruned(inner) for inner in value] if isinstance(value, list) else value

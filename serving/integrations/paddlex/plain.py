@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml as yaml_format
 
 from serving.config.options import DEFAULT_OPTIONS, Options, first_set
 from serving.config.paddlex import (
@@ -29,6 +28,7 @@ from serving.config.pipeline import (
     Module,
     PipelineConfig,
     levels,
+    read_document,
 )
 from serving.errors import BadRequest, ConfigError, EngineError, ModelError
 from serving.integrations.paddlex.guard import check_paddlex
@@ -98,13 +98,12 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
 
 def _read(config: PipelineConfig, models: Path) -> dict[str, Any]:
     """The document of a validated YAML, whose models are there."""
-    path = Path(config.source)
-    data: dict[str, Any] = yaml_format.safe_load(path.read_text(encoding="utf-8"))
+    data: dict[str, Any] = read_document(config.source)
     if config.doc_preprocessor.doubtful_pages_only:
         _LOG.warning(
             "%s: doubtful_pages_only: PaddleX would turn every page; its document preprocessor is "
             "off here",
-            path,
+            config.source,
         )
         data["use_doc_preprocessor"] = False
         config = config.model_copy(update={"use_doc_preprocessor": False})

@@ -37,6 +37,7 @@ from werkzeug.exceptions import NotFound
 
 from serving.errors import NotReady, SpoolFull, Undecodable
 from serving.http.errors import error_answer
+from serving.models.files import write_atomically
 
 _LOG = logging.getLogger("serving.http")
 
@@ -390,9 +391,7 @@ def _remove(folder: Path) -> None:
 
 
 def _write_state(folder: Path, state: State) -> None:
-    temporary = folder / "state.tmp"
-    temporary.write_text(json.dumps(asdict(state)))
-    temporary.rename(folder / "state.json")
+    write_atomically(folder / "state.json", json.dumps(asdict(state)))
 
 
 def _now() -> str:

@@ -115,7 +115,8 @@ class Service:
         documents = self._open(request)
         total = sum(_count(document) for document in documents)
         seconds = self.settings.timeout + total * self.settings.page_time
-        deadline = math.inf if request.job_check else time.monotonic() + seconds
+        is_job = request.job_check is not None
+        deadline = math.inf if is_job else time.monotonic() + seconds
         done = lines = 0
 
         def check() -> None:
@@ -128,7 +129,7 @@ class Service:
                     "time, or start the server with a larger --timeout"
                 )
 
-        queued = None if request.job_check else self.metrics.request_queued(request.name)
+        queued = None if is_job else self.metrics.request_queued(request.name)
         try:
             for index, document in enumerate(documents):
                 if isinstance(document, InputError):
@@ -136,7 +137,7 @@ class Service:
                     continue
                 for info in document.pages[request.skip :]:
                     check()
-                    with self.slots.slot(check, job=queued is None):
+                    with self.slots.slot(check, job=is_job):
                         if queued is not None and not done:
                             queued.begin()
                         result = self._read_page(request, document, index, info, total)

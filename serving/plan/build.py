@@ -35,6 +35,7 @@ from serving.plan.candidates import candidates, requested_batch, version
 from serving.plan.end_to_end import measure_combinations, whole_pages
 from serving.plan.graphs import GraphOf, Graphs
 from serving.plan.plan import (
+    MODEL_KEYS_OF_NO_ENGINE,
     OBJECTIVE,
     ModelPlan,
     Plan,
@@ -85,7 +86,7 @@ class PlanInputs:
             ],
             "gate": self.config.gate.model_dump(),
             "module": part.module.model_dump(
-                mode="json", exclude={"model_dir", "hpi_config", "tiling", "deskew"}
+                mode="json", exclude={"model_dir", "hpi_config", *MODEL_KEYS_OF_NO_ENGINE}
             ),
             "objective": OBJECTIVE,
         }

@@ -36,12 +36,13 @@ OBJECTIVE = "pages a second with a caller a core, single-request latency within 
 """Every plan requires it. Change it when the way of measuring or choosing changes."""
 _SIMD = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
 """Parts of the CPU flags that engines look at."""
-_NO_ENGINE_DEPENDS_ON: dict[str, Any] = {
+MODEL_KEYS_OF_NO_ENGINE = {"tiling", "deskew"}
+_KEYS_OF_NO_ENGINE: dict[str, Any] = {
     "order": True,
-    "sub_modules": {"detection": {"tiling", "deskew"}},
+    "sub_modules": {"detection": MODEL_KEYS_OF_NO_ENGINE},
     "sub_pipelines": {"doc_preprocessor": {"doubtful_pages_only"}},
 }
-"""Keys that say how pages are read, whichever engines read them."""
+"""These say how pages are read, whichever engines read them: of a model, and of a pipeline."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -420,7 +421,7 @@ def key(content: Mapping[str, Any]) -> str:
 
 def _path(models: Path, config: PipelineConfig, cores: int) -> Path:
     """The deployment's file. The hash finds it; the stem is for people, and may be a copy's."""
-    pipeline = config.model_dump(mode="json", exclude=_NO_ENGINE_DEPENDS_ON)
+    pipeline = config.model_dump(mode="json", exclude=_KEYS_OF_NO_ENGINE)
     name = key({"pipeline": pipeline, "cores": cores})[:12]
     folder = models / "engines" / "plans"
     return next(folder.glob(f"*-{name}.json"), folder / f"{Path(config.source).stem}-{name}.json")

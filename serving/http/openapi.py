@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -116,14 +117,21 @@ class Routes(APIBlueprint):
         return view
 
     def _schema(self, kind: Any, mode: JsonSchemaMode) -> dict[str, Any]:
-        if kind is bytes:
-            return {"type": "string", "format": "binary"}
-        found, definitions = TypeAdapter.json_schemas(
-            [("it", mode, TypeAdapter(kind))], ref_template=_REFERENCE
-        )
-        for name, schema in definitions.get("$defs", {}).items():
-            self.components_schemas[name] = Schema(**schema)
-        return found["it", mode]
+        schema, components = _schemas(kind, mode)
+        self.components_schemas |= components
+        return schema
+
+
+@cache  # the form of an error stands at every route many times
+def _schemas(kind: Any, mode: JsonSchemaMode) -> tuple[dict[str, Any], dict[str, Schema]]:
+    """Of one type, and of those that it refers to, by name."""
+    if kind is bytes:
+        return {"type": "string", "format": "binary"}, {}
+    found, definitions = TypeAdapter.json_schemas(
+        [("it", mode, TypeAdapter(kind))], ref_template=_REFERENCE
+    )
+    components = definitions.get("$defs", {})
+    return found["it", mode], {name: Schema(**schema) for name, schema in components.items()}
 
 
 def _operation_id(*, name: str, **_: Any) -> str:

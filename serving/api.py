@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import mimetypes
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,12 +17,12 @@ from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
 from serving.config.pipeline import load_config
 from serving.errors import EngineError
 from serving.imaging.decode import Decoder
-from serving.imaging.formats import MAX_PIXELS, Data, Limits, PageRanges
-from serving.imaging.source import OnPageError, Source, load
+from serving.imaging.formats import MAX_PIXELS, Limits, PageRanges
+from serving.imaging.source import IMAGE_SUFFIXES, Loaded, OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
-from serving.output.paddlex import paddlex_result
+from serving.output.paddlex import paddlex_result, without_pictures
 from serving.plan.load import open_pipeline
-from serving.types import Dpi, Image, Line, Page
+from serving.types import Line, Page
 
 
 def load_pipeline(
@@ -76,7 +76,7 @@ class OcrPipeline:
 
     def predict(
         self,
-        source: Source,
+        input: Source,
         *,
         pdf_dpi: int = PDF_DPI,
         pages: str = "1-",
@@ -86,14 +86,15 @@ class OcrPipeline:
     ) -> Iterator[PageResult]:
         """Yield one result per page, in order, each as soon as it is ready.
 
-        source: path, http(s) URL, bytes, folder, (H, W, 3) uint8 BGR array, or a list of these.
+        input: path, http(s) URL, folder, bytes, file object, PIL image, (H, W, 3) uint8 BGR array;
+        or a list, generator or other iterable of these, which is asked for one at a time.
         pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
         pages: those that are read of each document, for example 1-3,7 or 2-.
         pdf_text: auto takes a PDF page's own text where it is all there, and reads the other pages.
         on_page_error: called with the name, page index and error of each page that cannot be read;
         the others are yielded. Without it, the first such error is raised.
         options: for this call only, under PaddleX's names; see `serving.Options`.
-        Raises ConfigError for an unknown option and InputError for a source that is no image.
+        Raises ConfigError for an unknown option and InputError for an input that is no image.
         """
         try:
             parsed = Options(**options)
@@ -102,7 +103,7 @@ class OcrPipeline:
         settings = self.pipeline.settings(parsed)
         ranges = PageRanges.parse(pages)
         for loaded in load(
-            source,
+            input,
             decoder=self.decoder,
             pdf_dpi=pdf_dpi,
             ranges=ranges,
@@ -120,15 +121,7 @@ class OcrPipeline:
                     raise
                 on_page_error(loaded.name, loaded.page_index, error)
                 continue
-            yield PageResult(
-                loaded.name,
-                loaded.page_index,
-                page,
-                loaded.image,
-                settings,
-                loaded.dpi,
-                loaded.data,
-            )
+            yield PageResult(loaded, page, settings)
 
     def close(self) -> None:
         """Free the engines and end the decoder processes."""
@@ -147,22 +140,33 @@ class OcrPipeline:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class PageResult:
-    """The text of one page, with the methods of PaddleX's results."""
+FilePath = str | Path
+Values = dict[str, Any]
+"""By PaddleX's names."""
 
-    name: str
-    """Path or URL of its source, or its index in a list."""
-    page_index: int | None
-    """Page number within a multi-page document, from 0; None for a single image."""
-    page: Page
-    image: Image
-    settings: Mapping[str, Any]
-    """In force for this page, under PaddleX's names."""
-    dpi: Dpi | None = None
-    """As its file says; of a PDF, as it was rendered."""
-    data: Data = field(default=b"", repr=False)
-    """Of the file that the page is from; empty for an array."""
+
+class PageResult(dict[str, Any]):
+    """The text of one page. Also a dictionary, with the keys and methods of PaddleX's OCRResult."""
+
+    def __init__(self, loaded: Loaded, page: Page, settings: Values) -> None:
+        """settings: in force for this page, as `Pipeline.settings` says."""
+        self.name = loaded.name
+        """Path or URL of its input; `image_N` for the N-th input without one."""
+        self.page_index = loaded.page_index
+        """Within a PDF or TIFF, from 0; None for a single image."""
+        self.page = page
+        self.image = loaded.image
+        """(H, W, 3), BGR, uint8, upright."""
+        self.dpi = loaded.dpi
+        """As its file says; of a PDF, as it was rendered."""
+        self.data = loaded.data
+        """Of the file that the page is from; empty for an array or a PIL image."""
+        path = loaded.name if loaded.data else None
+        super().__init__(
+            input_path=path,
+            page_index=loaded.page_index,
+            **paddlex_result(page, loaded.image, settings),
+        )
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -170,37 +174,67 @@ class PageResult:
         return self.page.lines
 
     @property
-    def json(self) -> dict[str, Any]:
-        """As PaddleX's result: `{"res": {...}}`."""
-        return {"res": paddlex_result(self.page, self.settings, self.name, self.page_index)}
+    def str(self) -> Values:
+        """`{"res": {...}}` with arrays: what `print` prints."""
+        return {"res": without_pictures(self)}
 
-    def print(self) -> None:
-        """Print the page's JSON."""
-        print(json.dumps(self.json, ensure_ascii=False, indent=4))
+    @property
+    def json(self) -> Values:
+        """`{"res": {...}}` with plain values."""
+        return {"res": json.loads(_json_text(self))}
 
-    def save_to_json(self, path: str | Path) -> Path:
-        """Write the JSON to a file, or into a folder, named after the image. Returns the path."""
-        target = self._target(Path(path), ".json")
-        target.write_text(
-            json.dumps(self.json["res"], ensure_ascii=False, indent=4) + "\n", encoding="utf-8"
-        )
-        return target
-
-    def save_to_img(self, path: str | Path) -> Path:
-        """Draw boxes and text on the page and write it to a file or folder. Returns the path."""
+    @property
+    def img(self) -> Values:
+        """`{"ocr_res_img": picture}`: the page with its boxes and, beside it, its text; RGB."""
         from PIL import Image as PillowImage
 
         from serving.imaging.draw import draw
 
-        target = self._target(Path(path), ".png")
         drawn = draw(self.image, self.lines)
-        PillowImage.fromarray(np.ascontiguousarray(drawn[:, :, ::-1])).save(target)
+        return {"ocr_res_img": PillowImage.fromarray(np.ascontiguousarray(drawn[:, :, ::-1]))}
+
+    def print(self, json_format: bool = False, indent: int = 4, ensure_ascii: bool = False) -> None:
+        """Print `str`, long arrays in short; or, with `json_format`, `json`."""
+        if json_format:
+            print(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii))
+        else:
+            with np.printoptions(threshold=1, edgeitems=1):
+                print(self.str)
+
+    def save_to_json(
+        self, save_path: FilePath, indent: int = 4, ensure_ascii: bool = False
+    ) -> Path:
+        """Write the JSON to a .json file, else into a folder as STEM_res.json. Returns the path."""
+        target = _target(self, Path(save_path), "application/json", "_res.json")
+        text = _json_text(self, indent=indent, ensure_ascii=ensure_ascii)
+        target.write_text(text + "\n", encoding="utf-8")
         return target
 
-    def _target(self, path: Path, suffix: str) -> Path:
-        if path.suffix:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path
-        path.mkdir(parents=True, exist_ok=True)
-        page = "" if self.page_index is None else f"_{self.page_index}"
-        return path / f"{Path(self.name).stem}{page}_res{suffix}"
+    def save_to_img(self, save_path: FilePath) -> Path:
+        """Write `img` to an image file, else into a folder as STEM_ocr_res_img. Returns the path.
+
+        In a folder its format is that of the input, or PNG where the input is no image file.
+        """
+        suffix = Path(self.name).suffix
+        suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".png"
+        target = _target(self, Path(save_path), "image/", f"_ocr_res_img{suffix}")
+        self.img["ocr_res_img"].save(target)
+        return target
+
+    def save_all(self, save_path: FilePath) -> None:
+        """Write both into a folder."""
+        self.save_to_json(save_path)
+        self.save_to_img(save_path)
+
+
+def _json_text(result: PageResult, **options: Any) -> str:
+    return json.dumps(without_pictures(result), default=lambda it: it.tolist(), **options)
+
+
+def _target(result: PageResult, path: Path, kind: str, ending: str) -> Path:
+    """The file itself if its name is one of that media type; else a file in that folder."""
+    if not (mimetypes.guess_type(path.name)[0] or "").startswith(kind):
+        page = "" if result.page_index is None else f"_{result.page_index}"
+        path /= f"{Path(result.name).stem}{page}{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -113,19 +113,6 @@ def test_sixteen_at_once_read_the_same(server: Server, picture: Path) -> None:
     assert all(lines == answers[0][1] for _, lines in answers)
 
 
-def test_the_python_door_reads_the_page(
-    repo: Path, built: Path, picture: Path, sample_page: Sample, tmp_path: Path
-) -> None:
-    from serving import load_pipeline
-
-    with load_pipeline(repo / "configs/PP-OCRv4_mobile.yaml", models=built) as pipeline:
-        (result,) = pipeline.predict(picture)
-        assert f1(sample_page, [line.text for line in result.lines]) > 0.95
-        saved = json.loads(result.save_to_json(tmp_path).read_text())
-        assert saved["rec_texts"] == [line.text for line in result.lines]
-        assert result.save_to_img(tmp_path).stat().st_size > 1000
-
-
 def test_whatever_people_upload_is_answered(
     server: Server, shared_data: Path, picture: Path, sample_page: Sample
 ) -> None:

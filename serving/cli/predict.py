@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast, get_args
@@ -443,8 +443,9 @@ class _Work:
                 path = files.add(self._output(self.output, item))
                 out = stack.enter_context(path.open("w", encoding="utf-8"))
             text = _Text(out)
-            for result in results:
-                page, number = replace(result, name=item.name), (result.page_index or 0) + 1
+            for page in results:
+                number = (page.page_index or 0) + 1
+                page["input_path"] = item.name
                 if self.form == "text":
                     if not count and self.headed and self.output is None:
                         print(f"==> {item.name} <==", file=out)
@@ -530,7 +531,8 @@ def _page(result: PageResult) -> dict[str, Any]:
             | ({"words": words} if words else {})
         )
     size = {"width": result.page.width, "height": result.page.height}
-    where = {"path": result.name, "page": result.page_index or 0, "source": result.page.source}
+    source = result.page.source
+    where = {"path": result["input_path"], "page": result.page_index or 0, "source": source}
     return {**where, **size, "lines": lines}
 
 

@@ -1,36 +1,36 @@
-"""Loads the inputs of the Python interface: paths, URLs, folders, bytes and arrays."""
+"""Loads the inputs of the Python interface: paths, URLs, folders, files, pictures, arrays."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from serving.config.options import MAX_PAGES, PDF_DPI
-from serving.errors import BadRequest, InputError, TimedOut, UnsupportedMedia
+from serving.errors import BadRequest, InputError, TimedOut, Undecodable, UnsupportedMedia
+from serving.imaging import pillow
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, SNIFF_BYTES, Data, Limits, PageRanges, sniff
-from serving.imaging.pillow import flatten
 from serving.types import Dpi, Image, Page
 
 OnPageError = Callable[[str, int | None, Exception], None]
 """Notified of a page that cannot be read: its source and page, as `Loaded` has them, and why."""
 
-Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
+Single = str | os.PathLike[str] | Data | IO[bytes] | PillowImage.Image | NDArray[Any]
+Source = Single | Iterable[Single]
 Decode = Callable[[Data], Pages]
 
 _MAX_URL_BYTES = 100 << 20
 _URL_SECONDS = 60.0
-_SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pdf",
-}  # fmt: skip
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+_EXIF_ORIENTATION = 0x0112
 
 
 class Loaded(NamedTuple):
@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
     own_text: Page | None = None
     """A PDF page's own text, with words, where it was asked for and is all there."""
     data: Data = b""
-    """Of the file that the page is from; empty for an array."""
+    """Of the file that the page is from; empty for an array or a PIL image."""
 
 
 def load(
@@ -57,21 +57,22 @@ def load(
     pdf_text: bool = False,
     on_page_error: OnPageError | None = None,
 ) -> Iterator[Loaded]:
-    """Yield the pages of a path, http(s) URL, folder, bytes, array, or a list of these.
+    """Yield the pages of an input, or of each of an iterable, which is asked for one at a time.
 
     A folder yields, recursively and sorted, every file whose content is of a supported format. A
-    URL may take 60 s and 100 MiB. An array is (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA,
-    uint8. `ranges` selects pages of each; `pdf_text` asks for the own text of PDFs. Without
-    `decoder` one is made, with the default limits except that of pages: these are the caller's own
-    files.
+    URL may take 60 s and 100 MiB. A file object is read to its end. Of a PIL image it is the
+    current frame, turned as its EXIF says. An array is (H, W), (H, W, 1), (H, W, 3) BGR or
+    (H, W, 4) BGRA, uint8. `ranges` selects pages of each; `pdf_text` asks for the own text of
+    PDFs. Without `decoder` one is made, with the default limits except that of pages: these are
+    the caller's own files.
 
-    Raises InputError, naming the source; for a list, `index` is the index in it. TimedOut. With
+    Raises InputError, naming the source; for an iterable, `index` is that in it. TimedOut. With
     `on_page_error`, pages that cannot be decoded are given to it and left out.
     """
     with ExitStack() as stack:
         if decoder is None:
             decoder = stack.enter_context(Decoder(Limits(max_pages=MAX_PAGES)))
-        entries = source if isinstance(source, list | tuple) else [source]
+        entries = cast(Iterable[Single], [source] if _is_single(source) else source)
         for index, entry in enumerate(entries):
             try:
                 decode = partial(decoder.pages, pdf_dpi=pdf_dpi, ranges=ranges)
@@ -82,11 +83,19 @@ def load(
                 raise
 
 
+def _is_single(source: Source) -> bool:
+    """Or of a type that is none of ours."""
+    kinds = str | bytes | bytearray | memoryview | np.ndarray | PillowImage.Image
+    return isinstance(source, kinds) or hasattr(source, "read") or not isinstance(source, Iterable)
+
+
 def _load(
-    source: Source, index: int, decode: Decode, pdf_text: bool, on_error: OnPageError | None
+    source: Single, index: int, decode: Decode, pdf_text: bool, on_error: OnPageError | None
 ) -> Iterator[Loaded]:
     if isinstance(source, np.ndarray):
         yield Loaded(f"image_{index}", None, _from_array(source))
+    elif isinstance(source, PillowImage.Image):
+        yield Loaded(f"image_{index}", None, _from_pillow(source), pillow.dpi_of(source))
     elif isinstance(source, bytes | bytearray | memoryview):
         yield from _decode(f"image_{index}", source, decode, pdf_text, on_error)
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
@@ -94,13 +103,17 @@ def _load(
 
         data = read_url(source, max_bytes=_MAX_URL_BYTES, seconds=_URL_SECONDS)
         yield from _decode(source, data, decode, pdf_text, on_error)
-    elif isinstance(source, str | Path):
+    elif isinstance(source, str | os.PathLike):
         for path in _files(Path(source)):
             yield from _decode(str(path), _read(path), decode, pdf_text, on_error)
+    elif hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        name = name if isinstance(name, str) else f"image_{index}"
+        yield from _decode(name, _read_file(name, source), decode, pdf_text, on_error)
     else:
         raise BadRequest(
             f"cannot read an image from a {type(source).__name__}: give a path, URL, folder, "
-            "bytes, numpy array or a list of these"
+            "bytes, file object, PIL image, numpy array, or a list or generator of these"
         )
 
 
@@ -137,8 +150,29 @@ def _from_array(array: NDArray[Any]) -> Image:
         return np.repeat(array.reshape(*shape[:2], 1), 3, axis=2)
     if shape[2] == 4:
         rgba = PillowImage.fromarray(np.ascontiguousarray(array[..., [2, 1, 0, 3]]))
-        array = np.asarray(flatten(rgba))[..., ::-1]
+        array = np.asarray(pillow.flatten(rgba))[..., ::-1]
     return np.ascontiguousarray(array)
+
+
+def _from_pillow(picture: PillowImage.Image) -> Image:
+    try:
+        picture.load()
+        pixels = pillow.decode(picture, picture.getexif().get(_EXIF_ORIENTATION, 1))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types for damaged files
+        raise Undecodable(f"Pillow cannot decode this image: {error}") from error
+    return _from_array(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+
+
+def _read_file(name: str, file: IO[bytes]) -> bytes:
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise BadRequest(f"{name}: {error}") from error
+    if not isinstance(data, bytes):
+        raise BadRequest(f'{name}: read() gives {type(data).__name__}: open it with "rb"')
+    return data
 
 
 def _files(path: Path) -> list[Path]:
@@ -189,7 +223,8 @@ def is_supported(path: Path, *, by_name: bool = False) -> bool:
     """
     if not path.is_file():
         return False  # a socket or a pipe would block
-    if by_name and path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
+    suffixes = {*IMAGE_SUFFIXES, ".pdf"}
+    if by_name and path.suffix.lower() in suffixes and not path.name.startswith("."):
         return True
     try:
         with path.open("rb") as file:

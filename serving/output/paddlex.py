@@ -6,31 +6,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, cast
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from serving.imaging.draw import draw
 from serving.imaging.formats import sniff
+from serving.ocr.document import turn_upright
 from serving.output.image import jpeg_base64
 from serving.output.layout import bounds
 from serving.output.pages import ReadPage, described
 from serving.types import Image, Line, Page
 
 
-def paddlex_result(
-    page: Page, settings: Mapping[str, Any], name: str | None, page_index: int | None
-) -> dict[str, Any]:
-    """The page as PaddleX's OCRResult.json has it (without its outer `res`).
+def paddlex_result(page: Page, image: Image, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The page as PaddleX's OCRResult has it, whose boxes are arrays.
 
-    settings: what `Pipeline.settings` says was in force.
+    Without `input_path` and `page_index`. image: as sent, (H, W, 3) BGR. settings: what
+    `Pipeline.settings` says was in force. Of a page that was flattened, `doc_preprocessor_res`
+    lacks `output_img`: that picture is not kept.
     """
     result = pruned_result(page, settings)
-    if prepared := result.get("doc_preprocessor_res"):
-        result["doc_preprocessor_res"] = {"input_path": None, "page_index": None, **prepared}
-    return {"input_path": name, "page_index": page_index, **result}
+    prepared = {"input_path": None, "page_index": None, **result.get("doc_preprocessor_res", {})}
+    if page.as_read is None or not settings["doc_preprocessor"]["use_doc_unwarping"]:
+        prepared["output_img"] = turn_upright(image, page.angle if page.as_read else 0)
+    result["doc_preprocessor_res"] = prepared
+    result["rec_boxes"] = np.array(result["rec_boxes"])
+    for key in {"dt_polys", "rec_polys", "text_word_boxes"} & result.keys():
+        result[key] = list(map(np.array, result[key]))
+    if settings["return_word_box"]:
+        lines = (page.as_read or page).lines
+        result["text_word_region"] = [[list(word.box) for word in line.words] for line in lines]
+    return result
+
+
+def without_pictures(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What PaddleX prints and writes of an OCRResult."""
+    shown = {key: value for key, value in result.items() if key != "text_word_region"}
+    prepared = shown.pop("doc_preprocessor_res", {})
+    if shown["model_settings"]["use_doc_preprocessor"]:
+        prepared = {key: value for key, value in prepared.items() if key != "output_img"}
+        shown["doc_preprocessor_res"] = prepared
+    return shown
 
 
 def pruned_result(page: Page, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as PaddleX's serving has it: without a file's path and a page's number."""
+    """The same as PaddleX's serving has it: plain values, without a file's path and its page."""
     angle, page = page.angle, page.as_read or page  # its boxes are on the preprocessed page
     polys = [[list(point) for point in line.quad] for line in page.lines]
     prepared: dict[str, Any] = {}

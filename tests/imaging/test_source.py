@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -134,6 +135,64 @@ def test_list(tmp_path: Path, decoder: Decoder) -> None:
     ]
 
 
+def test_a_generator_is_asked_for_one_at_a_time(decoder: Decoder) -> None:
+    given = []
+
+    def pictures() -> Iterator[bytes]:
+        for data in (PNG, PNG[:40], PNG):
+            given.append(data)
+            yield data
+
+    pages = load(pictures(), decoder=decoder)
+    next(pages)
+    assert len(given) == 1
+    with pytest.raises(Undecodable) as caught:
+        next(pages)
+    assert (caught.value.index, len(given)) == (1, 2)
+
+
+def test_file_objects(tmp_path: Path, decoder: Decoder) -> None:
+    path = tmp_path / "two.pdf"
+    path.write_bytes(PDF)
+    with path.open("rb") as file:
+        assert names(load([file, io.BytesIO(PNG)], decoder=decoder)) == [
+            (str(path), 0),
+            (str(path), 1),
+            ("image_1", None),
+        ]
+    with pytest.raises(BadRequest, match=r"two\.pdf: .*closed"):
+        list(load(file, decoder=decoder))
+    with path.open() as text, pytest.raises(BadRequest, match="rb"):
+        list(load(text, decoder=decoder))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_a_pil_image_is_read_as_its_file_is(mode: str, decoder: Decoder) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    data = files.encoded(files.picture().convert(mode), kind)
+    ((_, _, expected, *_),) = load(data, decoder=decoder)
+    ((name, page, image, *_),) = load(Image.open(io.BytesIO(data)), decoder=decoder)
+    np.testing.assert_array_equal(image, expected)
+    assert (name, page) == ("image_0", None)
+
+
+def test_a_pil_image_is_turned_as_its_exif_says(decoder: Decoder) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = files.encoded(files.picture(), "PNG", exif=exif, dpi=(200, 200))
+    ((_, _, expected, *_),) = load(data, decoder=decoder)
+    converted = Image.open(io.BytesIO(data)).convert("RGB")  # which Pillow does not turn
+    ((_, _, image, dpi, *_),) = load(converted, decoder=decoder)
+    np.testing.assert_array_equal(image, expected)
+    assert dpi == (200, 200)
+
+
+def test_a_pil_image_of_a_damaged_file(decoder: Decoder) -> None:
+    cut = Image.open(io.BytesIO(PNG[:-30]))
+    with pytest.raises(Undecodable, match="Pillow cannot decode"):
+        list(load(cut, decoder=decoder))
+
+
 def test_errors_name_the_source_and_its_index(tmp_path: Path, decoder: Decoder) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(PNG[:40])
@@ -168,9 +227,10 @@ def test_arrays_of_other_shapes(decoder: Decoder) -> None:
         np.zeros((0, 2, 3), np.uint8),
         np.zeros(5, np.uint8),
         42,
-        Image.new("L", (1, 1)),
+        [PNG, [PNG]],
+        io.StringIO("text"),
     ],
 )
 def test_other_values_are_rejected(decoder: Decoder, source_value: object) -> None:
-    with pytest.raises(BadRequest, match=r"array|bytes"):
+    with pytest.raises(BadRequest, match=r"array|bytes|rb"):
         list(load(source_value, decoder=decoder))

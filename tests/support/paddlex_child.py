@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import paddlex
 from paddleocr import PaddleOCR
 
 import serving.integrations.paddlex
+from serving import load_pipeline
 from serving.errors import OcrError
 from serving.integrations.paddlex import hook
 
@@ -81,6 +83,39 @@ def named(job: Job) -> Any:
         module["model_dir"] = None
     pipeline = paddlex.create_pipeline(config=config)
     return {"named": read(pipeline, job["pages"][0])}
+
+
+def results(job: Job) -> Any:
+    """Of PaddleX and of ours: keys with the types of their values, and the files that they save."""
+    yaml, models, page = job["yaml"], job["models"], job["pages"][0]
+    theirs = serving.integrations.paddlex.plain_pipeline(yaml, models=models)
+    found = {}
+    with load_pipeline(yaml, models=models, warm=False) as ours:
+        for name, pipeline in (("theirs", theirs), ("ours", ours)):
+            (result,) = pipeline.predict(input=page, return_word_box=True)
+            folder = Path(job["scratch"]) / name
+            result.save_to_json(save_path=str(folder))
+            result.save_to_img(save_path=str(folder))
+            found[name] = {
+                "types": typed(result),
+                "json": typed(result.json),
+                "str": typed(result.str),
+                "img": sorted(result.img),
+                "files": sorted(path.name for path in folder.iterdir()),
+            }
+    return {"results": found}
+
+
+def typed(value: Any) -> Any:
+    """The type; of a dictionary those of its values, of a list that of the first."""
+    if isinstance(value, dict):
+        return {key: typed(inner) for key, inner in sorted(value.items())}
+    if isinstance(value, np.ndarray):
+        return ["array", value.dtype.kind, *value.shape[1:3]]
+    if isinstance(value, list | tuple):
+        return [typed(value[0])] if value else []
+    kind = next(kind for kind in (bool, int, float, str, object) if isinstance(value, kind))
+    return kind.__name__
 
 
 def read(pipeline: Any, page: str) -> list[str]:
@@ -159,7 +194,8 @@ def refusal(door: Callable[[], Any]) -> str:
 
 
 TASKS = {
-    task.__name__: task for task in (texts, named, boxes, classes, refused, unknown, unconverted)
+    task.__name__: task
+    for task in (texts, named, results, boxes, classes, refused, unknown, unconverted)
 }
 
 

@@ -61,7 +61,7 @@ def job(
     built: Path, default_yaml: Path, without_orientation: Path, rendered: list[Path]
 ) -> dict[str, Any]:
     return {
-        "tasks": ["texts", "named", "refused", "unknown"],
+        "tasks": ["texts", "named", "results", "refused", "unknown"],
         "models": str(built),
         "yaml": str(without_orientation),
         "unknown": str(default_yaml),
@@ -113,6 +113,13 @@ def test_models_are_found_in_the_folder_that_the_environment_names(result: Any) 
     for model in MODELS:
         assert f"{model} runs on " in result["log"]
     assert "the fastest in the plans under" in result["log"]
+
+
+def test_our_results_are_used_as_paddlexs_are(result: Any) -> None:
+    """Keys, types and shapes, and the names of the files that they save."""
+    theirs, ours = result["results"]["theirs"], result["results"]["ours"]
+    del theirs["types"]["vis_fonts"]  # with which PaddleX draws
+    assert ours == theirs
 
 
 def test_a_model_without_a_plan_is_told_once(result: Any) -> None:

@@ -13,11 +13,12 @@ from typing import Literal
 import click
 
 from serving.cli.options import DEFAULT_PIPELINES, models_option
-from serving.config.pipeline import HpiConfig, load_config
+from serving.config.pipeline import HpiConfig, load_config, shipped
 from serving.devices import Gpu, gpus, parse_devices
 from serving.engines import cuda, tensorrt
 from serving.errors import BUILD, CLONE, INSTALL, DeviceError, EngineError, OcrError
 from serving.machine import cpu_flags, cpu_name, usable_cores
+from serving.models.pipeline_models import pipeline_models
 from serving.plan.candidates import DISTRIBUTIONS, candidates
 from serving.plan.plan import all_deployments, check_plan, read_deployment
 
@@ -181,14 +182,22 @@ def _pipelines(models: Path) -> Iterator[Finding]:
     """Whether the default pipeline and those built here have their models and a valid plan."""
     cores = {Path(item.pipeline): item.cores for item in all_deployments(models)}
     for path, threads in (dict.fromkeys(DEFAULT_PIPELINES, usable_cores()) | cores).items():
-        if path.exists():
+        if not (shipped(path) or path).exists():
+            continue
+        for topic, look in (("models", _models), ("plan", _plan)):
             try:
-                yield _pipeline(path, models, threads)
+                yield Finding(f"{path.stem}, {topic}", "ok", look(path, models, threads))
             except OcrError as error:
-                yield Finding(path.stem, "absent", str(error))
+                yield Finding(f"{path.stem}, {topic}", "absent", str(error))
+                break  # without models there is no plan
 
 
-def _pipeline(path: Path, models: Path, cores: int) -> Finding:
+def _models(path: Path, models: Path, _: int) -> str:
+    found = pipeline_models(load_config(path), models)
+    return ", ".join(item.module.model_name for item in found)
+
+
+def _plan(path: Path, models: Path, cores: int) -> str:
     from serving.plan.build import plan_inputs
 
     config = load_config(path)
@@ -197,12 +206,12 @@ def _pipeline(path: Path, models: Path, cores: int) -> Finding:
     plan = deployment.plan(deployment.device)
     device = parse_devices(deployment.device)[0]
     inputs = plan_inputs(config, models, plan.cores, device)
-    text = f"models and a plan for {deployment.device}, made {plan.made}"
+    text = f"for {deployment.device}, made {plan.made}"
     if differences := inputs.differences(plan, str(plan.calibration["hash"])):
         text += f"; a build may find a faster plan: {differences}; {deployment.command()}"
     if warning := plan.warning(deployment.command()):
         text += f"; {warning}"
-    return Finding(path.stem, "ok", text)
+    return text
 
 
 def _installed(distribution: str) -> bool:

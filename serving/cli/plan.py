@@ -53,6 +53,27 @@ def command(
                 console.print(_batches(model, model.batch_trial))
         console.print(_combination_table(plan))
         console.print(_worker_table(plan))
+    console.print(_legend())
+
+
+_LEGEND = {
+    "engine": "backend, precision and, on a CPU, streams x threads: 2x4 is 2 parallel calls of 4 "
+    "threads each",
+    "ms": "for all pages or lines that are timed; the shortest of several runs",
+    "agreement": "with float32 ONNX Runtime: H-mean of boxes, equal answers, or character errors",
+    "verdict": "chosen; accepted: passed the gate; rejected: did not pass; slower: not judged; "
+    "failed: does not run",
+    "pages/s": "with a caller a core; a single request and a small picture are timed alone",
+}
+
+
+def _legend() -> Table:
+    from rich.table import Table
+
+    legend = Table.grid(padding=(0, 2))
+    for word, meaning in _LEGEND.items():
+        legend.add_row(word, meaning)
+    return legend
 
 
 def _print_head(console: Console, path: Path, plan: Plan) -> None:
@@ -64,7 +85,6 @@ def _print_head(console: Console, path: Path, plan: Plan) -> None:
     console.print(f"{path}: made {plan.made} for {where}; {versions}")
     console.print(f"gate: {gate}")
     console.print("calibration: {lines} lines, {characters} characters".format(**plan.calibration))
-    console.print("on a CPU, 2x4 is 2 streams (parallel calls) of 4 threads each, 8 threads in all")
     for section, cost in plan.cold_shape_ms.items():
         console.print(
             f"the first input of a shape that is not warmed costs {section} {cost:.0f} ms"

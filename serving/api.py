@@ -20,7 +20,7 @@ from serving.imaging.decode import Decoder
 from serving.imaging.formats import MAX_PIXELS, Limits, PageRanges
 from serving.imaging.source import IMAGE_SUFFIXES, Loaded, OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
-from serving.output.paddlex import paddlex_result, without_pictures
+from serving.output.paddlex import paddlex_result, printed, without_pictures
 from serving.plan.load import open_pipeline
 from serving.types import Line, Page
 
@@ -176,7 +176,7 @@ class PageResult(dict[str, Any]):
     @property
     def str(self) -> Values:
         """`{"res": {...}}` with arrays: what `print` prints."""
-        return {"res": without_pictures(self)}
+        return {"res": printed(self)}
 
     @property
     def json(self) -> Values:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as PillowImage
 
 from benchmarks.corpus import Sample
 from serving import OcrPipeline, PageResult, load_pipeline
 from serving.scores import character_overlap
+from serving.types import Image
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,15 @@ def pipeline(repo: Path, built: Path) -> Iterator[OcrPipeline]:
 
 
 @pytest.fixture(scope="module")
-def picture(sample_page: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pixels(sample_page: Sample) -> Image:
+    """The first lines of a page, which are quick to read."""
+    return np.ascontiguousarray(sample_page.image[:400])
+
+
+@pytest.fixture(scope="module")
+def picture(pixels: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pages") / "page.png"
-    Image.fromarray(sample_page.image[..., ::-1]).save(path)
+    PillowImage.fromarray(pixels[..., ::-1]).save(path)
     return path
 
 
@@ -37,19 +44,20 @@ def result(pipeline: OcrPipeline, picture: Path) -> PageResult:
 
 
 def test_it_reads_the_page(result: PageResult, picture: Path, sample_page: Sample) -> None:
-    texts = [line.text for line in result.lines]
-    assert character_overlap([line.text for line in sample_page.lines], texts).f1 > 0.95
+    assert len(result.lines) > 3
+    truth = [line.text for line in sample_page.lines]
+    assert character_overlap(truth, [line.text for line in result.lines]).precision > 0.95
     assert (result.name, result.page_index) == (str(picture), None)
 
 
 def test_every_kind_of_input_reads_the_same(
-    pipeline: OcrPipeline, result: PageResult, picture: Path, sample_page: Sample
+    pipeline: OcrPipeline, result: PageResult, picture: Path, pixels: Image
 ) -> None:
     opened = picture.open("rb")
 
     def inputs() -> Iterator[object]:
-        yield from (picture, str(picture), picture.read_bytes(), opened, sample_page.image)
-        with Image.open(picture) as image:
+        yield from (picture, str(picture), picture.read_bytes(), opened, pixels)
+        with PillowImage.open(picture) as image:
             yield image
 
     found = list(pipeline.predict(inputs()))  # type: ignore[arg-type]
@@ -81,30 +89,30 @@ def test_what_is_done_to_it_is_written(result: PageResult, tmp_path: Path) -> No
 
 
 def test_the_boxes_are_those_of_the_picture_that_was_read(
-    pipeline: OcrPipeline, sample_page: Sample
+    pipeline: OcrPipeline, pixels: Image
 ) -> None:
     """On a page that was turned upright first."""
-    on_its_side = np.ascontiguousarray(np.rot90(sample_page.image))
+    on_its_side = np.ascontiguousarray(np.rot90(pixels))
     (result,) = pipeline.predict(on_its_side, use_doc_orientation_classify=True)
     assert result["doc_preprocessor_res"]["angle"] == 270
-    np.testing.assert_array_equal(result["doc_preprocessor_res"]["output_img"], sample_page.image)
+    np.testing.assert_array_equal(result["doc_preprocessor_res"]["output_img"], pixels)
     left, top, right, bottom = result["rec_boxes"].T
     assert (right - left > bottom - top).mean() > 0.9
     assert "output_img" not in result.json["res"]["doc_preprocessor_res"]
 
 
 def test_files_are_named_after_the_input(
-    pipeline: OcrPipeline, result: PageResult, sample_page: Sample, tmp_path: Path
+    pipeline: OcrPipeline, result: PageResult, pixels: Image, tmp_path: Path
 ) -> None:
     result.save_all(save_path=tmp_path)
     (tmp_path / "v1.5").mkdir()
     assert result.save_to_img(tmp_path / "v1.5").parent.name == "v1.5"
     assert result.save_to_img(tmp_path / "one.jpg") == tmp_path / "one.jpg"
-    (unnamed,) = pipeline.predict(sample_page.image)
+    (unnamed,) = pipeline.predict(pixels)
     assert unnamed.save_to_json(tmp_path).name == "image_0_res.json"
     names = {"page_res.json", "page_ocr_res_img.png", "one.jpg", "image_0_res.json", "v1.5"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    with Image.open(tmp_path / "page_ocr_res_img.png") as drawn:
+    with PillowImage.open(tmp_path / "page_ocr_res_img.png") as drawn:
         assert drawn.size == result.img["ocr_res_img"].size == (2 * result.page.width, drawn.height)
 
 

@@ -9,10 +9,11 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
-from docs_text import commands, pages
+from docs_text import commands, pages, programs
 from http_server import eventually
 
 from benchmarks.corpus import Sample
@@ -147,6 +148,25 @@ def test_a_command_does_what_the_page_says(shell: Shell, command: str) -> None:
         for part, expected in EXPECTED.items():
             if part in command:
                 assert expected in out + _written(shell.folder)
+
+
+def test_the_programs_of_the_python_page_run(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, as they are read."""
+    labelled = shell.folder / "labelled"
+    labelled.mkdir()
+    (labelled / "page.jpg").symlink_to(ROOT / "docs" / "page.jpg")
+    (labelled / "truth.json").write_text('[{"image": "page.jpg", "lines": [{"text": "TOTAL"}]}]')
+    monkeypatch.chdir(shell.folder)
+    names: dict[str, Any] = {}
+    for program in programs((ROOT / "docs" / "python.md").read_text(encoding="utf-8")):
+        exec(program, names)
+    names["pipeline"].close()
+    out = capsys.readouterr().out
+    assert "'1999-10-20'" in out and "image_0 [" in out and "\n1 image_1: unsupported" in out
+    assert 0 < names["scores"]["total"].tokens.f1 < 1
+    assert (shell.folder / "output" / "page_ocr_res_img.jpg").is_file()
 
 
 EXPECTED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from docs_text import links, pages, programs
 
+from serving import OcrPipeline, PageResult, load_pipeline
 from serving.config import load_config
 from serving.http.errors import TABLE
 from serving.http.schemas import OcrQuery
@@ -55,8 +57,6 @@ def test_every_file_that_a_page_names_exists(repo: Path) -> None:
 def test_the_programs_compile_and_the_answer_is_the_pictures_first_line(
     readme: str, repo: Path, built: Path
 ) -> None:
-    from serving import load_pipeline
-
     for page, text in pages(repo).items():
         for program in programs(text):
             compile(program, page.name, "exec")
@@ -65,6 +65,18 @@ def test_the_programs_compile_and_the_answer_is_the_pictures_first_line(
         (result,) = pipeline.predict(repo / "docs/page.jpg")
     # Which spaces PP-OCRv4 finds depends on the precision in which a machine computes.
     assert result.lines[0].text.replace(" ", "") == first.replace(" ", "")
+
+
+def test_the_python_page_names_every_method_and_argument(
+    repo: Path,
+) -> None:
+    text = (repo / "docs" / "python.md").read_text(encoding="utf-8")
+    methods = [name for name in vars(PageResult) if not name.startswith("_")]
+    assert {"lines", "json", "save_all"} <= set(methods)
+    calls = (load_pipeline, OcrPipeline.predict, PageResult.save_to_json, PageResult.print)
+    arguments = {name for call in calls for name in inspect.signature(call).parameters}
+    for name in [*methods, *arguments - {"self", "options"}]:
+        assert re.search(rf"\b{name}\b", text), name
 
 
 def test_every_shipped_pipeline_is_named(repo: Path) -> None:

@@ -26,7 +26,9 @@ def paddlex_result(page: Page, image: Image, settings: Mapping[str, Any]) -> dic
     lacks `output_img`: that picture is not kept.
     """
     result = pruned_result(page, settings)
-    prepared = {"input_path": None, "page_index": None, **result.get("doc_preprocessor_res", {})}
+    prepared: dict[str, Any] = result.get("doc_preprocessor_res", {})
+    if prepared:
+        prepared |= {"input_path": None, "page_index": None}
     if page.as_read is None or not settings["doc_preprocessor"]["use_doc_unwarping"]:
         prepared["output_img"] = turn_upright(image, page.angle if page.as_read else 0)
     result["doc_preprocessor_res"] = prepared
@@ -39,8 +41,14 @@ def paddlex_result(page: Page, image: Image, settings: Mapping[str, Any]) -> dic
     return result
 
 
+def printed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """An OCRResult as PaddleX prints it."""
+    keys = ("dt_polys", "textline_orientation_angles", "rec_scores", "rec_polys")
+    return {**without_pictures(result), **{key: np.array(result[key]) for key in keys}}
+
+
 def without_pictures(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What PaddleX prints and writes of an OCRResult."""
+    """What PaddleX writes of an OCRResult."""
     shown = {key: value for key, value in result.items() if key != "text_word_region"}
     prepared = shown.pop("doc_preprocessor_res", {})
     if shown["model_settings"]["use_doc_preprocessor"]:

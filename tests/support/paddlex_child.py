@@ -87,12 +87,14 @@ def named(job: Job) -> Any:
 
 def results(job: Job) -> Any:
     """Of PaddleX and of ours: keys with the types of their values, and the files that they save."""
-    yaml, models, page = job["yaml"], job["models"], job["pages"][0]
-    theirs = serving.integrations.paddlex.plain_pipeline(yaml, models=models)
+    models, page = job["models"], job["pages"][0]
+    theirs = serving.integrations.paddlex.plain_pipeline(job["yaml"], models=models)
+    steps = ("doc_orientation_classify", "doc_unwarping", "textline_orientation")
+    options = {"return_word_box": True, **{f"use_{step}": False for step in steps}}
     found = {}
-    with load_pipeline(yaml, models=models, warm=False) as ours:
+    with load_pipeline(job["default"], models=models, warm=False) as ours:
         for name, pipeline in (("theirs", theirs), ("ours", ours)):
-            (result,) = pipeline.predict(input=page, return_word_box=True)
+            (result,) = pipeline.predict(input=page, **options)
             folder = Path(job["scratch"]) / name
             result.save_to_json(save_path=str(folder))
             result.save_to_img(save_path=str(folder))
@@ -165,7 +167,7 @@ def unknown(job: Job) -> Any:
     return {
         "unknown": refusal(
             lambda: serving.integrations.paddlex.paddlex_config(
-                job["unknown"], models=job["models"]
+                job["default"], models=job["models"]
             )
         )
     }

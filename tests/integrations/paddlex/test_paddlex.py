@@ -64,7 +64,7 @@ def job(
         "tasks": ["texts", "named", "results", "refused", "unknown"],
         "models": str(built),
         "yaml": str(without_orientation),
-        "unknown": str(default_yaml),
+        "default": str(default_yaml),
         "pages": [str(path) for path in rendered],
         "doors": ["plain", "paddlex", "paddleocr", "by row", "unplanned"],
         "impossible": IMPOSSIBLE,

@@ -39,16 +39,14 @@ export async function example() {
  *
  * @param {string} pipeline
  * @param {File} file
- * @param {{pictures: boolean, signal: AbortSignal}} options pictures: also return the pages' pictures
+ * @param {{options: URLSearchParams, pictures: boolean, signal: AbortSignal}} how pictures: also return
+ *   the pages' pictures
  * @yields {object} as `format=pages` has them, each page as soon as it is read, its `picture` a
  *   Blob; then the rest of that answer
  */
-export async function* read(pipeline, file, { pictures, signal }) {
-  const form = new FormData();
-  form.append("image", file, file.name);
-  const query = pictures ? "?format=pages&pictures=true" : "?format=pages";
-  const path = `ocr/v1/${encodeURIComponent(pipeline)}${query}`;
-  const response = await send(path, PAGE_BY_PAGE, { method: "POST", body: form, signal });
+export async function* read(pipeline, file, { options, pictures, signal }) {
+  const query = { format: "pages", ...(pictures && { pictures }) };
+  const response = await post(pipeline, file, options, query, PAGE_BY_PAGE, signal);
   let part = {};
   try {
     for await (const line of linesOf(response.body)) {
@@ -63,6 +61,28 @@ export async function* read(pipeline, file, { pictures, signal }) {
   }
   if (part.error) throw refusal(response, part);
   if (!part.request_id) throw new Refusal("unreachable", CUT_OFF);
+}
+
+/**
+ * What was read, in another format.
+ *
+ * @param {string} type of the answer
+ * @returns {Promise<Blob>}
+ */
+export async function converted(pipeline, file, options, query, type) {
+  const response = await post(pipeline, file, options, query, type);
+  try {
+    return await response.blob();
+  } catch {
+    throw new Refusal("unreachable", CUT_OFF);
+  }
+}
+
+function post(pipeline, file, options, query, type, signal) {
+  const body = new FormData();
+  body.append("image", file, file.name);
+  const all = new URLSearchParams([...options, ...Object.entries(query)]);
+  return send(`ocr/v1/${encodeURIComponent(pipeline)}?${all}`, type, { method: "POST", body, signal });
 }
 
 async function ask(path) {

@@ -63,6 +63,19 @@ export function copied(done) {
   setTimeout(() => (button.textContent = "Copy all"), COPIED_FOR);
 }
 
+/** Show whether a download is being prepared. @param {boolean} busy */
+export function preparing(busy) {
+  const button = byId("download");
+  button.disabled = busy;
+  button.textContent = busy ? "Preparing…" : "Download";
+}
+
+byId("formats").addEventListener("beforetoggle", () => {
+  const { left, bottom } = byId("download").getBoundingClientRect();
+  byId("formats").style.setProperty("--left", `${left}px`);
+  byId("formats").style.setProperty("--top", `${bottom}px`);
+});
+
 /** Show the summary with the doubtful lines highlighted. */
 function showSummary(text) {
   const parts = text.split(/(\d+ doubtful)/).map((part, index) => {

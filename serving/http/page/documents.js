@@ -2,6 +2,7 @@
 
 import { Refusal, read } from "./api.js";
 import { askForKey } from "./key.js";
+import { options } from "./options.js";
 import { preview } from "./preview.js";
 
 /**
@@ -14,6 +15,7 @@ import { preview } from "./preview.js";
  * @property {number} milliseconds from upload to the last page
  * @property {{blob: Blob, width: number, height: number} | null} preview
  * @property {Refusal | null} refusal
+ * @property {{pipeline: string, options: URLSearchParams} | null} asked how it was read
  */
 
 /**
@@ -85,12 +87,14 @@ export class Documents extends EventTarget {
   async #read(doc, signal) {
     if (!doc.preview) this.#set(doc, { preview: await preview(doc.file) });
     const pipeline = await this.#pipeline();
+    const how = { options: options(), signal };
     const pictures = doc.preview === null;
-    const result = await this.#pages(doc, read(pipeline, doc.file, { pictures, signal }));
+    doc.asked = { pipeline, options: how.options };
+    const result = await this.#pages(doc, read(pipeline, doc.file, { ...how, pictures }));
     if (pictures || fits(doc.preview, result.answer.pages)) return result;
     // The browser oriented the picture differently from the server: use the server's.
-    this.#set(doc, { ...UNREAD, state: "reading", preview: null });
-    return this.#pages(doc, read(pipeline, doc.file, { pictures: true, signal }));
+    this.#set(doc, { ...UNREAD, asked: doc.asked, state: "reading", preview: null });
+    return this.#pages(doc, read(pipeline, doc.file, { ...how, pictures: true }));
   }
 
   /** Collect the pages as they arrive. */
@@ -129,6 +133,7 @@ const UNREAD = {
   total: 0,
   milliseconds: 0,
   refusal: null,
+  asked: null,
 };
 
 function failed(refusal) {

@@ -1,7 +1,8 @@
 /** The lines of a page as a list: one stop for Tab, arrow keys inside. */
 
-import { isDoubtful, percent } from "./text.js";
+import { DOUBTFUL, isDoubtful, percent } from "./text.js";
 
+const doubt = document.getElementById("doubt");
 const list = document.getElementById("lines");
 let shown = null;
 
@@ -28,6 +29,8 @@ export function show(lines) {
   if (lines === shown) return; // keep the focus, which may be on one of them
   shown = lines;
   list.hidden = lines.length === 0;
+  doubt.hidden = !lines.some(({ score }) => isDoubtful(score));
+  doubt.textContent = DOUBTFUL;
   list.replaceChildren(...lines.map(option));
   list.scrollTo(0, 0);
 }

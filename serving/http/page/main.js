@@ -7,7 +7,8 @@ import * as input from "./input.js";
 import { askForKey } from "./key.js";
 import * as lines from "./lines.js";
 import * as picture from "./picture.js";
-import { copy, download, textOf } from "./export.js";
+import { copy, inFormat, save, textOf } from "./export.js";
+import { listen as listenToOptions } from "./options.js";
 import { counted, explained } from "./text.js";
 
 const byId = (id) => document.getElementById(id);
@@ -125,14 +126,30 @@ for (const id of ["again", "resume"]) {
 }
 byId("previous").addEventListener("click", () => look(current, current.page - 1));
 byId("next").addEventListener("click", () => look(current, current.page + 1));
-byId("download").addEventListener("click", () => download(current.answer, current.file.name));
+byId("formats").addEventListener("click", async ({ target }) => {
+  if (!target.dataset.format) return;
+  byId("formats").hidePopover();
+  byId("trouble").textContent = "";
+  announce(`Preparing: ${target.textContent}`);
+  bar.preparing(true);
+  try {
+    const file = await inFormat(target.dataset.format, current);
+    save(file);
+    announce(`${file.name} downloaded`);
+  } catch (refusal) {
+    showTrouble(refusal);
+  }
+  bar.preparing(false);
+});
 byId("copy").addEventListener("click", async () => {
   const done = await copy(textOf(current.answer));
   const count = current.answer.pages.reduce((sum, page) => sum + page.lines.length, 0);
   announce(done ? `${counted(count, "line")} copied` : "The browser refused to copy");
   bar.copied(done);
 });
-pipeline.addEventListener("change", () => current && documents.again(current));
+const readAgain = () => current && documents.again(current);
+pipeline.addEventListener("change", readAgain);
+listenToOptions(readAgain);
 
 async function loadPipelines() {
   const found = await pipelines();

@@ -2,6 +2,9 @@
 
 const DOUBT = 0.9; // on the project's own rendered pages, a third of the lines below are misread
 
+export const DOUBTFUL =
+  "Doubtful: a score below 90 %. On our test pages a third of such lines are misread, so check them.";
+
 /** @param {number} score of a line, 0 to 1 */
 export function isDoubtful(score) {
   return score < DOUBT;

@@ -6,10 +6,13 @@ import base64
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import pypdfium2
 import pytest
 import requests
 from page_actions import choose, points, texts
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from benchmarks.corpus import Sample
@@ -24,15 +27,15 @@ def answer(address: str, path: Path) -> dict[str, Any]:
 
 
 def test_a_chosen_file_is_read_and_shown(
-    page: Page, address: str, picture: Path, sample_page: Sample
+    page: Page, address: str, picture: Path, upright: Image.Image, sample_page: Sample
 ) -> None:
     choose(page, picture)
     found = texts(page)
-    assert character_overlap([line.text for line in sample_page.lines], found).f1 > 0.95
+    assert character_overlap([line.text for line in sample_page.lines], found).precision > 0.95
     [told] = answer(address, picture)["pages"]
     assert found == [line["data"] for line in told["lines"]]
     assert points(page) == [line["box"] for line in told["lines"]]
-    height, width = sample_page.image.shape[:2]
+    width, height = upright.size
     assert page.locator("#boxes").get_attribute("viewBox") == f"0 0 {width} {height}"
     scores = page.locator("#lines .score").all_text_contents()
     assert scores[0].startswith(f"{min(round(told['lines'][0]['score'] * 100), 99)} %")
@@ -116,16 +119,115 @@ def test_copy_all_without_a_secure_connection(page: Page, picture: Path) -> None
     assert clipboard.evaluate("clipboard => clipboard.readText()") == "\n".join(found)
 
 
-def test_the_download_is_the_servers_answer(page: Page, address: str, picture: Path) -> None:
+def test_downloads(page: Page, address: str, picture: Path) -> None:
+    """Each is what the server answers with the same options."""
+
+    def downloaded(name: str) -> tuple[str, bytes]:
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+            page.get_by_role("button", name=name, exact=True).click()
+        return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+    choose(page, picture)
+    found = texts(page)
+    name, data = downloaded("JSON")
+    saved, told = json.loads(data), answer(address, picture)
+    assert (name, saved["engine"]) == ("sample.json", told["engine"])
+    assert [page["lines"] for page in saved["pages"]] == [page["lines"] for page in told["pages"]]
+    name, data = downloaded("Text")
+    assert (name, data.decode()) == ("sample.txt", "\n".join(found) + "\n")
+    name, data = downloaded("Picture with boxes")
+    url = f"{address}/ocr/v1/accurate?format=image"
+    drawn = requests.post(url, data=picture.read_bytes(), timeout=60).content
+    assert (name, data) == ("sample-boxes.png", drawn)
+    name, data = downloaded("Searchable PDF")
+    pdf = pypdfium2.PdfDocument(data)
+    assert name == "sample.pdf" and found[0] in pdf[0].get_textpage().get_text_bounded()
+    expect(page.locator("#status")).to_have_text("sample.pdf downloaded")
+
+
+def test_options_are_sent_once_they_are_applied(page: Page, picture: Path) -> None:
+    choose(page, picture)
+    all_lines = texts(page)
+    button = page.get_by_role("button", name="Options")
+    dialog = page.get_by_role("dialog", name="Options")
+    score = dialog.get_by_label("Line score, at least")
+    button.click()
+    score.fill("0.5")
+    page.keyboard.press("Escape")
+    button.click()
+    expect(score).to_have_value("")  # it was not applied
+    score.fill("2")
+    dialog.get_by_role("button", name="Apply").click()
+    expect(dialog).to_be_visible()  # it is no score
+    score.fill("1")
+    dialog.get_by_label("Order of lines").select_option("Column by column")
+    dialog.get_by_label("Turned pages").select_option("Leave")
+    with page.expect_request("**/ocr/v1/accurate?*") as request:
+        dialog.get_by_role("button", name="Apply").click()
+    assert parse_qs(urlsplit(request.value.url).query) == {
+        "text_rec_score_thresh": ["1"],
+        "order": ["columns"],
+        "use_doc_orientation_classify": ["false"],
+        "format": ["pages"],
+    }
+    expect(page.get_by_text("No text found on this page.")).to_be_visible()
+    expect(button).to_have_accessible_name("Options, 3 set")
+    button.click()
+    dialog.get_by_role("button", name="Reset").click()
+    dialog.get_by_role("button", name="Apply").click()
+    expect(page.locator("#lines li")).to_have_count(len(all_lines))
+    expect(button).to_have_accessible_name("Options")
+
+
+def test_zoom(page: Page, picture: Path) -> None:
+    def width() -> float:
+        box = page.locator("#image").bounding_box()
+        assert box == page.locator("#boxes").bounding_box() and box
+        return box["width"]
+
     choose(page, picture)
     texts(page)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download JSON").click()
-    assert download.value.suggested_filename == "sample.json"
-    saved = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
-    told = answer(address, picture)
-    assert saved["engine"] == told["engine"]
-    assert [page["lines"] for page in saved["pages"]] == [page["lines"] for page in told["pages"]]
+    fitted = width()
+    smaller = page.get_by_role("button", name="Zoom out")
+    expect(smaller).to_be_disabled()
+    page.get_by_role("button", name="Zoom in").click()
+    assert width() == pytest.approx(1.4 * fitted, abs=1)
+    pane = page.get_by_role("region", name="Picture")
+    pane.focus()
+    page.keyboard.press("+")
+    assert width() == pytest.approx(1.96 * fitted, abs=1)
+    pane.hover()
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    page.wait_for_function("width => image.getBoundingClientRect().width > width", arg=2 * fitted)
+    page.locator("#lines li").last.hover()
+    expect(page.locator("polygon.highlighted")).to_be_in_viewport()
+    pane.focus()
+    page.keyboard.press("0")
+    assert width() == pytest.approx(fitted, abs=1)
+    expect(smaller).to_be_disabled()
+
+
+def test_the_text_is_drawn_in_its_boxes(page: Page, picture: Path) -> None:
+    choose(page, picture)
+    found = texts(page)
+    button = page.get_by_role("button", name="Text in place")
+    expect(page.locator("#texts")).to_be_hidden()
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    drawn = page.locator("#texts text")
+    assert drawn.all_text_contents() == found
+    for index in range(len(found)):
+        box, text = (
+            page.locator(kind).nth(index).bounding_box() for kind in ("polygon", "#texts text")
+        )
+        assert box and text
+        assert abs(box["x"] - text["x"]) < 4 and abs(box["width"] - text["width"]) < 6
+        assert abs(box["y"] + box["height"] / 2 - text["y"] - text["height"] / 2) < 5
+    button.click()
+    expect(page.locator("#texts")).to_be_hidden()
 
 
 def test_by_keyboard_alone(page: Page) -> None:

@@ -129,7 +129,7 @@ def test_an_answer_that_ends_midway(
         expect(page.locator("#failed-message")).to_have_text(message)
         page.get_by_role("button", name="Try again").click()
     expect(page.locator("#progress")).to_be_hidden()
-    expect(page.get_by_role("button", name="Download JSON")).to_be_visible()
+    expect(page.get_by_role("button", name="Download")).to_be_visible()
     expect(page.get_by_role("button", name="Retry")).to_be_hidden()
 
 
@@ -150,6 +150,16 @@ def test_another_pipeline_chosen_while_reading(page: Page, picture: Path) -> Non
         page.get_by_label("Pipeline").select_option("again")
     assert response.value.ok
     assert len(texts(page)) > 5
+
+
+def test_a_download_that_fails(page: Page, picture: Path) -> None:
+    choose(page, picture)
+    texts(page)
+    page.route("**/ocr/v1/*format=pdf*", lambda route: route.fulfill(**refuse(429, "busy", "full")))  # type: ignore[arg-type]
+    page.get_by_role("button", name="Download").click()
+    page.get_by_role("button", name="Searchable PDF").click()
+    expect(page.get_by_role("alert")).to_have_text("The server is busy. Full.")
+    expect(page.get_by_role("button", name="Download")).to_be_enabled()
 
 
 def test_a_key_is_requested_and_kept_in_the_tab(page: Page, picture: Path) -> None:
@@ -210,6 +220,8 @@ def test_text_of_a_document_is_never_html(page: Page, picture: Path, tmp_path: P
     assert texts(page) == [HOSTILE]
     expect(page.locator("#name")).to_have_text(path.name)
     expect(page.locator("#timing")).to_contain_text(HOSTILE)
+    expect(page.locator("#texts")).to_have_text(HOSTILE)  # drawn in place
+    expect(page.get_by_text("Doubtful: a score below 90 %.")).to_be_visible()
     expect(page.locator("img, script")).to_have_count(2)  # the picture's, and main.js
     assert "mine" not in page.title()
     with pytest.raises(Exception, match="TrustedHTML"):

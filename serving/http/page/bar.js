@@ -65,9 +65,7 @@ export function copied(done) {
 
 /** Show whether a download is being prepared. @param {boolean} busy */
 export function preparing(busy) {
-  const button = byId("download");
-  button.disabled = busy;
-  button.textContent = busy ? "Preparing…" : "Download";
+  byId("download").textContent = busy ? "Preparing…" : "Download";
 }
 
 byId("formats").addEventListener("beforetoggle", () => {

@@ -151,7 +151,7 @@ def test_options_are_sent_once_they_are_applied(page: Page, picture: Path) -> No
     all_lines = texts(page)
     button = page.get_by_role("button", name="Options")
     dialog = page.get_by_role("dialog", name="Options")
-    score = dialog.get_by_label("Line score, at least")
+    score = dialog.get_by_label("Line score from")
     button.click()
     score.fill("0.5")
     page.keyboard.press("Escape")
@@ -161,7 +161,7 @@ def test_options_are_sent_once_they_are_applied(page: Page, picture: Path) -> No
     dialog.get_by_role("button", name="Apply").click()
     expect(dialog).to_be_visible()  # it is no score
     score.fill("1")
-    dialog.get_by_label("Order of lines").select_option("Column by column")
+    dialog.get_by_label("Order of lines").select_option("By columns")
     dialog.get_by_label("Turned pages").select_option("Leave")
     with page.expect_request("**/ocr/v1/accurate?*") as request:
         dialog.get_by_role("button", name="Apply").click()

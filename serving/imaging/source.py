@@ -92,12 +92,13 @@ def _is_single(source: Source) -> bool:
 def _load(
     source: Single, index: int, decode: Decode, pdf_text: bool, on_error: OnPageError | None
 ) -> Iterator[Loaded]:
+    unnamed = f"image_{index}"
     if isinstance(source, np.ndarray):
-        yield Loaded(f"image_{index}", None, _from_array(source))
+        yield Loaded(unnamed, None, _from_array(source))
     elif isinstance(source, PillowImage.Image):
-        yield Loaded(f"image_{index}", None, _from_pillow(source), pillow.dpi_of(source))
+        yield Loaded(unnamed, None, _from_pillow(unnamed, source), pillow.dpi_of(source))
     elif isinstance(source, bytes | bytearray | memoryview):
-        yield from _decode(f"image_{index}", source, decode, pdf_text, on_error)
+        yield from _decode(unnamed, source, decode, pdf_text, on_error)
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         from serving.download import read_url
 
@@ -108,7 +109,7 @@ def _load(
             yield from _decode(str(path), _read(path), decode, pdf_text, on_error)
     elif hasattr(source, "read"):
         name = getattr(source, "name", None)
-        name = name if isinstance(name, str) else f"image_{index}"
+        name = name if isinstance(name, str) else unnamed
         yield from _decode(name, _read_file(name, source), decode, pdf_text, on_error)
     else:
         raise BadRequest(
@@ -154,14 +155,14 @@ def _from_array(array: NDArray[Any]) -> Image:
     return np.ascontiguousarray(array)
 
 
-def _from_pillow(picture: PillowImage.Image) -> Image:
+def _from_pillow(name: str, picture: PillowImage.Image) -> Image:
     try:
         picture.load()
         pixels = pillow.decode(picture, picture.getexif().get(_EXIF_ORIENTATION, 1))
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen types for damaged files
-        raise Undecodable(f"Pillow cannot decode this image: {error}") from error
+        raise Undecodable(f"{name}: Pillow cannot decode it: {error}") from error
     return _from_array(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
 
 

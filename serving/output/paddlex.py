@@ -29,8 +29,10 @@ def paddlex_result(page: Page, image: Image, settings: Mapping[str, Any]) -> dic
     prepared: dict[str, Any] = result.get("doc_preprocessor_res", {})
     if prepared:
         prepared |= {"input_path": None, "page_index": None}
-    if page.as_read is None or not settings["doc_preprocessor"]["use_doc_unwarping"]:
-        prepared["output_img"] = turn_upright(image, page.angle if page.as_read else 0)
+    if page.as_read is None:
+        prepared["output_img"] = image
+    elif not settings["doc_preprocessor"]["use_doc_unwarping"]:
+        prepared["output_img"] = turn_upright(image, page.angle)
     result["doc_preprocessor_res"] = prepared
     result["rec_boxes"] = np.array(result["rec_boxes"])
     for key in {"dt_polys", "rec_polys", "text_word_boxes"} & result.keys():

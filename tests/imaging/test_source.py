@@ -189,7 +189,7 @@ def test_a_pil_image_is_turned_as_its_exif_says(decoder: Decoder) -> None:
 
 def test_a_pil_image_of_a_damaged_file(decoder: Decoder) -> None:
     cut = Image.open(io.BytesIO(PNG[:-30]))
-    with pytest.raises(Undecodable, match="Pillow cannot decode"):
+    with pytest.raises(Undecodable, match="image_0: Pillow cannot decode"):
         list(load(cut, decoder=decoder))
 
 

@@ -12,7 +12,7 @@ from benchmarks.corpus.fonts import LATIN, load_font
 from serving.config.options import Options
 from serving.ocr.pipeline import Pipeline
 from serving.ocr.words import Span, word_on_page, word_spans
-from serving.output.paddlex import paddlex_result
+from serving.output.paddlex import pruned_result
 
 WANTED = Options(return_word_box=True)
 
@@ -101,8 +101,8 @@ def test_words_come_only_when_asked_for(pipeline: Pipeline) -> None:
     page, _ = printed("Total 17")
     plain = pipeline.read(page)
     assert plain.lines[0].words == ()
-    assert "text_word" not in paddlex_result(plain, pipeline.settings(), None, None)
-    asked = paddlex_result(pipeline.read(page, WANTED), pipeline.settings(WANTED), None, None)
+    assert "text_word" not in pruned_result(plain, pipeline.settings())
+    asked = pruned_result(pipeline.read(page, WANTED), pipeline.settings(WANTED))
     assert asked["return_word_box"] is True
     assert asked["text_word"] == [["Total", " ", "17"]]
     assert [len(box) for box in asked["text_word_boxes"][0]] == [4, 4, 4]

@@ -71,7 +71,7 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     else:
         _end_in_softmax(source, editor)
     if isinstance(model, RecognitionModel):
-        classes = _classes(source, graph, model)
+        classes = class_count(source, model)
         editor.add(*_arg_max(graph, classes, model, opset=loaded.opset_import[0].version))
     _fuse_squeeze_excite(editor)
     fold_after(editor)
@@ -268,17 +268,21 @@ _MOVES = ("Cast", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LINEAR = ("Add", "Gemm", "MatMul")
 
 
-def _classes(source: Path, graph: onnx.GraphProto, model: RecognitionModel) -> int:
+def class_count(source: Path, model: RecognitionModel) -> int:
     """The recogniser's classes: its characters, or one less, without the space.
 
     (PaddleX's CTCLabelDecode always adds the space to the dictionary; a model trained with
     `use_space_char: False` never gives that class.) Raises ModelInvalid for another number.
     """
-    classes = graph.output[0].type.tensor_type.shape.dim[-1].dim_value or len(model.characters)
+    import onnx
+
+    output = onnx.load(source, load_external_data=False).graph.output[0]
+    classes = output.type.tensor_type.shape.dim[-1].dim_value or len(model.characters)
     if len(model.characters) - classes not in (0, 1):
         raise ModelInvalid(
             f"{source}: has {classes} classes, but its inference.yml {len(model.characters)} "
-            "characters (the blank and the space counted): the dictionary of another model?"
+            "characters (the blank and the space counted): the dictionary of another model? One of "
+            f"{classes - 2} characters would fit, or of {classes - 1} without use_space_char"
         )
     return int(classes)
 

@@ -48,7 +48,7 @@ _PREFIX = "ocr-hpi-metrics-"
 _STARTING = 60.0
 """Seconds in which a new folder gets its lock."""
 _FILE_BYTES = {"counter": 8 * 1024, "gauge_livesum": 0, "histogram": 48 * 1024}
-"""What each of a worker's files holds of one pipeline, at most: 5 and 36 KiB with a name of 64
+"""What each of a worker's files holds of one pipeline, at most: 7 and 36 KiB with a name of 64
 characters, and every stage, section and status."""
 _SPARE_BYTES = 64 * 1024
 """Of each file, for the rest: prometheus_client's first size."""

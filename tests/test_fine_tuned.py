@@ -31,6 +31,8 @@ from serving.models.files import model_files
 
 REC = "PP-OCRv4_mobile_rec"
 YAML = Path("configs/PP-OCRv4_mobile.yaml")
+LOADING = 8 * PATIENCE
+"""Seconds; models load slowly on a busy machine."""
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_from_an_export_to_a_shadow(page: str, folder: Path, built: Path) -> Non
         def shadows(count: int) -> bool:
             return (folder / "log").read_text().count("shadow ready") == count
 
-        assert eventually(lambda: shadows(1))
+        assert eventually(lambda: shadows(1), LOADING)
         served = post()
         assert eventually(lambda: shadow_figures(metrics, url).get("pages read") == 2)
         figures = shadow_figures(metrics, url)
@@ -146,7 +148,7 @@ def test_from_an_export_to_a_shadow(page: str, folder: Path, built: Path) -> Non
         # HUP loads the shadow anew; as the same pipeline, it agrees.
         shutil.copy(YAML, "my.yaml")
         server.send_signal(signal.SIGHUP)
-        assert eventually(lambda: shadows(2))
+        assert eventually(lambda: shadows(2), LOADING)
         assert post() == served
         assert eventually(lambda: shadow_figures(metrics, url)["pages read"] == 4)
         again = shadow_figures(metrics, url)

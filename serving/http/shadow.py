@@ -97,7 +97,7 @@ class Shadow:
         lines: what the served pipeline `name` has read with these options. A page that would wait
         and for which there is no room, or no pipeline yet, is counted as dropped.
         """
-        if name not in self._names or random.random() >= self._share:  # noqa: S311  # nosec B311
+        if name not in self._names or random.random() >= self._share:  # noqa: S311
             return
         with self._changed:
             has_room = self._bytes + image.nbytes <= _MAX_WAITING

@@ -127,6 +127,20 @@ def test_without_a_build_environment_the_build_checks(
     assert "copied, not checked" in result.stdout
 
 
+def test_a_graph_of_another_kind_or_none_at_all(export: Path, tmp_path: Path) -> None:
+    def error(kind: str) -> str:
+        result = adopt(tmp_path / "models", export, "--kind", kind)
+        assert result.exit_code == 1
+        return result.stderr
+
+    assert "has 6625 classes, not 2" in error("cls")
+    assert "ends in Softmax, not in the Sigmoid of a DB detector" in error("det")
+    (export / "inference.onnx").unlink()
+    (export / "inference.onnx").write_bytes(b"graph")
+    assert "not a readable ONNX file" in error("det")
+    assert not (tmp_path / "models" / "my_rec").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

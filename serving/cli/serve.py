@@ -288,9 +288,8 @@ def _check(settings: Settings) -> None:
     from serving.integrations.paddlex.served import check_served
 
     configs = {name: load_served(path) for name, path in settings.pipelines.items()}
-    for name, path in settings.shadows.items():
-        read_shadow(configs[name], path)
-    for config in configs.values():
+    shadows = [read_shadow(configs[name], path) for name, path in settings.shadows.items()]
+    for config in (*configs.values(), *shadows):
         check_served(config, settings.device)
     if settings.api_keys_file is not None:
         read_keys(settings.api_keys_file)

@@ -23,7 +23,7 @@ def deploy_like_default(
     """
     (folder / "engines").mkdir()
     for source in (*built.iterdir(), *(built / "engines").iterdir()):
-        if source.name not in ("engines", "plans"):
+        if source.name not in ("engines", "plans", ".lock", ".staging"):
             (folder / source.relative_to(built)).symlink_to(source)
     save_plan(folder, default, usable_cores(), "cpu", find_plan(default, built))
     plan_like_default(folder, built, default, *others)

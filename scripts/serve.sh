@@ -6,17 +6,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # What can be told to be wrong is told before anything is installed; `ocr-hpi serve --build` then looks
 # at all of it before it fetches or builds anything.
 read_options() {
-  local flag value chosen=()
+  local flag value chosen=() chosen_shadows=()
   IFS=, read -ra pipelines <<<"${OCR_HPI_PIPELINE:-}"
+  IFS=, read -ra shadows <<<"${OCR_HPI_SHADOW:-}"
   threads=${OCR_HPI_THREADS:-} workers=${OCR_HPI_WORKERS:-}
   host=${OCR_HPI_HOST:-127.0.0.1} port=${OCR_HPI_PORT:-8868} keys=${OCR_HPI_API_KEYS_FILE:-}
   while [ $# -gt 0 ]; do
     flag=${1%%=*} value=
     case $flag in
       --allow-cpu-fallback | --build | --check | --debug) ;;
-      --host | --port | --pipeline | --device | --workers | --threads | --max-body-mb | --max-pixels | \
-        --max-pages | --queue | --timeout | --api-keys-file | --allow-url-hosts | --allow-origin | \
-        --models | --pidfile | --spool | --spool-mb | --spool-hours)
+      --host | --port | --pipeline | --shadow | --shadow-share | --device | --workers | --threads | \
+        --max-body-mb | --max-pixels | --max-pages | --queue | --timeout | --api-keys-file | \
+        --allow-url-hosts | --allow-origin | --models | --pidfile | --spool | --spool-mb | --spool-hours)
         case $1 in
           *=*) value=${1#*=} ;;
           *) [ $# -gt 1 ] && value=$2 && shift || usage_error "$flag needs a value; see --help" ;;
@@ -26,6 +27,7 @@ read_options() {
     esac
     case $flag in
       --pipeline) chosen+=("$value") ;;
+      --shadow) chosen_shadows+=("$value") ;;
       --threads) threads=$value ;;
       --workers) workers=$value ;;
       --host) host=$value ;;
@@ -35,14 +37,15 @@ read_options() {
     shift
   done
   [ ${#chosen[@]} -eq 0 ] || pipelines=("${chosen[@]}")
+  [ ${#chosen_shadows[@]} -eq 0 ] || shadows=("${chosen_shadows[@]}")
 }
 
 check_options() {
   local value
   yamls=()
-  for value in ${pipelines[@]+"${pipelines[@]}"}; do
+  for value in ${pipelines[@]+"${pipelines[@]}"} ${shadows[@]+"${shadows[@]}"}; do
     [[ $value == ?*=?* ]] ||
-      usage_error "--pipeline '$value' is not NAME=YAML, for example accurate=configs/PP-OCRv4_mobile.yaml"
+      usage_error "'$value' is not NAME=YAML, for example accurate=configs/PP-OCRv4_mobile.yaml"
     yamls+=("${value#*=}")
   done
   check_yamls ${yamls[@]+"${yamls[@]}"}

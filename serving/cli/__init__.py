@@ -17,6 +17,7 @@ from serving.errors import OcrError
 _COMMANDS = {
     "init": "Write the shipped pipelines into a folder, for editing.",
     "fetch": "Fetch the models that pipelines name into models/ and verify them.",
+    "adopt": "Make a model folder of an export of PaddleOCR 2.",
     "models": "List the models: what is here, what can be fetched, and their languages.",
     "build": "Measure every engine on this machine and keep the fastest that reads the same.",
     "plan": "Show what was measured, what was chosen and why.",

@@ -74,6 +74,20 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     default=(_DEFAULT,),
     help="A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.",
 )
+@setting(
+    "--shadow",
+    "shadows",
+    multiple=True,
+    type=PipelineSpec(),
+    help="A pipeline YAML that reads some pages of the pipeline NAME again, while the server is "
+    "idle. /metrics counts how far the two agree; answers do not change.",
+)
+@setting(
+    "--shadow-share",
+    default=0.05,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="The share of its pages that a shadow reads.",
+)
 @setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
 @setting(
     "--allow-cpu-fallback",
@@ -166,6 +180,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
 )
 def command(
     pipelines: tuple[tuple[str, Path], ...],
+    shadows: tuple[tuple[str, Path], ...],
     workers: int | None,
     threads: int | None,
     max_body_mb: float,
@@ -188,13 +203,16 @@ def command(
     from serving.http.settings import Settings
     from serving.machine import share, usable_cores
 
-    names = [name for name, _ in pipelines]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise click.UsageError(f"--pipeline: the name {min(twice)} is given twice")
+    for flag, specs in (("--pipeline", pipelines), ("--shadow", shadows)):
+        names = [name for name, _ in specs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise click.UsageError(f"{flag}: the name {min(twice)} is given twice")
+    if unknown := dict(shadows).keys() - dict(pipelines).keys():
+        raise click.UsageError(f"--shadow: no --pipeline has the name {min(unknown)}")
     cores = usable_cores() if threads is None else threads * (workers or 1)
     started = Settings(
         pipelines=dict(pipelines),
+        shadows=dict(shadows),
         cores=cores,
         workers=workers or 1,
         threads=threads or share(cores, workers or 1),
@@ -225,7 +243,7 @@ def _lacking(settings: Settings, threads: int | None, build: bool) -> list[Path]
     from serving.plan.plan import check_plan
 
     lacking = []
-    for path in settings.pipelines.values():
+    for path in (*settings.pipelines.values(), *settings.shadows.values()):
         if build or shipped(path):
             config = load_served(path)
             if isinstance(config, PaddleXConfig):
@@ -264,12 +282,15 @@ def _prepare(settings: Settings, threads: int | None, pipelines: Sequence[Path])
 def _check(settings: Settings) -> None:
     """Raise ConfigError for what would keep the server from starting, models and plans aside."""
     from serving.config.paddlex import load_served
+    from serving.http.gunicorn.application import read_shadow
     from serving.http.gunicorn.server import bind
     from serving.http.keys import read_keys
     from serving.integrations.paddlex.served import check_served
 
-    for path in settings.pipelines.values():
-        check_served(load_served(path), settings.device)
+    configs = {name: load_served(path) for name, path in settings.pipelines.items()}
+    shadows = [read_shadow(configs[name], path) for name, path in settings.shadows.items()]
+    for config in (*configs.values(), *shadows):
+        check_served(config, settings.device)
     if settings.api_keys_file is not None:
         read_keys(settings.api_keys_file)
     bind(settings.host, settings.port).close()

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from flask import Flask, Response, current_app, g, request
 from prometheus_client import (
@@ -36,6 +37,9 @@ from prometheus_client.registry import Collector
 from serving.http.registry import Registry
 from serving.types import Page
 
+if TYPE_CHECKING:
+    from serving.http.shadow import Agreement
+
 _LOG = logging.getLogger("serving.http")
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -44,7 +48,7 @@ _PREFIX = "ocr-hpi-metrics-"
 _STARTING = 60.0
 """Seconds in which a new folder gets its lock."""
 _FILE_BYTES = {"counter": 8 * 1024, "gauge_livesum": 0, "histogram": 48 * 1024}
-"""What each of a worker's files holds of one pipeline, at most: 5 and 36 KiB with a name of 64
+"""What each of a worker's files holds of one pipeline, at most: 7 and 36 KiB with a name of 64
 characters, and every stage, section and status."""
 _SPARE_BYTES = 64 * 1024
 """Of each file, for the rest: prometheus_client's first size."""
@@ -165,6 +169,24 @@ class Metrics:
         self._pages = counter("ocr_pages_total", "Pages processed.", ("pipeline",))
         self._lines = counter("ocr_lines_total", "Text lines recognised.", ("pipeline",))
         self._pixels = counter("ocr_pixels_total", "Pixels of pages processed.", ("pipeline",))
+        self._shadow_pages = counter(
+            "ocr_shadow_pages_total",
+            "Pages that a shadow was to read too: read, dropped for want of room, or failed.",
+            ("pipeline", "result"),
+        )
+        self._shadow_lines = counter(
+            "ocr_shadow_lines_total",
+            "Served lines of pages that a shadow read: equal is yes where its text has the same.",
+            ("pipeline", "equal"),
+        )
+        self._shadow_edits = counter(
+            "ocr_shadow_edits_total",
+            "Edits between the whole texts of pages, as served and as a shadow read them.",
+            ("pipeline",),
+        )
+        self._shadow_characters = counter(
+            "ocr_shadow_characters_total", "Characters of the longer texts.", ("pipeline",)
+        )
         self._memory = gauge(
             "ocr_process_resident_bytes",
             "Resident memory of a worker process, after its last request.",
@@ -201,6 +223,18 @@ class Metrics:
     def engine_called(self, pipeline: str, module: str, lines: int) -> None:
         """Count an engine call. module: the section of the pipeline's YAML."""
         self._batches.labels(pipeline, module).observe(lines)
+
+    def shadow_read(self, pipeline: str, agreement: Agreement) -> None:
+        """Count a page that the shadow of `pipeline` has read."""
+        self._shadow_pages.labels(pipeline, "read").inc()
+        self._shadow_lines.labels(pipeline, "yes").inc(agreement.equal)
+        self._shadow_lines.labels(pipeline, "no").inc(agreement.lines - agreement.equal)
+        self._shadow_edits.labels(pipeline).inc(agreement.edits)
+        self._shadow_characters.labels(pipeline).inc(agreement.characters)
+
+    def shadow_missed(self, pipeline: str, result: Literal["dropped", "failed"]) -> None:
+        """Count a page that it was to read, and did not."""
+        self._shadow_pages.labels(pipeline, result).inc()
 
     def add(self, collector: Collector) -> None:
         """Add metrics that are read at each scrape, the same in every worker."""

@@ -24,6 +24,7 @@ from serving.http.logs import add_log_fields
 from serving.http.metrics import Metrics
 from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
+from serving.http.shadow import Shadow
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, Limits, PageRanges
 from serving.imaging.sandbox.client import PageInfo
@@ -80,6 +81,14 @@ class Service:
             settings.allow_url_hosts, max_bytes=settings.max_body, seconds=settings.timeout
         )
         self.decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
+        self.shadow: Shadow | None = None
+        if settings.shadows:
+            self.shadow = Shadow(
+                settings.shadows,
+                settings.shadow_share,
+                lambda: admission.is_idle and self.slots.is_idle,
+                self.metrics,
+            )
         self.spool: Spool | None = None
         self._runner: JobRunner | None = None
         if settings.max_spool:
@@ -206,12 +215,16 @@ class Service:
             decoded = {"decode": (time.perf_counter() - start) * 1e3}
             page = request.pipeline.read(image, request.options)
             page = replace(page, timing={**decoded, **page.timing})
+            if self.shadow is not None:
+                self.shadow.offer(request.name, image, request.options, page.lines)
         self.metrics.page_read(request.name, page)
         picture = request.draw(image, page.lines) if request.draw and image is not None else None
         return ReadPage(index, info.index, total, page, info.dpi, picture)
 
     def close(self) -> None:
         """Finish the pages in progress, then end decoder processes, pipelines and permits."""
+        if self.shadow is not None:
+            self.shadow.close()
         if self._runner is not None:
             self._runner.close()
         self.slots.close()

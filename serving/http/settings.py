@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.download import HostPattern
@@ -21,6 +21,10 @@ class Settings:
 
     pipelines: Mapping[str, Path]
     """NAME of `/ocr/v1/NAME` to pipeline YAML; the first answers `POST /ocr`."""
+    shadows: Mapping[str, Path] = field(default_factory=dict)
+    """NAME of a pipeline to the YAML that reads some of its pages again, to be compared."""
+    shadow_share: float = 0.05
+    """The share of the pages, 0 to 1."""
     models: Path = Path("models")
     host: str = "127.0.0.1"
     port: int = 8868

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pwd
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def model_files(folder: Path) -> ModelFiles:
         )
     missing = missing_files(folder)
     if missing:
-        raise ModelInvalid(f"{folder}: lacks {missing}; a model folder is what PaddleX exports")
+        raise ModelInvalid(f"{folder}: lacks {missing}; {_what_it_is(folder)}")
     files = {name: folder / name for name in MODEL_FILES if _has_bytes(folder / name)}
     graph = files.get("inference.json") or files.get("inference.pdmodel")
     weights = files.get("inference.pdiparams")
@@ -54,6 +55,25 @@ def model_files(folder: Path) -> ModelFiles:
         onnx=files.get("inference.onnx"),
         paddle=(graph, weights) if graph and weights else None,
     )
+
+
+_EXPORTS = ("inference", "best_accuracy/inference")
+"""Where, in the output of a training with PaddleX, the model folder is."""
+
+
+def _what_it_is(folder: Path) -> str:
+    """What an incomplete folder is rather than a model, and what to do."""
+    for name in _EXPORTS:
+        if not missing_files(folder / name):
+            return f"{folder / name} is the model: name that folder"
+    if any(folder.glob("*.pdparams")):
+        return (
+            "*.pdparams are the weights of a training: export them with PaddleOCR's "
+            "tools/export_model.py, and name the folder that it writes"
+        )
+    if missing_files(folder) == "inference.yml":
+        return "PaddleOCR 2 exports none: `ocr-hpi adopt` makes a model folder of such an export"
+    return "a model folder is what PaddleX exports"
 
 
 def paddle_graph(folder: Path) -> Path:
@@ -80,6 +100,13 @@ def missing_files(folder: Path) -> str:
         elif "inference.pdiparams" not in names:
             missing.append("inference.pdiparams")
     return " and ".join(missing)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy the model files that are in `source` to the folder `target`."""
+    for name in MODEL_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def digest(folder: Path) -> str:

@@ -9,14 +9,22 @@ from typing import Any
 
 import yaml
 
-from serving.errors import INSTALL, FetchError
+from serving.config.model import MAX_BYTES
+from serving.config.yaml_file import read_file
+from serving.errors import INSTALL, ConfigError, FetchError
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a dictionary of 18,000 characters
 
 
 def characters_of_text(path: Path) -> list[str]:
-    """One character a line. Only a line feed ends a line: other separators are characters here."""
-    text = path.read_text(encoding="utf-8-sig")
+    """One character a line. Only a line feed ends a line: other separators are characters here.
+
+    Raises FileNotFoundError, and ConfigError: not readable, larger than 4 MiB, or not UTF-8.
+    """
+    try:
+        text = read_file(path, max_bytes=MAX_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8, from byte {error.start} on") from error
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 

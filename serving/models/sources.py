@@ -25,7 +25,7 @@ from serving.errors import (
     RemoteFileMissing,
 )
 from serving.models.files import (
-    MODEL_FILES,
+    copy_model,
     file_hashes,
     missing_files,
     sha256,
@@ -131,9 +131,7 @@ class SourceReader:
         """Fill a folder from a folder, archive or wheel of the user's."""
         folder = self._empty(name)
         if path.is_dir():
-            for file in MODEL_FILES:
-                if (path / file).is_file():
-                    shutil.copyfile(path / file, folder / file)
+            copy_model(path, folder)
         elif path.suffix == ".whl":
             source = _wheel_source(path, name, known)
             self._unpack(source, check_wheel(source.wheel, path), folder)

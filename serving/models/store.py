@@ -7,14 +7,23 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from serving.errors import CLONE, FETCH, FetchError, ModelInvalid, ModelMissing
-from serving.models.files import digest, disk_errors, locked, model_files, publish
+from serving.models.files import (
+    copy_model,
+    digest,
+    disk_errors,
+    locked,
+    missing_files,
+    model_files,
+    publish,
+)
+from serving.models.inference_yml import write_inference_yml
 from serving.models.manifest import (
     GraphFormat,
     Host,
@@ -124,6 +133,41 @@ class Store:
                     done[name] = self._publish(folder, name, origin)
                 on_done(name, done[name])
         return done
+
+    def adopt(
+        self,
+        source: Path,
+        name: str,
+        template: Mapping[str, Any],
+        *,
+        model_name: str,
+        characters: list[str] | None = None,
+        check: Callable[[Path], str],
+        progress: Progress | None = None,
+    ) -> str:
+        """Copy the graph in `source`, which has no inference.yml, and write one beside the copy.
+
+        name: of the new folder. template, characters: as `write_inference_yml` takes them.
+        model_name: PaddleX's name of the model. check: gets the finished copy before it appears
+        here; what it returns is returned.
+        Raises what `check` raises, FetchError, ModelInvalid, and ModelMissing for a name that
+        cannot be one; then nothing was kept.
+        """
+        if missing_files(source) != "inference.yml":
+            model_files(source)  # raises for what else is missing
+            raise ModelInvalid(
+                f"{source}: has its inference.yml: set model_dir to it in the pipeline's YAML"
+            )
+        if _checked(name) in self.manifest.models:
+            raise FetchError(f"{name} is a published model; choose another name (--name)")
+        with disk_errors(self.root), self._staging(progress or Quiet()) as staging:
+            folder = staging / name
+            folder.mkdir()
+            copy_model(source, folder)
+            write_inference_yml(folder, model_name, template, characters)
+            found = check(folder)
+            self._publish(folder, name, str(source))
+        return found
 
     def _publish(self, folder: Path, name: str, origin: str) -> str:
         target = self.root / name

@@ -48,7 +48,7 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     """
     import onnx
 
-    loaded = onnx.load(source)
+    loaded = _read(source)
     graph = loaded.graph
     inputs = [item for item in graph.input if item.name not in {i.name for i in graph.initializer}]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -69,9 +69,9 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     elif isinstance(model, UnwarpingModel):
         editor.add(*_flat_page(editor))
     else:
+        classes = class_count(source, model)
         _end_in_softmax(source, editor)
     if isinstance(model, RecognitionModel):
-        classes = _classes(source, graph, model)
         editor.add(*_arg_max(graph, classes, model, opset=loaded.opset_import[0].version))
     _fuse_squeeze_excite(editor)
     fold_after(editor)
@@ -93,7 +93,7 @@ def optimize_detector(source: Path, target: Path) -> None:
     """Write a faster graph with the inputs and outputs of the detector `source`."""
     import onnx
 
-    loaded = onnx.load(source)
+    loaded = _read(source)
     graph = loaded.graph
     prefix_names(graph, "model/", keep={item.name for item in (*graph.input, *graph.output)})
     editor = GraphEditor(graph)
@@ -103,6 +103,17 @@ def optimize_detector(source: Path, target: Path) -> None:
     editor.finish()
     onnx.checker.check_model(loaded)
     onnx.save(loaded, target)
+
+
+def _read(source: Path, *, weights: bool = True) -> onnx.ModelProto:
+    """The graph, with its external weights or without. Raises ModelInvalid."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(source, load_external_data=weights)
+    except DecodeError as error:
+        raise ModelInvalid(f"{source}: not a readable ONNX file: {error}") from error
 
 
 def _fuse_squeeze_excite(editor: GraphEditor) -> None:
@@ -217,9 +228,7 @@ def _upper_bound(editor: GraphEditor, name: str) -> float:
 
 def check_input_size(source: Path, model: Model) -> None:
     """Raise ModelInvalid where the graph takes images of one size only, and the model another."""
-    import onnx
-
-    graph = onnx.load(source, load_external_data=False).graph
+    graph = _read(source, weights=False).graph
     weights = {item.name for item in graph.initializer}
     inputs = [item.type.tensor_type.shape.dim for item in graph.input if item.name not in weights]
     height, width = (dim.dim_value for dim in inputs[0][2:4])  # 0 where it varies
@@ -268,17 +277,27 @@ _MOVES = ("Cast", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _LINEAR = ("Add", "Gemm", "MatMul")
 
 
-def _classes(source: Path, graph: onnx.GraphProto, model: RecognitionModel) -> int:
-    """The recogniser's classes: its characters, or one less, without the space.
+def class_count(
+    source: Path, model: RecognitionModel | OrientationModel | PageOrientationModel
+) -> int:
+    """The classes of a graph; a recogniser's are its characters, or one less, without the space.
 
     (PaddleX's CTCLabelDecode always adds the space to the dictionary; a model trained with
     `use_space_char: False` never gives that class.) Raises ModelInvalid for another number.
     """
-    classes = graph.output[0].type.tensor_type.shape.dim[-1].dim_value or len(model.characters)
+    shape = _read(source, weights=False).graph.output[0].type.tensor_type.shape
+    classes = shape.dim[-1].dim_value if shape.dim else 0  # 0 where the graph does not say
+    if not isinstance(model, RecognitionModel):
+        known = 2 if isinstance(model, OrientationModel) else len(model.angles)
+        if classes not in (0, known):
+            raise ModelInvalid(f"{source}: has {classes} classes, not {known}")
+        return known
+    classes = classes or len(model.characters)
     if len(model.characters) - classes not in (0, 1):
         raise ModelInvalid(
             f"{source}: has {classes} classes, but its inference.yml {len(model.characters)} "
-            "characters (the blank and the space counted): the dictionary of another model?"
+            "characters (the blank and the space counted): the dictionary of another model? One of "
+            f"{classes - 2} characters would fit, or of {classes - 1} without use_space_char"
         )
     return int(classes)
 

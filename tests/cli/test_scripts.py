@@ -68,6 +68,8 @@ def test_help_installs_nothing(clone: Path, name: str) -> None:
     [
         ("serve", ("--pipeline", YAML), "is not NAME=YAML, for example accurate=configs/"),
         ("serve", ("--pipeline", "=x.yaml"), "is not NAME=YAML"),
+        ("serve", ("--shadow", YAML), "is not NAME=YAML"),
+        ("serve", ("--shadow", "accurate=configs/none.yaml"), "configs/none.yaml: no such file"),
         ("serve", ("--pipeline=a=configs/none.yaml",), "configs/none.yaml: no such file"),
         ("serve", ("--prot", "80"), "--prot: no option of serve.sh"),
         ("serve", (YAML,), "no option of serve.sh"),

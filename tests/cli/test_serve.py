@@ -12,7 +12,7 @@ from plans import deploy
 from serving.cli.serve import command
 from serving.config import load_config
 from serving.download import HostPattern
-from serving.errors import ConfigError
+from serving.errors import ConfigError, PlanError
 from serving.http.settings import Settings
 from serving.machine import usable_cores
 
@@ -52,7 +52,7 @@ def test_flags(started: list[Settings]) -> None:
         *("--spool", "/s", "--spool-mb", "0.5", "--spool-hours", "2"),
         *("--port", "0", "--threads", "3", "--workers", "2", "--max-body-mb", "0.5"),
         *("--queue", "0", "--timeout", "0.5", "--device", "gpu:1,0", "--models", "/m"),
-        "--allow-cpu-fallback",
+        *("--allow-cpu-fallback", "--shadow-share", "0.5"),
     )
     assert done.exit_code == 0, done.output
     assert started == [
@@ -72,6 +72,7 @@ def test_flags(started: list[Settings]) -> None:
             spool=Path("/s"),
             max_spool=512 * 1024,
             spool_time=7200.0,
+            shadow_share=0.5,
         )
     ]
 
@@ -146,12 +147,31 @@ def test_the_first_pipeline_stays_the_first(started: list[Settings]) -> None:
         (("--timeout", "0"), "timeout"),
         (("--allow-url-hosts", "http://a.b"), "is not HOST"),
         (("--nonsense",), "--nonsense"),
+        (("--shadow", "best=x.yaml"), "--shadow: no --pipeline has the name best"),
+        (("--shadow", "accurate=x", "--shadow", "accurate=y"), "--shadow: the name accurate is"),
+        (("--shadow-share", "0"), "--shadow-share"),
     ],
 )
 def test_wrong_usage(started: list[Settings], arguments: tuple[str, ...], words: str) -> None:
     done = serve(*arguments)
     assert done.exit_code == 2
     assert words in done.output
+    assert not started
+
+
+def test_a_shadow_that_cannot_read_is_an_error_before_anything_starts(
+    started: list[Settings], repo: Path, tmp_path: Path, built: Path
+) -> None:
+    shadow = tmp_path / "new.yaml"
+    yaml = (repo / "configs/PP-OCRv4_mobile.yaml").read_text()
+    shadow.write_text(yaml.replace("limit_side_len: 960", "limit_side_len: 961"))
+    done = serve("--shadow", f"accurate={shadow}")
+    assert isinstance(done.exception, PlanError)
+    assert f"{shadow}: no engine plan" in str(done.exception)
+    shadow.write_text("pipeline_name: seal_recognition\n")
+    done = serve("--check", "--shadow", f"accurate={shadow}")
+    assert isinstance(done.exception, ConfigError)
+    assert "it has no lines to compare" in str(done.exception)
     assert not started
 
 

@@ -35,7 +35,9 @@ def stay() -> None:
 
 def test_no_more_permits_than_there_are() -> None:
     admission = Admission(2)
+    assert admission.is_idle
     first, second = admission.admit(Sender()), admission.admit(Sender())
+    assert not admission.is_idle
     with pytest.raises(Busy, match="all 2 permits"):
         admission.admit(Sender())
     first()
@@ -65,8 +67,12 @@ def test_other_processes_count_until_they_end() -> None:
     assert os.read(ready_read, 4) == b"full"
     with pytest.raises(Busy):
         admission.admit(Sender())
+    mine()
+    assert not admission.is_idle
     os.kill(worker, signal.SIGKILL)
     os.waitpid(worker, 0)
+    assert admission.is_idle
+    mine = admission.admit(Sender())
     rest = [admission.admit(Sender()), admission.admit(Sender())]
     with pytest.raises(Busy):
         admission.admit(Sender())

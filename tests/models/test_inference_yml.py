@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.config.model import RecognitionModel, load_model
 from serving.errors import FetchError
 from serving.models.inference_yml import (
     characters_of_onnx,
@@ -84,6 +85,28 @@ def test_inference_yml_gives_back_every_character(
         assert found["PostProcess"]["character_dict"] == [*HARD, *characters]
         assert found["Global"]["model_name"] == "some_rec"
     assert TEMPLATE["PostProcess"]["character_dict"] == []
+
+
+PADDLEOCR_3 = """\
+PreProcess:
+  transform_ops:
+  - DecodeImage: {channel_first: false, img_mode: BGR}
+  - MultiLabelEncode: {gtc_encode: NRTRLabelEncode}
+  - RecResizeImg: {image_shape: [3, 48, 320]}
+  - KeepKeys: {keep_keys: [image, label_ctc, label_gtc, length, valid_ratio]}
+PostProcess:
+  name: CTCLabelDecode
+  character_dict: ['0', '1', ä]
+"""
+"""As tools/export_model.py writes it: the steps of the evaluation, and no name of PaddleX's."""
+
+
+def test_an_export_of_paddleocr_3_is_a_model_folder(tmp_path: Path) -> None:
+    (tmp_path / "inference.yml").write_text(PADDLEOCR_3, encoding="utf-8")
+    model = load_model(tmp_path, "PP-OCRv4_mobile_rec", "text_recognition")
+    assert isinstance(model, RecognitionModel)
+    assert (model.height, model.width, model.normalisation.order) == (48, 320, "BGR")
+    assert model.characters == ("", "0", "1", "ä", " ")
 
 
 def test_a_recogniser_needs_its_characters(tmp_path: Path) -> None:

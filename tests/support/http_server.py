@@ -139,8 +139,8 @@ def answer(caller: socket.socket) -> tuple[int, Any, http.client.HTTPResponse]:
         return response.status, json.loads(response.read()), response
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + PATIENCE
+def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
             return True

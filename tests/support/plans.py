@@ -19,19 +19,27 @@ def deploy_like_default(
     folder: Path, built: Path, default: PipelineConfig, *others: PipelineConfig
 ) -> None:
     """Make the folder a store of `built`'s models: the default pipeline has its measured plan, the
-    others one that names the same engines, and ONNX Runtime for a model of another kind, because
-    measuring takes minutes.
+    others as `plan_like_default` has it.
+    """
+    (folder / "engines").mkdir()
+    for source in (*built.iterdir(), *(built / "engines").iterdir()):
+        if source.name not in ("engines", "plans", ".lock", ".staging"):
+            (folder / source.relative_to(built)).symlink_to(source)
+    save_plan(folder, default, usable_cores(), "cpu", find_plan(default, built))
+    plan_like_default(folder, built, default, *others)
+
+
+def plan_like_default(
+    folder: Path, built: Path, default: PipelineConfig, *others: PipelineConfig
+) -> None:
+    """Give the others a plan in a folder of `deploy_like_default`'s, with the default's engines,
+    and ONNX Runtime for a model of another kind, because measuring takes minutes.
     """
     cores, plan = usable_cores(), find_plan(default, built)
     inputs = [plan_inputs(other, built, cores).parts for other in others]
     for parts in inputs:
         for part in parts.values():
             Graphs(built).build(part.folder, part.model)
-    (folder / "engines").mkdir()
-    for source in (*built.iterdir(), *(built / "engines").iterdir()):
-        if source.name not in ("engines", "plans"):
-            (folder / source.relative_to(built)).symlink_to(source)
-    save_plan(folder, default, cores, "cpu", plan)
     for other, parts in zip(others, inputs, strict=True):
         choices = {
             section: plan.models[section].choice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import socket
@@ -18,7 +19,7 @@ from gunicorn.arbiter import Arbiter
 from serving.config.paddlex import ServedConfig, load_served
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
-from serving.errors import ConfigError
+from serving.errors import ConfigError, DeviceError
 from serving.http.admission import Admission
 from serving.http.app import App, create_app
 from serving.http.gunicorn.messages import SharedState, WorkerEvents
@@ -30,7 +31,9 @@ from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
 from serving.integrations.paddlex.served import check_served
 from serving.machine import usable_cores
-from serving.plan.plan import planned_workers
+from serving.plan.plan import check_plan, planned_workers
+
+_LOG = logging.getLogger("serving.http")
 
 _CONNECTIONS = 4096
 _OTHER_FILES = 256
@@ -50,6 +53,8 @@ class Generation:
     number: int
     configs: Mapping[str, ServedConfig]
     """By name, the first `--pipeline` first."""
+    shadows: Mapping[str, PipelineConfig]
+    """What reads some pages of the pipeline of that name again."""
     keys: Keys | None
     """The keys that are accepted; None: no key is needed."""
     planned: int
@@ -64,9 +69,17 @@ class Generation:
 def read_generation(number: int, settings: Settings) -> Generation:
     """Read all that a SIGHUP reloads.
 
-    Raises ConfigError, PlanError, and EngineError where PaddleX is needed and not installed.
+    Raises ConfigError, PlanError, EngineError where PaddleX is needed and not installed, and, of a
+    shadow, ModelError and DeviceError.
     """
     configs = {name: load_served(path) for name, path in settings.pipelines.items()}
+    shadows = {name: read_shadow(configs[name], path) for name, path in settings.shadows.items()}
+    for shadow in shadows.values():  # here, because what a worker cannot load is only logged
+        try:
+            check_plan(shadow, settings.models, settings.cores, settings.device)
+        except DeviceError:
+            if not settings.allow_cpu_fallback:
+                raise
     ours = [config for config in configs.values() if isinstance(config, PipelineConfig)]
     for config in configs.values():
         check_served(config, settings.device)
@@ -80,8 +93,19 @@ def read_generation(number: int, settings: Settings) -> Generation:
     return Generation(
         number,
         configs,
+        shadows,
         keys=read_keys(settings.api_keys_file) if settings.api_keys_file else None,
         planned=planned if len(ours) == len(configs) else 1,  # PaddleX's memory was not measured
+    )
+
+
+def read_shadow(served: ServedConfig, path: Path) -> PipelineConfig:
+    """The shadow, of that YAML, of a pipeline. Raises ConfigError."""
+    shadow = load_served(path)
+    if isinstance(served, PipelineConfig) and isinstance(shadow, PipelineConfig):
+        return shadow
+    raise ConfigError(
+        f"--shadow: {path}: PaddleX runs one of the two pipelines, and it has no lines to compare"
     )
 
 
@@ -169,12 +193,24 @@ class Application(BaseApplication):
 
             return self._load(name, configs[name], worker.slot, on_batch)
 
+        def load_shadows() -> None:
+            for name, config in self.generation.shadows.items():
+                assert service.shadow is not None
+                try:
+                    shadow = self._load(name, config, worker.slot, lambda *_: None)
+                except Exception:  # its pages are counted as dropped
+                    _LOG.error("the shadow of %s does not load", name, exc_info=True)
+                else:
+                    service.shadow.open(name, shadow)
+                    _LOG.info("shadow ready", extra={"fields": {"pipeline": name}})
+
         self._loader = load_in_background(
             service.registry,
             load,
             self.events,
             delay=worker.load_delay,
             warm_first=worker.paused,  # meanwhile the older generation serves
+            then=load_shadows,
         )
 
     def _close(self, master: Arbiter, worker: Any) -> None:

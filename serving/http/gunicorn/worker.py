@@ -337,11 +337,12 @@ def load_in_background(
     *,
     delay: float = 0.0,
     warm_first: bool = False,
+    then: Callable[[], None] = lambda: None,
 ) -> threading.Thread:
     """Load the pipelines while the worker already answers /health; report the result.
 
     delay: seconds to wait before. warm_first: warm the hot shapes before reporting. Otherwise after
-    it: the first seconds are slower, but begin seconds earlier.
+    it: the first seconds are slower, but begin seconds earlier. then: what can wait for all this.
     """
 
     def work() -> None:
@@ -357,6 +358,7 @@ def load_in_background(
             events.ready(registry.identities)
             if not warm_first:
                 _warm(registry)
+            then()
 
     thread = threading.Thread(target=work, name="loader", daemon=True)
     thread.start()

@@ -49,7 +49,14 @@ _MEMORY_PER_PIXEL = 20
 # glibc keeps what decoders and engines free after a large page, up to 1 GB, and returns it only if
 # told to. That takes milliseconds: after pages of so many bytes.
 _LARGE_PAGE = 48 << 20
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)  # musl has none
+# It keeps less where threads share arenas, and where what is large is never part of one.
+_LARGE_ALLOCATION = 4 << 20
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_libc = ctypes.CDLL(None)
+if hasattr(_libc, "mallopt"):  # musl has neither
+    _libc.mallopt(_M_ARENA_MAX, max(2, usable_cores()))
+    _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_ALLOCATION)
+_malloc_trim = getattr(_libc, "malloc_trim", lambda _: 0)
 
 
 class Pages(Iterator[Image]):

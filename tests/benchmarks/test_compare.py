@@ -20,7 +20,7 @@ from benchmarks.rendered import rendered_pages
 from benchmarks.report import comparison_tables, write_comparison
 from benchmarks.systems import ConcurrentReading, Reading, Setup
 from serving.errors import EngineError
-from serving.evaluate import LabelledPage
+from serving.evaluate.labels import LabelledPage
 
 
 class FakeSystem:

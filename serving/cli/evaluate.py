@@ -173,8 +173,9 @@ def print_figures(found: Evaluation) -> None:
         click.echo(f"left out: {len(found.problems)}, for example {found.problems[0]}")
     if compared:
         changes = [f"{name} is {change}" for name, change in found.changes().items()]
-        noise = f"no difference beyond noise (none is told on under {MIN_UNITS} pages or lines)"
-        click.echo(f"{' against '.join(found.pipelines)}: {', '.join(changes) or noise}")
+        few = f"under {MIN_UNITS} pages or lines tell no difference from noise"
+        none = "no difference beyond noise" if found.differences() else few
+        click.echo(f"{' against '.join(found.pipelines)}: {', '.join(changes) or none}")
 
 
 def below(found: Evaluation, bounds: tuple[tuple[str, float], ...]) -> list[str]:

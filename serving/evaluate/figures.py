@@ -106,7 +106,7 @@ class Evaluation:
     def figures(self, group: str | None = None) -> dict[str, tuple[float, ...]]:
         """Of each pipeline, of a set or, without `group`, of all; only those that the labels have.
 
-        Where a pipeline has nothing to divide by, as precision where it reads nothing, it has 0.
+        Precision is 0 of a pipeline that reads nothing, where another one does.
         """
         parts, wholes = np.moveaxis(self.counts[self._rows(group)].sum(0, dtype=float), 2, 0)
         values = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes > 0)
@@ -124,7 +124,7 @@ class Evaluation:
         figures, tails = self.figures(group), (0.025, 0.975)
         return {
             name: Difference(figures[name][0] - figures[name][1], *np.quantile(sample, tails))
-            for name, sample in self._samples[group].items()
+            for name, sample in self._samples(group).items()
         }
 
     def changes(self, by: float = 0.0, confidence: float = 0.95) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Evaluation:
 
         With that confidence for all of them together (Bonferroni).
         """
-        samples = {name: s for name, s in self._samples[None].items() if name in JUDGED}
+        samples = {name: s for name, s in self._samples(None).items() if name in JUDGED}
         changed = {}
         for name, sample in samples.items():
             tail = (1 - confidence) / 2 / len(samples)
@@ -141,26 +141,30 @@ class Evaluation:
                 changed[name] = "better" if low > by else "worse"
         return changed
 
-    @cached_property
-    def _samples(self) -> dict[str | None, dict[str, npt.NDArray[np.float64]]]:
-        """Bootstrap samples of each difference, by set."""
+    def _samples(self, group: str | None) -> dict[str, npt.NDArray[np.float64]]:
+        """Bootstrap samples of each difference in a set, or in all."""
+        if group in self._sampled:
+            return self._sampled[group]
+        found = self._sampled[group] = {}
         lines = np.array([page.is_line for page in self.pages])
-        found: dict[str | None, dict[str, npt.NDArray[np.float64]]] = {}
-        for group in (None, *self.groups):
-            found[group] = {}
-            for kind in (lines, ~lines):
-                counts = self.counts[self._rows(group) & kind]
-                parts, wholes = counts[..., 0], counts[..., 1]
-                known = [
-                    index
-                    for index in np.flatnonzero(wholes.any(axis=(0, 1))).tolist()
-                    if FIGURES[index] not in TIMES
-                ]
-                if len(self.pipelines) == 2 and len(counts) >= MIN_UNITS:
-                    ratios = np.nan_to_num(bootstrap(parts[:, :, known], wholes[:, :, known]))
-                    delta = (ratios[:, 0] - ratios[:, 1]).T
-                    found[group] |= zip((FIGURES[index] for index in known), delta, strict=True)
+        for kind in (lines, ~lines):
+            counts = self.counts[self._rows(group) & kind]
+            if len(self.pipelines) < 2 or len(counts) < MIN_UNITS:
+                continue
+            known = [
+                index
+                for index in np.flatnonzero(counts[..., 1].any(axis=(0, 1))).tolist()
+                if FIGURES[index] not in TIMES
+            ]
+            parts, wholes = np.moveaxis(counts[:, :, known], 3, 0)
+            ratios = np.nan_to_num(bootstrap(parts, wholes))
+            delta = (ratios[:, 0] - ratios[:, 1]).T
+            found |= zip((FIGURES[index] for index in known), delta, strict=True)
         return found
+
+    @cached_property
+    def _sampled(self) -> dict[str | None, dict[str, npt.NDArray[np.float64]]]:
+        return {}
 
     def _rows(self, group: str | None) -> npt.NDArray[np.bool_]:
         return np.array([group in (None, page.group) for page in self.pages])

@@ -72,15 +72,13 @@ def read_labels(data: Path, groups: Sequence[str] = ()) -> Labels:
             except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else error
                 labels.problems.append(f"{where}: {reason}")
-            except UnsupportedMedia as error:
-                labels.problems.append(f"{where}: {error}")
     for problem in labels.problems[:_MAX_LOGGED]:
         _LOG.warning("left out: %s", problem)
     if more := len(labels.problems[_MAX_LOGGED:]):
         _LOG.warning("left out: %d more", more)
     if not labels.pages:
         first = labels.problems[0] if labels.problems else "there are no labels in it"
-        raise ConfigError(f"--data {data}: no supported image or document: {first}")
+        raise ConfigError(f"--data {data}: no image or document to read: {first}")
     return labels
 
 
@@ -183,14 +181,17 @@ def _coco_entry(image: Any, lines: Mapping[str, Any]) -> _Entry:
 
 
 def _page(group: str, folder: Path, image: Any, lines: Any, known: bool) -> LabelledPage:
-    """Raises ValueError, KeyError, TypeError, UnsupportedMedia or OSError for what is wrong."""
+    """Raises ValueError, KeyError, TypeError or OSError for what is wrong."""
     if not isinstance(image, str) or not image:
         raise ValueError("its image is not named by a text")
     path = next((p for p in (folder / image, folder.parent / image) if p.is_file()), None)
     if path is None:
         raise ValueError(f"{image} is neither in {folder} nor in {folder.resolve().parent}")
     with path.open("rb") as opened:
-        sniff(opened.read(SNIFF_BYTES))
+        try:
+            sniff(opened.read(SNIFF_BYTES))
+        except UnsupportedMedia as error:
+            raise ValueError(f"{image}: {error}") from error
     if isinstance(lines, str):
         return LabelledPage(group, path, (lines,), is_line=True)
     texts: list[str] = []
@@ -221,8 +222,11 @@ def _polygon(line: Mapping[str, Any]) -> Polygon | None:
         return None
     if key == "segmentation" and len(value) != 1:
         raise ValueError("segmentation: give one polygon")
-    points = np.asarray(value, np.float64).reshape(-1, 2)
-    if key == "bbox":  # COCO's x, y, width, height
+    try:
+        points = np.asarray(value, np.float64).reshape(-1, 2)
+    except (ValueError, TypeError, OverflowError):
+        points = np.empty((0, 2))
+    if key == "bbox" and len(points) == 2:  # COCO's x, y, width, height
         (x, y), (width, height) = points
         points = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
     if len(points) < 3 or not (np.abs(points) < 1e6).all():

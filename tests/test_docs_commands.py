@@ -31,6 +31,7 @@ TESTED_ELSEWHERE = {
     r"python3 -m venv \.venv-paddlex": "test.sh makes it",
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
     r".*ocr-hpi evaluate .*": "cli/test_evaluate.py",
+    r".*ocr-hpi swap .*": "cli/test_swap.py",
     r".*\bseal\b.*": "integrations/paddlex/test_served.py",
     r"python3 -m venv \.venv-ocrmypdf": "test.sh installs the extra",
     r"\.venv-ocrmypdf/bin/pip install .*": "test.sh installs the extra",

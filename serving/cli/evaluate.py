@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from serving.cli.options import max_pixels_option, models_option
+from serving.cli.options import Command, max_pixels_option, models_option
 
 if TYPE_CHECKING:
     from serving.evaluate.figures import Evaluation
@@ -35,15 +36,35 @@ class Bound(click.ParamType):  # type: ignore[type-arg]  # generic only since cl
         return figure, number
 
 
+def data_option(*, required: bool) -> Callable[[Command], Command]:
+    return click.option(
+        "--data",
+        required=required,
+        type=click.Path(path_type=Path),
+        help="Labels: a file, a folder with a truth.json, Label.txt or rec_gt.txt, or a folder of "
+        "such folders.",
+    )
+
+
+by_option = click.option(
+    "--by",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Points of 100 by which it may be worse.",
+)
+confidence_option = click.option(
+    "--confidence",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0.5, 0.999),
+    help="How sure it must be that it is worse, for all these figures together.",
+)
+
+
 @click.command()
 @click.argument("pipeline", type=click.Path(path_type=Path), metavar="PIPELINE.yaml")
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Labels: a file, a folder with a truth.json, Label.txt or rec_gt.txt, or a folder of such "
-    "folders.",
-)
+@data_option(required=True)
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
@@ -78,20 +99,8 @@ class Bound(click.ParamType):  # type: ignore[type-arg]  # generic only since cl
     help="Compare with it, and exit with code 1 if det_hmean, char_f1, token_f1, rec_accuracy or "
     "rec_ned is worse by more than --by, with --confidence.",
 )
-@click.option(
-    "--by",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0, 100),
-    help="Points of 100 by which it may be worse.",
-)
-@click.option(
-    "--confidence",
-    default=0.95,
-    show_default=True,
-    type=click.FloatRange(0.5, 0.999),
-    help="How sure it must be that it is worse, for all these figures together.",
-)
+@by_option
+@confidence_option
 @max_pixels_option
 @models_option
 def command(

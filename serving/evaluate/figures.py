@@ -222,20 +222,24 @@ def evaluate(
     *,
     fold: Collection[str] = (),
     max_pixels: int = MAX_PIXELS,
+    threads: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Read every page by one or two pipelines, in turn.
 
     A document counts as one page, and its boxes only if it has one. fold: `case` and `width` take
-    upper case and full-width forms for their counterparts. max_pixels: of a page. on_progress:
-    gets a message for each image. Raises what load_pipeline raises, EngineError, and ConfigError
-    where no image can be read.
+    upper case and full-width forms for their counterparts. max_pixels: of a page. threads: cores
+    of the plans. on_progress: gets a message for each image.
+
+    Raises what load_pipeline raises, EngineError, and ConfigError where no image can be read.
     """
     done: list[tuple[LabelledPage, tuple[Reading, ...]]] = []
     problems: list[str] = []
     with ExitStack() as stack:
         pipelines = [
-            stack.enter_context(load_pipeline(yaml, models=models, max_pixels=max_pixels))
+            stack.enter_context(
+                load_pipeline(yaml, models=models, threads=threads, max_pixels=max_pixels)
+            )
             for yaml in yamls
         ]
         for yaml, pipeline in zip(yamls, pipelines, strict=True):

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pwd
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,6 +236,8 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, partial)
         _fsync(partial)
         partial.replace(path)
     finally:

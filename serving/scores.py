@@ -139,8 +139,8 @@ def bootstrap(
 
     parts, wholes: (N, ...), one entry per unit, a line or a page, as for several systems that read
     the same units: a sample has the same units for all. Returns (rounds, ...), NaN where a sample
-    has nothing to divide by. Efron and Tibshirani, "An Introduction to the
-    Bootstrap" (1993), chapter 13.
+    has nothing to divide by. Efron and Tibshirani, "An Introduction to the Bootstrap" (1993),
+    chapter 13.
 
     Raises ValueError when the two differ in shape or hold nothing to divide by.
     """

@@ -130,6 +130,10 @@ def command(
 
     if rival is not None and against not in (None, rival):
         raise click.UsageError("--against and --fail-if-worse-than name different pipelines")
+    if report is not None:
+        if report.suffix != ".html":
+            raise click.UsageError(f"--report {report}: give a name that ends in .html")
+        report.parent.mkdir(parents=True, exist_ok=True)
     other = against or rival
     labels = read_labels(data)
     with Console(stderr=True).status("reading") as status:
@@ -177,7 +181,7 @@ def print_figures(found: Evaluation) -> None:
                 cells.append(f"{value:+.2f} ({low:+.2f} to {high:+.2f})")
             table.add_row(f"{group or 'total'} ({size})", name, *cells)
         table.add_section()
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
     if found.problems:
         click.echo(f"left out: {len(found.problems)}, for example {found.problems[0]}")
     if compared:

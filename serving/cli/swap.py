@@ -123,7 +123,7 @@ def _master(pidfile: Path) -> int:
     """The server's process id. Raises ConfigError if it is not that of a server."""
     try:
         pid = int(pidfile.read_text())
-        if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
             return pid
         reason = f"process {pid} is no server"
     except (OSError, ValueError) as error:

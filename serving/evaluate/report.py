@@ -37,10 +37,9 @@ def write_report(found: Evaluation, path: Path) -> None:
 
     The HTML stays under 20 MB, however many lines there are. Raises OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     summary = found.to_dict()
     text = json.dumps(summary, ensure_ascii=False, indent=1)
-    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8", errors="replace")
     lines = _read_lines(found, path.with_suffix(".csv"))
     pictures = _Pictures()
     environment = jinja2.Environment(
@@ -61,7 +60,7 @@ def write_report(found: Evaluation, path: Path) -> None:
         ],
         pages=_pages(found, pictures),
     )
-    path.write_text(html, encoding="utf-8")
+    path.write_text(html, encoding="utf-8", errors="replace")
 
 
 _TITLES = "Worst lines", "Lines on which the second pipeline is better"
@@ -95,7 +94,7 @@ class _Lines:
 def _read_lines(found: Evaluation, path: Path) -> _Lines:
     """One pass over all lines, which writes the CSV."""
     lines = _Lines([Counter() for _ in found.pipelines])
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         table = csv.writer(file)
         columns = [(name, f"errors of {name}") for name in found.pipelines]
         table.writerow(["set", "image", "truth", *(cell for pair in columns for cell in pair)])

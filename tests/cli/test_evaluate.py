@@ -65,6 +65,7 @@ def test_a_worse_recogniser_is_told_from_the_original(
         (["--data", ".", "--fail-below", "f1=0.9"], 2, "'f1' is none of det_precision"),
         (["--data", ".", "--fail-below", "char_f1=95"], 2, "a value from 0 to 1"),
         (["--data", ".", "--fail-below", "ms=95"], 2, "'ms' is none of"),
+        (["--data", ".", "--report", "out.json"], 2, "ends in .html"),
         (["--data", ".", "--against", "a", "--fail-if-worse-than", "b"], 2, "different pipelines"),
     ],
 )

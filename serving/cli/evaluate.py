@@ -139,13 +139,12 @@ def command(
     with Console(stderr=True).status("reading") as status:
         found = evaluate(
             [pipeline] if other is None else [pipeline, other],
-            labels.pages,
+            labels,
             models,
             fold=fold,
             max_pixels=max_pixels,
             on_progress=status.update,
         )
-    found.problems[:0] = labels.problems
     print_figures(found)
     if report is not None:
         from serving.evaluate.report import write_report

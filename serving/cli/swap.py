@@ -15,7 +15,7 @@ import click
 import requests
 
 from serving.cli.evaluate import by_option, confidence_option, data_option, print_figures, worse
-from serving.cli.options import COUNT, models_option, setting
+from serving.cli.options import COUNT, Device, models_option, setting
 from serving.cli.serve import DEFAULT, PipelineSpec, lacking, prepare
 from serving.config.paddlex import PaddleXConfig, load_served
 from serving.config.pipeline import shipped
@@ -49,6 +49,7 @@ _LOAD_TIME = 960.0
 @by_option
 @confidence_option
 @click.option("--threads", type=COUNT, help="Cores of the server's plans.  [default: all usable]")
+@setting("--device", type=Device(), help="As the server has it.  [default: what `build` chose]")
 @models_option
 def command(
     swap: tuple[str, Path],
@@ -60,6 +61,7 @@ def command(
     by: float,
     confidence: float,
     threads: int | None,
+    device: str | None,
     models: Path,
 ) -> None:
     """Let a running server serve NAME by another YAML: fetch, build, judge on labels, reload.
@@ -85,16 +87,16 @@ def command(
     content = new.read_bytes().decode()
     labels = read_labels(data) if data else None
     pid, state = _master(pidfile), partial(_state, url, api_key)
-    if not _serves(state(), name, _plan_key(served, models, threads)):
+    if not _serves(state(), name, _plan_key(served, models, threads, device)):
         raise ConfigError(f"{served}: {_other_plan(name)}")
-    if todo := lacking([new], models, threads, None):
-        prepare(todo, models, threads, None)
+    if todo := lacking([new], models, threads, device):
+        prepare(todo, models, threads, device)
     if labels:
-        found = evaluate([new, served], labels.pages, models, threads=threads)
+        found = evaluate([new, served], labels, models, threads=threads, device=device)
         print_figures(found)
         if failures := worse(found, by, confidence):
             raise click.ClickException(f"nothing has changed: {'; '.join(failures)}")
-    before, key = state(), _plan_key(new, models, threads)
+    before, key = state(), _plan_key(new, models, threads, device)
     file = served.resolve()
     previous = file.with_name(f"{file.name}.previous")
     old = {path: path.read_bytes().decode() for path in (file, previous) if path.exists()}
@@ -170,10 +172,12 @@ def _wait(
     raise NotReady(f"nothing has changed: the server had not reloaded after {_LOAD_TIME:.0f} s")
 
 
-def _plan_key(yaml: Path, models: Path, threads: int | None) -> str | None:
+def _plan_key(yaml: Path, models: Path, threads: int | None, device: str | None) -> str | None:
     """Of the plan of a YAML; None for one that PaddleX runs. Raises PlanError, ConfigError."""
     config = load_served(yaml)
-    return None if isinstance(config, PaddleXConfig) else find_plan(config, models, threads).key
+    if isinstance(config, PaddleXConfig):
+        return None
+    return find_plan(config, models, threads, device).key
 
 
 def _serves(state: dict[str, Any], name: str, key: str | None) -> bool:
@@ -184,6 +188,6 @@ def _serves(state: dict[str, Any], name: str, key: str | None) -> bool:
 
 def _other_plan(name: str) -> str:
     return (
-        f"the server has another plan for {name}; compare --pipeline, --models, --threads and "
-        "--url with its own, or let it load the file as it is first: kill -HUP"
+        f"the server has another plan for {name}; compare --pipeline, --models, --threads, "
+        "--device and --url with its own, or let it load the file as it is first: kill -HUP"
     )

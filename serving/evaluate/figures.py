@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from rapidfuzz import process
 from serving.api import OcrPipeline, load_pipeline
 from serving.config.options import MAX_PAGES
 from serving.errors import ConfigError, InputError, TimedOut
-from serving.evaluate.labels import LabelledPage
+from serving.evaluate.labels import LabelledPage, Labels
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import MAX_PIXELS, Limits
 from serving.imaging.source import load
@@ -86,7 +86,7 @@ class Evaluation:
     readings: list[tuple[Reading, ...]]
     """Of each page by each pipeline."""
     problems: list[str]
-    """Images that could not be read."""
+    """What was left out: wrong labels, and images that could not be read."""
 
     @cached_property
     def groups(self) -> dict[str, int]:
@@ -217,31 +217,30 @@ class Evaluation:
 
 def evaluate(
     yamls: Sequence[Path],
-    pages: Sequence[LabelledPage],
+    labels: Labels,
     models: Path,
     *,
     fold: Collection[str] = (),
     max_pixels: int = MAX_PIXELS,
     threads: int | None = None,
+    device: str | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Read every page by one or two pipelines, in turn.
 
     A document counts as one page, and its boxes only if it has one. fold: `case` and `width` take
-    upper case and full-width forms for their counterparts. max_pixels: of a page. threads: cores
-    of the plans. on_progress: gets a message for each image.
+    upper case and full-width forms for their counterparts. max_pixels: of a page. threads,
+    device: of the plans, as in load_pipeline. on_progress: gets a message for each image.
 
     Raises what load_pipeline raises, EngineError, and ConfigError where no image can be read.
     """
     done: list[tuple[LabelledPage, tuple[Reading, ...]]] = []
-    problems: list[str] = []
+    pages, problems = labels.pages, [*labels.problems]
     with ExitStack() as stack:
-        pipelines = [
-            stack.enter_context(
-                load_pipeline(yaml, models=models, threads=threads, max_pixels=max_pixels)
-            )
-            for yaml in yamls
-        ]
+        load_one = partial(
+            load_pipeline, models=models, threads=threads, device=device, max_pixels=max_pixels
+        )
+        pipelines = [stack.enter_context(load_one(yaml)) for yaml in yamls]
         for yaml, pipeline in zip(yamls, pipelines, strict=True):
             if not isinstance(pipeline.pipeline, Pipeline) and any(page.is_line for page in pages):
                 raise ConfigError(
@@ -250,7 +249,7 @@ def evaluate(
                 )
         decoder = stack.enter_context(Decoder(Limits(max_pixels, MAX_PAGES)))
         for number, batch in enumerate(_batches(pages)):
-            on_progress(f"{len(done) + len(problems)} of {len(pages)}: {batch[0].path.name}")
+            on_progress(f"{len(done)} of {len(pages)} read; next {batch[0].path.name}")
             loaded: list[tuple[LabelledPage, list[Image]]] = []
             for page in batch:
                 try:
@@ -267,7 +266,7 @@ def evaluate(
                 columns = zip(*read[:: -1 if number % 2 else 1], strict=True)
                 done += zip((page for page, _ in loaded), columns, strict=True)
     if not done:
-        raise ConfigError(f"none of the {len(pages)} images can be read: {problems[0]}")
+        raise ConfigError(f"none of the {len(pages)} images can be read: {problems[-1]}")
     names = tuple(str(yaml) for yaml in yamls)
     return Evaluation(names, [page for page, _ in done], [read for _, read in done], problems)
 

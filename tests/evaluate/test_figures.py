@@ -15,7 +15,7 @@ import shapely
 from benchmarks import corpus
 from serving.errors import ConfigError
 from serving.evaluate.figures import Evaluation, Reading, evaluate
-from serving.evaluate.labels import LabelledPage, read_labels
+from serving.evaluate.labels import LabelledPage, Labels, read_labels
 from serving.scores import Polygon, box_overlap
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
@@ -199,8 +199,8 @@ def test_many_lines_are_sampled_in_groups() -> None:
 
 
 @pytest.fixture(scope="module")
-def labels(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[LabelledPage]:
-    """A strip of a page, 60 rendered crops, and a file that is broken."""
+def labels(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    """A strip of a page, 60 rendered crops, a file that is broken, and a wrong label."""
     folder = tmp_path_factory.mktemp("labels")
     strip = cv2.imread(str(repo / "docs/page.jpg"))[:80]
     cv2.imwrite(str(folder / "strip.png"), strip)
@@ -212,18 +212,19 @@ def labels(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Labelle
         cv2.imwrite(str(folder / f"{sample.name}.png"), sample.image)
         rows.append(f"{sample.name}.png\t{sample.lines[0].text}")
     (folder / "broken.png").write_bytes((folder / "strip.png").read_bytes()[:100])
-    (folder / "rec_gt.txt").write_text("\n".join([*rows, "broken.png\tA"]), encoding="utf-8")
-    return read_labels(folder).pages
+    (folder / "rec_gt.txt").write_text(
+        "\n".join([*rows, "broken.png\tA", "no tab"]), encoding="utf-8"
+    )
+    return read_labels(folder)
 
 
-def test_a_pipeline_is_as_good_as_itself(
-    labels: list[LabelledPage], repo: Path, built: Path
-) -> None:
+def test_a_pipeline_is_as_good_as_itself(labels: Labels, repo: Path, built: Path) -> None:
     """Pages read whole and crops of lines, in turn; what cannot be read is counted."""
     same = evaluate([repo / YAML] * 2, labels, built, fold=("case", "width"))
     assert len(same.pages) == 61
-    (problem,) = same.problems
-    assert "broken.png" in problem
+    wrong, broken = same.problems
+    assert "there is no tab" in wrong
+    assert "broken.png" in broken
     figures = same.figures()
     assert figures["det_hmean"] == figures["char_f1"] == (1.0, 1.0)
     assert figures["rec_ned"][0] > 0.8
@@ -231,4 +232,4 @@ def test_a_pipeline_is_as_good_as_itself(
     assert {tuple(difference) for difference in same.differences().values()} == {(0.0, 0.0, 0.0)}
     assert same.changes() == {}
     with pytest.raises(ConfigError, match=r"none of the 1 images .*broken\.png"):
-        evaluate([repo / YAML], labels[-1:], built)
+        evaluate([repo / YAML], Labels(labels.pages[-1:], []), built)

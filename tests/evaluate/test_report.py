@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -65,6 +66,14 @@ def test_what_is_in_the_three_files(evaluation: Evaluation, tmp_path: Path) -> N
     assert len(rows) == len(evaluation.pages[0].texts) + 2002
     assert rows[-1]["errors of b.yaml"] == "0"
     assert rows[-1]["b.yaml"] == rows[-1]["truth"] == "line 1999"
+
+
+def test_of_a_few_lines_no_difference_is_told(evaluation: Evaluation, tmp_path: Path) -> None:
+    few = replace(evaluation, pages=evaluation.pages[:9], readings=evaluation.readings[:9])
+    write_report(few, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "So few tell no difference from noise." in html
+    assert "is worse" not in html
 
 
 def test_large_pictures_do_not_make_it_large(

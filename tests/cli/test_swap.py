@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_a_worse_recogniser_is_refused_a_good_one_serves_and_may_go_again(
 def test_what_the_server_cannot_load_changes_nothing(served: Served, repo: Path) -> None:
     found = pipeline_models(load_config(served.folder / "worse.yaml"), served.models)
     (worse,) = (part for part in found if part.section == "TextRecognition")
-    Graphs(served.models).find(worse.folder, worse.model).unlink()
+    shutil.rmtree(Graphs(served.models).find(worse.folder, worse.model).parent)
     before, generation = served.files(), served.state()["generation"]
     refused = served.swap("worse.yaml")
     assert refused.exit_code == 1

@@ -202,11 +202,11 @@ def serve(
     from benchmarks import report as reports
     from benchmarks.rendered import rendered_pages
     from benchmarks.serve import load_test
-    from serving.evaluate import labelled_pages
+    from serving.evaluate.labels import read_labels
 
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        pages = labelled_pages(data, groups) if data else rendered_pages(scratch)
+        pages = read_labels(data, groups).pages if data else rendered_pages(scratch)
         with Console(stderr=True).status("starting") as status:
             result = load_test(
                 pipeline, models, pages, scratch, clients=clients, rounds=rounds,

@@ -28,7 +28,7 @@ from benchmarks.systems import (
     peers,
 )
 from serving.errors import EngineError
-from serving.evaluate import LabelledPage, labelled_pages
+from serving.evaluate.labels import LabelledPage, read_labels
 from serving.scores import Overlap, character_overlap, token_overlap
 
 _PAUSE = 0.3
@@ -133,7 +133,7 @@ def compare(
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        pages = labelled_pages(data, groups) if data else rendered_pages(scratch)
+        pages = read_labels(data, groups).pages if data else rendered_pages(scratch)
         specs, sizes = [], {}
         if model_by_model:
             for path in pipelines:

@@ -22,7 +22,7 @@ from serving.config.options import Options
 from serving.config.pipeline import load_config
 from serving.engines.base import Array, Engine
 from serving.errors import EngineError
-from serving.evaluate import LabelledPage
+from serving.evaluate.labels import LabelledPage
 from serving.imaging.decode import Decoder
 from serving.imaging.source import load
 from serving.models.conversion import onnx_graph

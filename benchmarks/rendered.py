@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks import corpus
-from serving.evaluate import LabelledPage
+from serving.evaluate.labels import LabelledPage
 
 _SEED = 7
 

@@ -22,7 +22,7 @@ from benchmarks import systems
 from benchmarks.compare import word_f1
 from benchmarks.servers import OurServer, PaddleXServer, Server
 from serving.errors import EngineError
-from serving.evaluate import LabelledPage
+from serving.evaluate.labels import LabelledPage
 from serving.plan.child import ChildProcess
 
 DIRECT = "load_pipeline"

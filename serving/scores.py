@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+import shapely
+from rapidfuzz.distance import Levenshtein
 
-from serving.types import Quad
+Polygon = Sequence[tuple[float, float]]
+"""At least three corners (x, y), in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,96 +67,94 @@ def _overlap(
     return Overlap((expected & actual).total(), expected.total(), actual.total())
 
 
-def edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions and substitutions between two texts (Levenshtein).
-
-    Bit-parallel, one step per character of `b`: H. Hyyrö, "A bit-vector algorithm for computing
-    Levenshtein and Damerau edit distances", Nordic Journal of Computing 10 (2003).
-    """
-    if a == b:
-        return 0
-    if not a or not b:
-        return len(a) + len(b)
-    positions: dict[str, int] = {}
-    for index, character in enumerate(a):
-        positions[character] = positions.get(character, 0) | 1 << index
-    full, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
-    # Where the distance grows or shrinks from one row to the next, down the column of `b`.
-    plus, minus, distance = full, 0, len(a)
-    for character in b:
-        match = positions.get(character, 0)
-        zero = (((match & plus) + plus) ^ plus) | match | minus
-        up, down = minus | (full & ~(zero | plus)), plus & zero
-        distance += bool(up & last) - bool(down & last)
-        up = (up << 1 | 1) & full
-        down = (down << 1) & full
-        plus, minus = down | (full & ~(zero | up)), up & zero
-    return distance
+def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Insertions, deletions and substitutions between two texts or lists of words (Levenshtein)."""
+    return Levenshtein.distance(a, b)
 
 
-def character_errors(truth: str, read: str, *, spaces: bool = True) -> tuple[int, int]:
-    """Edit distance of one line and the length of its truth, with or without white space."""
-    if not spaces:
-        truth, read = "".join(truth.split()), "".join(read.split())
+def character_errors(truth: str, read: str) -> tuple[int, int]:
+    """Edit distance of one line and the length of its truth."""
     return edit_distance(truth, read), len(truth)
 
 
-def error_rate(truths: Iterable[str], reads: Iterable[str], *, spaces: bool = True) -> float:
-    """Character error rate over lines: all errors over all characters of the truth.
+def box_pairs(
+    truth: Sequence[Polygon], read: Sequence[Polygon], threshold: float
+) -> list[tuple[int, int]]:
+    """One page's boxes, paired one to one where IoU exceeds `threshold`; indices into both.
 
-    May exceed 1. Without a character to read: 0 when nothing was read, else infinite.
+    In the order of the truth, each with the first free box of the reading, as PaddleOCR's
+    DetectionIoUEvaluator and ICDAR 2015's pair them. A polygon that crosses itself has no pair.
     """
-    pairs = [character_errors(t, r, spaces=spaces) for t, r in zip(truths, reads, strict=True)]
-    errors, length = (sum(column) for column in zip(*pairs, strict=True)) if pairs else (0, 0)
-    if not length:
-        return float("inf") if errors else 0.0
-    return errors / length
+    expected, found = _polygons(truth), _polygons(read)
+    j, i = shapely.STRtree(expected).query(found, predicate="intersects")
+    common = shapely.area(shapely.intersection(expected[i], found[j]))
+    hits = common > threshold * (shapely.area(expected[i]) + shapely.area(found[j]) - common)
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for first, second in sorted(zip(i[hits].tolist(), j[hits].tolist(), strict=True)):
+        if first not in pairs and second not in taken:
+            pairs[first] = second
+            taken.add(second)
+    return list(pairs.items())
 
 
-def accuracy(truths: Iterable[str], reads: Iterable[str], *, spaces: bool = True) -> float:
-    """Share of correct characters: 1 less the error rate, not below 0."""
-    return max(0.0, 1.0 - error_rate(truths, reads, spaces=spaces))
+def in_regions(boxes: Sequence[Polygon], regions: Sequence[Polygon]) -> list[bool]:
+    """Of each box, whether more than half of its area lies in one of the regions."""
+    inner, outer = _polygons(boxes)[:, None], _polygons(regions)[None]
+    common = shapely.area(shapely.intersection(inner, outer))
+    return list((common > 0.5 * shapely.area(inner)).any(axis=1))
 
 
-def iou(a: Quad, b: Quad) -> float:
-    """Intersection over union of two convex quads, 0 to 1; 0 where either has no area."""
-    import cv2
+def box_overlap(
+    truth: Sequence[Polygon],
+    read: Sequence[Polygon],
+    threshold: float = 0.7,
+    ignored: Sequence[Polygon] = (),
+) -> Overlap:
+    """One page's boxes that pair, and their numbers; its sum's `f1` is what papers call H-mean.
 
-    if not _near(a, b):
-        return 0.0
-    first, second = np.array(a, np.float32), np.array(b, np.float32)
-    common, _ = cv2.intersectConvexConvex(first, second)
-    union = cv2.contourArea(first) + cv2.contourArea(second) - common
-    return float(min(1.0, common / union)) if common > 0 and union > 0 else 0.0
-
-
-def _near(a: Quad, b: Quad) -> bool:
-    """Whether the upright rectangles around the quads touch."""
-    return all(
-        max(p[axis] for p in a) >= min(p[axis] for p in b)
-        and max(p[axis] for p in b) >= min(p[axis] for p in a)
-        for axis in (0, 1)
-    )
-
-
-def box_overlap(truth: Sequence[Quad], read: Sequence[Quad], threshold: float = 0.7) -> Overlap:
-    """One page's boxes, paired one to one, best pair first, where IoU is `threshold` or more.
-
-    The sum's `f1` is what detection papers call H-mean.
+    As in PaddleOCR's metric, boxes read in an ignored region and polygons that cross themselves
+    are not counted.
     """
-    pairs = [
-        (value, i, j)
-        for i, expected in enumerate(truth)
-        for j, actual in enumerate(read)
-        if (value := iou(expected, actual)) >= threshold
-    ]
-    taken_truth: set[int] = set()
-    taken_read: set[int] = set()
-    for _, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
-        if i not in taken_truth and j not in taken_read:
-            taken_truth.add(i)
-            taken_read.add(j)
-    return Overlap(len(taken_truth), len(truth), len(read))
+    counted = [box for box, out in zip(read, in_regions(read, ignored), strict=True) if not out]
+    whole, part = (sum(shape is not None for shape in _polygons(side)) for side in (truth, counted))
+    return Overlap(len(box_pairs(truth, counted, threshold)), whole, part)
+
+
+def _polygons(boxes: Sequence[Polygon]) -> npt.NDArray[np.object_]:
+    """One shapely.Polygon per box; None, which shapely skips, where it crosses itself."""
+    shapes = np.array([shapely.Polygon(box) for box in boxes], np.object_)
+    shapes[~shapely.is_valid(shapes)] = None
+    return shapes
+
+
+_MAX_UNITS = 4096
+"""More are added up in so many groups, each a sample of all: that many draws take seconds."""
+
+
+def bootstrap(
+    parts: npt.ArrayLike, wholes: npt.ArrayLike, *, rounds: int = 2000, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """sum(parts) / sum(wholes) of `rounds` samples of the units, drawn with replacement.
+
+    parts, wholes: (N, ...), one entry per unit, a line or a page, as for several systems that read
+    the same units: a sample has the same units for all. Returns (rounds, ...), NaN where a sample
+    has nothing to divide by. Efron and Tibshirani, "An Introduction to the Bootstrap" (1993),
+    chapter 13.
+
+    Raises ValueError when the two differ in shape or hold nothing to divide by.
+    """
+    top, bottom = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    if top.shape != bottom.shape or not bottom.any():
+        raise ValueError("a bootstrap needs as many parts as wholes, and a whole above 0")
+    rng = np.random.default_rng(seed)
+    if len(top) > _MAX_UNITS:
+        order = rng.permutation(len(top))
+        starts = np.linspace(0, len(top), _MAX_UNITS, endpoint=False).astype(int)
+        top, bottom = (np.add.reduceat(side[order], starts) for side in (top, bottom))
+    draws = rng.multinomial(len(top), np.full(len(top), 1 / len(top)), size=rounds).astype(float)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        return np.asarray(np.tensordot(draws, top, 1) / np.tensordot(draws, bottom, 1))
 
 
 def bootstrap_bound(
@@ -161,24 +163,11 @@ def bootstrap_bound(
     side: Literal["lower", "upper"],
     *,
     confidence: float = 0.95,
-    rounds: int = 2000,
-    seed: int = 0,
 ) -> float:
-    """One-sided percentile bootstrap bound of sum(parts) / sum(wholes).
+    """One-sided percentile bound of sum(parts) / sum(wholes); see `bootstrap`.
 
-    One entry per sampled unit, a line or a page: errors over lengths for an error rate; the
-    difference of two engines' errors over lengths for a loss; twice the pairs over the number of
-    boxes on both sides for H-mean. Units are drawn with replacement, `rounds` times. Efron and
-    Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
-
-    Raises ValueError when the two differ in length or hold nothing to divide by.
+    Errors over lengths for an error rate; the difference of two engines' errors over lengths for a
+    loss; twice the pairs over the number of boxes on both sides for H-mean.
     """
-    top, bottom = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
-    if top.shape != bottom.shape or not bottom.any():
-        raise ValueError("a bootstrap bound needs as many parts as wholes, and a whole above 0")
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(top), np.full(len(top), 1 / len(top)), size=rounds)
-    sums = draws @ bottom
-    ratios = (draws @ top)[sums > 0] / sums[sums > 0]
     level = confidence if side == "upper" else 1 - confidence
-    return float(np.quantile(ratios, level))
+    return float(np.nanquantile(bootstrap(parts, wholes), level))

@@ -48,6 +48,7 @@ def test_the_wheel_holds_the_package_and_no_benchmarks(wheel: Path, repo: Path) 
         "paddleocr_hpi_serving",
     }
     assert {
+        "serving/evaluate/report.html",
         "serving/http/page/index.html",
         "serving/data/models.yaml",
         "serving/data/calibration/truth.json",

@@ -26,6 +26,7 @@ _COMMANDS = {
     "key": "Create an API key.",
     "predict": "Read images, PDFs and folders from the command line.",
     "evaluate": "Score pipelines on your own labelled images.",
+    "swap": "Let a running server serve another pipeline, once it has proved as good.",
 }
 _DEBUG = "serving.debug"
 

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from serving.http.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_DEFAULT = "accurate=configs/PP-OCRv4_mobile.yaml"
+DEFAULT = "accurate=configs/PP-OCRv4_mobile.yaml"
 
 
 class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
@@ -41,7 +41,7 @@ class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only s
             return value
         name, equals, path = str(value).strip().partition("=")
         if not equals or not path:
-            self.fail(f"{value!r} is not NAME=YAML, for example {_DEFAULT}", param, ctx)
+            self.fail(f"{value!r} is not NAME=YAML, for example {DEFAULT}", param, ctx)
         if not _NAME.fullmatch(name):
             self.fail(f"{name!r} becomes part of an address: letters, digits and . _ -", param, ctx)
         return name, Path(path)
@@ -71,7 +71,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     "pipelines",
     multiple=True,
     type=PipelineSpec(),
-    default=(_DEFAULT,),
+    default=(DEFAULT,),
     help="A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.",
 )
 @setting(
@@ -198,6 +198,7 @@ def command(
     with the reason in the log and in GET /ocr/v1. Once it serves, nothing is downloaded, converted
     or built: that is done before, by `ocr-hpi fetch` and `ocr-hpi build`, or here, with --build.
     """
+    from serving.config.pipeline import shipped
     from serving.http.gunicorn.application import read_generation
     from serving.http.gunicorn.server import run
     from serving.http.settings import Settings
@@ -225,9 +226,20 @@ def command(
         _check(started)
         return
     planned_cores = None if threads is None else cores
-    if lacking := _lacking(started, planned_cores, build):
+    own = [
+        path
+        for path in (*started.pipelines.values(), *started.shadows.values())
+        if build or shipped(path)
+    ]
+    if todo := lacking(own, started.models, planned_cores, started.device):
         _check(started)
-        _prepare(started, planned_cores, lacking)
+        prepare(
+            todo,
+            started.models,
+            planned_cores,
+            started.device,
+            allow_cpu_fallback=started.allow_cpu_fallback,
+        )
     first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
     if workers is None and threads is None:
         planned = first.planned
@@ -235,47 +247,54 @@ def command(
     run(started, first=first)
 
 
-def _lacking(settings: Settings, threads: int | None, build: bool) -> list[Path]:
-    """The pipelines to build, of all (build) or the package's; says on stderr what they lack."""
+def lacking(
+    pipelines: Iterable[Path], models: Path, threads: int | None, device: str | None
+) -> list[Path]:
+    """Those that cannot be served without a build; says on stderr what they lack."""
     from serving.config.paddlex import PaddleXConfig, load_served
-    from serving.config.pipeline import shipped
     from serving.errors import DeviceError, ModelError, PlanError
     from serving.plan.plan import check_plan
 
-    lacking = []
-    for path in (*settings.pipelines.values(), *settings.shadows.values()):
-        if build or shipped(path):
-            config = load_served(path)
-            if isinstance(config, PaddleXConfig):
-                continue  # it has no plan
-            try:
-                check_plan(config, settings.models, threads, settings.device)
-            except (DeviceError, ModelError, PlanError) as error:
-                click.echo(f"preparing {path}: {error}", err=True)
-                lacking.append(path)
-    return lacking
+    found = []
+    for path in pipelines:
+        config = load_served(path)
+        if isinstance(config, PaddleXConfig):
+            continue  # it has no plan
+        try:
+            check_plan(config, models, threads, device)
+        except (DeviceError, ModelError, PlanError) as error:
+            click.echo(f"preparing {path}: {error}", err=True)
+            found.append(path)
+    return found
 
 
-def _prepare(settings: Settings, threads: int | None, pipelines: Sequence[Path]) -> None:
+def prepare(
+    pipelines: Sequence[Path],
+    models: Path,
+    threads: int | None,
+    device: str | None,
+    *,
+    allow_cpu_fallback: bool = False,
+) -> None:
     """Fetch and build, in processes of their own: the server loads none of what they need.
 
     In a clone these are its scripts, which make the environment of a conversion, too.
     """
     from serving.errors import BUILD, CLONE, FETCH
 
-    models = ["--models", str(settings.models.absolute())]
+    store = ["--models", str(models.absolute())]
     plan = [] if threads is None else ["--threads", str(threads)]
-    plan += [] if settings.device is None else ["--device", settings.device]
+    plan += [] if device is None else ["--device", device]
     # The clone has what comes from the package under the same name.
     yamls = [str(path.absolute() if path.exists() else path) for path in pipelines]
-    for name, script, options in (("fetch", FETCH, models), ("build", BUILD, models + plan)):
+    for name, script, options in (("fetch", FETCH, store), ("build", BUILD, store + plan)):
         program = script.split() if CLONE else [sys.executable, "-P", "-m", "serving.cli", name]
         with subprocess.Popen([*program, *options, *yamls], stdout=2, cwd=CLONE) as child:
             before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
             child.wait()
             signal.signal(signal.SIGTERM, before)
         # With a fallback, the server itself names what is missing.
-        if child.returncode and not (name == "build" and settings.allow_cpu_fallback):
+        if child.returncode and not (name == "build" and allow_cpu_fallback):
             raise click.exceptions.Exit(1)  # the child has said why
 
 

@@ -37,6 +37,7 @@ from serving.imaging.formats import (
 from serving.imaging.headers import Header, SingleKind, read_header
 from serving.imaging.sandbox.client import Document, PageInfo, Sandbox
 from serving.imaging.sandbox.protocol import PageText
+from serving.machine import usable_cores
 from serving.types import Image, Line, Page
 
 _DPI = range(36, 1201)

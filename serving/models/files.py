@@ -262,6 +262,8 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, partial)
         _fsync(partial)
         partial.replace(path)
     finally:

@@ -246,7 +246,7 @@ class Pipeline:
         cropped = [(quad, *cut) for quad in quads if (cut := crop(page, quad, height))[0].size]
         crops = [line for _, line, _ in cropped]
         words = first_set(options.return_word_box, self.return_word_box)
-        readings = self._recognise(crops, words=words)
+        readings = self.recognise(crops, words=words)
         flipped = {}
         if self._classifies_orientation(options):
             flipped = self._read_upside_down(crops, readings, words=words)
@@ -262,7 +262,7 @@ class Pipeline:
             lines.append(line)
         return lines
 
-    def _recognise(self, crops: Sequence[Image], *, words: bool) -> list[Reading]:
+    def recognise(self, crops: Sequence[Image], *, words: bool = False) -> list[Reading]:
         """The text of every line, in order.
 
         All Python work is done here, on one thread; the scheduler's threads only wait for the

@@ -20,7 +20,7 @@ from benchmarks.rendered import rendered_pages
 from benchmarks.report import comparison_tables, write_comparison
 from benchmarks.systems import ConcurrentReading, Reading, Setup
 from serving.errors import EngineError
-from serving.evaluate import LabelledPage
+from serving.evaluate.labels import LabelledPage
 
 
 class FakeSystem:
@@ -194,7 +194,7 @@ def test_the_command_says_what_is_wrong_with_the_data(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["compare", "--data", str(tmp_path / "absent")])
     assert result.exit_code == 1
     assert result.output.startswith("Error: --data")
-    assert "no such folder" in result.output
+    assert "no such file or folder" in result.output
 
 
 @pytest.mark.parametrize("text", ["0", "1,x", "1,,2", ""])

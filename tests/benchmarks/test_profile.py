@@ -14,7 +14,7 @@ from benchmarks.roofline import MacCounter, MatrixProduct
 from serving.api import OcrPipeline, load_pipeline
 from serving.engines.base import EngineSpec
 from serving.errors import EngineError
-from serving.evaluate import LabelledPage
+from serving.evaluate.labels import LabelledPage
 from serving.models.conversion import onnx_graph
 
 MODELS = {

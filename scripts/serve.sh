@@ -13,7 +13,7 @@ read_options() {
   while [ $# -gt 0 ]; do
     flag=${1%%=*} value=
     case $flag in
-      --allow-cpu-fallback | --build | --check | --debug) ;;
+      --allow-cpu-fallback | --allow-anonymous | --build | --check | --debug) ;;
       --host | --port | --pipeline | --device | --workers | --threads | --max-body-mb | --max-pixels | \
         --max-pages | --queue | --timeout | --api-keys-file | --allow-url-hosts | --allow-origin | \
         --models | --pidfile | --spool | --spool-mb | --spool-hours)

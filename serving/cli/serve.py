@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,7 @@ from serving.cli.options import (
     models_option,
     setting,
 )
+from serving.cli.prepare import prepare
 
 if TYPE_CHECKING:
     from serving.download import HostPattern
@@ -114,6 +112,11 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     "Authorization: Bearer KEY or X-API-Key: KEY. Health, /, /docs and /openapi.json need none.",
 )
 @setting(
+    "--allow-anonymous",
+    is_flag=True,
+    help="Listen beyond this machine without --api-keys-file, which is refused otherwise.",
+)
+@setting(
     "--allow-url-hosts",
     default=(),
     type=UrlHosts(),
@@ -156,7 +159,8 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--build",
     is_flag=True,
-    help="First fetch and build what is missing or has changed. Always done for a pipeline that "
+    help="First fetch and build what is missing or has changed; meanwhile the port answers "
+    "/health/live, and 503 with the step to everything else. Always done for a pipeline that "
     "comes from the package, as configs/ does where the working folder has none.",
 )
 @click.option(
@@ -184,8 +188,9 @@ def command(
     or built: that is done before, by `ocr-hpi fetch` and `ocr-hpi build`, or here, with --build.
     """
     from serving.http.gunicorn.application import read_generation
-    from serving.http.gunicorn.server import run
+    from serving.http.gunicorn.server import bind, run
     from serving.http.settings import Settings
+    from serving.http.startup import StartupServer
     from serving.machine import share, usable_cores
 
     names = [name for name, _ in pipelines]
@@ -205,16 +210,32 @@ def command(
     )
     if check:
         _check(started)
+        bind(started).close()
         return
+    signal.signal(signal.SIGTERM, _stop)  # process 1 of a container would ignore it
+    listener = None
     planned_cores = None if threads is None else cores
     if lacking := _lacking(started, planned_cores, build):
         _check(started)
-        _prepare(started, planned_cores, lacking)
+        listener = bind(started)
+        with StartupServer(listener) as startup:
+            prepare(
+                lacking,
+                started.models,
+                threads=planned_cores,
+                device=started.device,
+                may_fail=started.allow_cpu_fallback,  # the server itself names what is missing
+                on_step=lambda step: setattr(startup, "step", step),
+            )
     first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
     if workers is None and threads is None:
         planned = first.planned
         started = replace(started, workers=planned, threads=share(cores, planned))
-    run(started, first=first)
+    run(started, first=first, listener=listener)
+
+
+def _stop(*_: object) -> None:
+    raise click.exceptions.Exit(128 + signal.SIGTERM)
 
 
 def _lacking(settings: Settings, threads: int | None, build: bool) -> list[Path]:
@@ -238,33 +259,9 @@ def _lacking(settings: Settings, threads: int | None, build: bool) -> list[Path]
     return lacking
 
 
-def _prepare(settings: Settings, threads: int | None, pipelines: Sequence[Path]) -> None:
-    """Fetch and build, in processes of their own: the server loads none of what they need.
-
-    In a clone these are its scripts, which make the environment of a conversion, too.
-    """
-    from serving.errors import BUILD, CLONE, FETCH
-
-    models = ["--models", str(settings.models.absolute())]
-    plan = [] if threads is None else ["--threads", str(threads)]
-    plan += [] if settings.device is None else ["--device", settings.device]
-    # The clone has what comes from the package under the same name.
-    yamls = [str(path.absolute() if path.exists() else path) for path in pipelines]
-    for name, script, options in (("fetch", FETCH, models), ("build", BUILD, models + plan)):
-        program = script.split() if CLONE else [sys.executable, "-P", "-m", "serving.cli", name]
-        with subprocess.Popen([*program, *options, *yamls], stdout=2, cwd=CLONE) as child:
-            before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-            child.wait()
-            signal.signal(signal.SIGTERM, before)
-        # With a fallback, the server itself names what is missing.
-        if child.returncode and not (name == "build" and settings.allow_cpu_fallback):
-            raise click.exceptions.Exit(1)  # the child has said why
-
-
 def _check(settings: Settings) -> None:
-    """Raise ConfigError for what would keep the server from starting, models and plans aside."""
+    """Raise ConfigError for what would keep the server from starting; models, plans and port aside."""
     from serving.config.paddlex import load_served
-    from serving.http.gunicorn.server import bind
     from serving.http.keys import read_keys
     from serving.integrations.paddlex.served import check_served
 
@@ -272,4 +269,3 @@ def _check(settings: Settings) -> None:
         check_served(load_served(path), settings.device)
     if settings.api_keys_file is not None:
         read_keys(settings.api_keys_file)
-    bind(settings.host, settings.port).close()

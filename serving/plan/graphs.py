@@ -29,12 +29,13 @@ from serving.config.model import Model
 from serving.engines.base import EngineSpec
 from serving.engines.tensorrt import ABOUT, CONTEXT
 from serving.errors import BUILD, PlanError
-from serving.models.conversion import onnx_graph
+from serving.models.conversion import converted_path, onnx_graph
 from serving.models.files import (
     digest,
     is_intact,
     paddle_graph,
     publish,
+    sidecar,
     write_atomically,
     write_sidecar,
 )
@@ -79,6 +80,12 @@ class Graphs:
         path = self._fused(folder, model)
         _check(path, f"{model.name} ({folder}) has no engine yet")
         return path
+
+    def files(self, folder: Path) -> list[Path]:
+        """What is cached here of a model folder: its conversion and its graphs, TensorRT aside."""
+        graphs, conversion = self._folder(folder, "*"), converted_path(folder, self._engines)
+        cached = (conversion, sidecar(conversion), *graphs.parent.glob(f"{graphs.name}/*"))
+        return [path for path in cached if path.is_file()]
 
     def build(
         self, folder: Path, model: Model, progress: Progress | None = None, *, convert: bool = True

@@ -21,22 +21,26 @@ from serving.http.settings import Settings
 _LOG = logging.getLogger("serving.http")
 
 
-def run(settings: Settings, load: Load | None = None, first: Generation | None = None) -> None:
+def run(
+    settings: Settings,
+    load: Load | None = None,
+    first: Generation | None = None,
+    listener: socket.socket | None = None,
+) -> None:
     """Serve until a signal ends it. Prints `ready http://HOST:PORT` once all workers can answer.
 
     load: loads a pipeline by its name; default: the settings' YAML on the engines built for it.
-    first: the files to serve at first; default: read now.
+    first: the files to serve at first; default: read now. listener: of `bind`; default: bound now.
     SIGTERM finishes the requests in progress; SIGINT and SIGQUIT do not. SIGHUP reloads all files.
     Raises OcrError where the address is in use or a pipeline does not load.
     """
     check_version()
     first = first or read_generation(1, settings)
-    listener = bind(settings.host, settings.port)
+    listener = listener or bind(settings)
     configure_logs()
     if first.keys is None and not _is_loopback(listener):
         _LOG.warning(
-            "listening on %s without API keys: everyone who can reach it can use it; to require "
-            "keys, pass --api-keys-file",
+            "listening on %s without API keys: everyone who can reach it can use it",
             settings.host,
         )
     application = Application(settings, load or _load_built(settings), listener)
@@ -55,8 +59,12 @@ def run(settings: Settings, load: Load | None = None, first: Generation | None =
             raise OcrError(f"the server ended with status {end.code}; see its log") from None
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError: in use, not of this machine, not allowed."""
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket.
+
+    Raises ConfigError: in use, not of this machine, not allowed; open to others without API keys.
+    """
+    host, port = settings.host, settings.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -64,6 +72,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        if not (settings.api_keys_file or settings.allow_anonymous or _is_loopback(listener)):
+            listener.close()
+            raise ConfigError(
+                f"--host {host} without API keys: everyone who can reach it could use it; pass "
+                "--api-keys-file (see: ocr-hpi key --help), or --allow-anonymous"
+            )
         # Otherwise a second server may bind the same address until this one listens.
         listener.listen(2048)
     except OSError as error:

@@ -1,0 +1,72 @@
+"""Fetching and building before other work, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from serving.errors import BUILD, CLONE, FETCH
+
+_END_TIME = 5.0
+"""Seconds for a child to end at SIGTERM."""
+
+
+def prepare(
+    pipelines: Sequence[Path],
+    models: Path,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    graphs_only: bool = False,
+    may_fail: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> None:
+    """`ocr-hpi fetch`, then `ocr-hpi build`, in children: the caller loads none of what they need.
+
+    In a clone these are its scripts, which make the environment of a conversion, too. Exits with 1
+    where a child fails, which has said why; may_fail: not where that is the build.
+    on_step: called with each line of theirs, unless stderr is a terminal, which they draw on.
+    """
+    build = ["--graphs-only"] if graphs_only else []
+    build += [] if threads is None else ["--threads", str(threads)]
+    build += [] if device is None else ["--device", device]
+    # The clone has what comes from the package under the same name.
+    yamls = [str(path.absolute() if path.exists() else path) for path in pipelines]
+    for name, script, options in (("fetch", FETCH, []), ("build", BUILD, build)):
+        program = script.split() if CLONE else [sys.executable, "-P", "-m", "serving.cli", name]
+        code = _run([*program, "--models", str(models.absolute()), *options, *yamls], on_step)
+        if code and not (name == "build" and may_fail):
+            raise click.exceptions.Exit(1)
+
+
+def _run(command: Sequence[str], on_step: Callable[[str], None]) -> int:
+    """The command's exit code; its output goes to stderr. It ends with this call, all of it."""
+    terminal = sys.stderr.isatty()
+    with subprocess.Popen(
+        command,
+        cwd=CLONE,
+        stdout=2 if terminal else subprocess.PIPE,
+        stderr=None if terminal else subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,  # bash does not pass a signal on to what it runs
+    ) as child:
+        try:
+            for line in child.stdout or ():
+                click.echo(line, nl=False, err=True)
+                on_step(line.strip())
+            return child.wait()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_END_TIME)
+                os.killpg(child.pid, signal.SIGKILL)
+            raise

@@ -99,5 +99,5 @@ def _contents(
                 yield model / file, f"models/{name}/{file}"
         else:
             click.echo(f"{own}: your own model; only its graphs are packed, copy it yourself")
-        for path in Graphs(models).files(model):
+        for path in Graphs(models).files(model, name):
             yield path, f"models/{path.relative_to(models)}"

@@ -81,11 +81,12 @@ class Graphs:
         _check(path, f"{model.name} ({folder}) has no engine yet")
         return path
 
-    def files(self, folder: Path) -> list[Path]:
-        """What is cached here of a model folder: its conversion and its graphs, TensorRT aside."""
-        graphs, conversion = self._folder(folder, "*"), converted_path(folder, self._engines)
-        cached = (conversion, sidecar(conversion), *graphs.parent.glob(f"{graphs.name}/*"))
-        return [path for path in cached if path.is_file()]
+    def files(self, folder: Path, name: str) -> list[Path]:
+        """What is cached of a model folder: its conversion and its graphs, TensorRT's aside."""
+        conversion = converted_path(folder, self._engines)
+        graphs = {self._folder(folder, name), self._folder(folder, folder.resolve().name)}
+        cached = [path for place in sorted(graphs) for path in place.glob("[!.]*")]
+        return [path for path in (conversion, sidecar(conversion), *cached) if path.is_file()]
 
     def build(
         self, folder: Path, model: Model, progress: Progress | None = None, *, convert: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -56,9 +55,10 @@ def command(
         folder = Path(scratch)
         if CLONE is not None and not no_wheels:
             _collect_wheels(CLONE, extra, folder / "wheels")
-        about = {"extra": extra, "python": platform.python_version_tuple()[:2]}
-        about |= {"system": platform.system(), "machine": platform.machine()}
-        (folder / "bundle.json").write_text(json.dumps(about) + "\n")
+        version = ".".join(platform.python_version_tuple()[:2])
+        (folder / "bundle.txt").write_text(
+            f"{extra} {version} {platform.system()} {platform.machine()}\n"
+        )
         packed = folder / "bundle.tar"
         with tarfile.open(packed, "w") as archive:  # what is in it is compressed already
             for source, name in _contents(folder, models, pipelines):
@@ -84,12 +84,12 @@ def _collect_wheels(clone: Path, extra: str, folder: Path) -> None:
 def _contents(
     folder: Path, models: Path, pipelines: Sequence[Path]
 ) -> Iterator[tuple[Path, str]]:
-    """Each file, and its name in the archive: wheels/..., models/..., bundle.json."""
+    """Each file, and its name in the archive: wheels/..., models/..., bundle.txt."""
     from serving.models.files import file_hashes
     from serving.models.store import Store
     from serving.plan.graphs import Graphs
 
-    yield folder / "bundle.json", "bundle.json"
+    yield folder / "bundle.txt", "bundle.txt"
     for wheel in sorted(folder.glob("wheels/*")):
         yield wheel, f"wheels/{wheel.name}"
     for name, own in named_models(pipelines):

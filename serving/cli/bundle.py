@@ -81,9 +81,7 @@ def _collect_wheels(clone: Path, extra: str, folder: Path) -> None:
             raise FetchError(f"pip {action[0]} failed for the reason above; run the command again")
 
 
-def _contents(
-    folder: Path, models: Path, pipelines: Sequence[Path]
-) -> Iterator[tuple[Path, str]]:
+def _contents(folder: Path, models: Path, pipelines: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Each file, and its name in the archive: wheels/..., models/..., bundle.txt."""
     from serving.models.files import file_hashes
     from serving.models.store import Store

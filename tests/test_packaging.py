@@ -201,7 +201,7 @@ def test_serve_builds_what_is_missing_then_answers(
     assert not list(models.glob("engines/plans/*"))
 
     server = serve()
-    states = [state for state in _answers(f"{base}/health/ready")]
+    states = list(_answers(f"{base}/health/ready"))
     assert set(states[:-1]) == {503}  # the server took the socket over without a gap
     assert server.stdout is not None
     ready = server.stdout.readline()

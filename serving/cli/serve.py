@@ -225,7 +225,7 @@ def command(
                 threads=planned_cores,
                 device=started.device,
                 may_fail=started.allow_cpu_fallback,  # the server itself names what is missing
-                on_step=lambda step: setattr(startup, "step", step),
+                on_step=startup.report,
             )
     first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
     if workers is None and threads is None:
@@ -260,7 +260,7 @@ def _lacking(settings: Settings, threads: int | None, build: bool) -> list[Path]
 
 
 def _check(settings: Settings) -> None:
-    """Raise ConfigError for what would keep the server from starting; models, plans and port aside."""
+    """Raise ConfigError for what would keep the server from starting, beside models and port."""
     from serving.config.paddlex import load_served
     from serving.http.keys import read_keys
     from serving.integrations.paddlex.served import check_served

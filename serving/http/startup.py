@@ -11,7 +11,6 @@ import json
 import re
 import socket
 import threading
-from concurrent.futures import Future
 from http import HTTPStatus
 
 from serving.errors import NotReady
@@ -20,6 +19,8 @@ from serving.http.errors import error_answer
 from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER
 
 _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: *([^\r]*)", re.IGNORECASE)
+_MAX_STEP = 200
+"""Characters of a step that are shown."""
 _GRACE = 1.0
 """Seconds for the answers in progress when the server takes over."""
 
@@ -27,37 +28,39 @@ _GRACE = 1.0
 class StartupServer:
     """Until the block ends: 200 at /health/live, and 503 with the step everywhere else.
 
-    It runs in a thread, which has ended after the block: the server forks.
+    It runs in a thread, which has ended after the block: the server forks. Raises OSError.
     """
 
     def __init__(self, listener: socket.socket) -> None:
         """listener: stays open."""
-        self.step = "starting"
-        """What is being done."""
         self._listener = listener
-        self._end = asyncio.Event()
-        self._loop: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve()), name="startup", daemon=True
-        )
+        self._step = "starting"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="startup", daemon=True)
 
     def __enter__(self) -> StartupServer:
+        opened = asyncio.start_server(self._handle, sock=self._listener.dup(), limit=MAX_HEADER)
+        self._server = self._loop.run_until_complete(opened)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.result().call_soon_threadsafe(self._end.set)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(
-            self._handle, sock=self._listener.dup(), limit=MAX_HEADER
-        )
-        self._loop.set_result(asyncio.get_running_loop())
-        await self._end.wait()
-        server.close()
+    def report(self, step: str) -> None:
+        """What is being done now."""
+        self._step = step[:_MAX_STEP] or self._step
+
+    async def _close(self) -> None:
+        self._server.close()
         if callers := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(callers, timeout=_GRACE)
+            _, late = await asyncio.wait(callers, timeout=_GRACE)
+            for caller in late:
+                caller.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -76,7 +79,7 @@ class StartupServer:
         number = request_id(given[1].decode("latin-1") if given else "")
         status, body = 200, {"status": "live"}
         if head.split()[1:2] != [b"/health/live"]:
-            status, body = error_answer(NotReady(f"not ready yet: {self.step}"), number)
+            status, body = error_answer(NotReady(f"not ready yet: {self._step}"), number)
         data = json.dumps(body, ensure_ascii=False).encode() + b"\n"
         lines = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",

@@ -187,10 +187,8 @@ def command(
     with the reason in the log and in GET /ocr/v1. Once it serves, nothing is downloaded, converted
     or built: that is done before, by `ocr-hpi fetch` and `ocr-hpi build`, or here, with --build.
     """
-    from serving.http.gunicorn.application import read_generation
-    from serving.http.gunicorn.server import bind, run
     from serving.http.settings import Settings
-    from serving.http.startup import StartupServer
+    from serving.http.startup import StartupServer, bind
     from serving.machine import share, usable_cores
 
     names = [name for name, _ in pipelines]
@@ -213,25 +211,27 @@ def command(
         bind(started).close()
         return
     signal.signal(signal.SIGTERM, _stop)  # process 1 of a container would ignore it
-    listener = None
     planned_cores = None if threads is None else cores
-    if lacking := _lacking(started, planned_cores, build):
-        _check(started)
-        listener = bind(started)
+    with bind(started) as listener:
         with StartupServer(listener) as startup:
-            prepare(
-                lacking,
-                started.models,
-                threads=planned_cores,
-                device=started.device,
-                may_fail=started.allow_cpu_fallback,  # the server itself names what is missing
-                on_step=startup.report,
-            )
-    first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
-    if workers is None and threads is None:
-        planned = first.planned
-        started = replace(started, workers=planned, threads=share(cores, planned))
-    run(started, first=first, listener=listener)
+            if lacking := _lacking(started, planned_cores, build):
+                _check(started)
+                prepare(
+                    lacking,
+                    started.models,
+                    threads=planned_cores,
+                    device=started.device,
+                    may_fail=started.allow_cpu_fallback,  # the server itself names what is missing
+                    on_step=startup.report,
+                )
+            from serving.http.gunicorn.application import read_generation
+            from serving.http.gunicorn.server import run
+
+            first = read_generation(1, started)  # a wrong YAML or plan ends here
+        if workers is None and threads is None:
+            planned = first.planned
+            started = replace(started, workers=planned, threads=share(cores, planned))
+        run(started, first=first, listener=listener)
 
 
 def _stop(*_: object) -> None:

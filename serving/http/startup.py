@@ -1,28 +1,64 @@
-"""What the server's socket answers before there is a server: while engines are fetched and built.
+"""The server's socket, and what it answers before there is a server: while engines are built.
 
 The port is open from the first second, so that a supervisor sees a live process that is not ready;
-what connects while the socket is handed over waits in its backlog.
+what connects while the socket is handed over waits in its backlog. Imports little, to be early.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import re
 import socket
 import threading
 from http import HTTPStatus
 
-from serving.errors import NotReady
+from serving.errors import ConfigError, NotReady
 from serving.http.context import request_id
 from serving.http.errors import error_answer
 from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER
+from serving.http.settings import Settings
 
 _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: *([^\r]*)", re.IGNORECASE)
 _MAX_STEP = 200
 """Characters of a step that are shown."""
 _GRACE = 1.0
 """Seconds for the answers in progress when the server takes over."""
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket.
+
+    Raises ConfigError: in use, not of this machine, not allowed; open to others without API keys.
+    """
+    host, port = settings.host, settings.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        if not (settings.api_keys_file or settings.allow_anonymous or is_loopback(listener)):
+            listener.close()
+            raise ConfigError(
+                f"--host {host} without API keys: everyone who can reach it could use it; pass "
+                "--api-keys-file (see: ocr-hpi key --help), or --allow-anonymous"
+            )
+        # Otherwise a second server may bind the same address until this one listens.
+        listener.listen(2048)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {reason}; choose with --host and --port"
+        ) from None
+    return listener
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 class StartupServer:

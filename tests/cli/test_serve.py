@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ def started(monkeypatch: pytest.MonkeyPatch, repo: Path) -> list[Settings]:
     seen: list[Settings] = []
     monkeypatch.setattr(
         "serving.http.gunicorn.server.run", lambda settings, first, listener: seen.append(settings)
+    )
+    monkeypatch.setattr(  # the port of the settings may be another server's
+        "serving.http.startup.bind", lambda settings: socket.create_server(("127.0.0.1", 0))
     )
     monkeypatch.chdir(repo)
     return seen

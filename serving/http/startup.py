@@ -12,6 +12,7 @@ import json
 import re
 import socket
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 
 from serving.errors import ConfigError, NotReady
@@ -21,6 +22,8 @@ from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER
 from serving.http.settings import Settings
 
 _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: *([^\r]*)", re.IGNORECASE)
+_MAX_CALLERS = 500
+"""Connections at a time; a process may open 1024 files by default."""
 _MAX_STEP = 200
 """Characters of a step that are shown."""
 _GRACE = 1.0
@@ -64,19 +67,21 @@ def is_loopback(listener: socket.socket) -> bool:
 class StartupServer:
     """Until the block ends: 200 at /health/live, and 503 with the step everywhere else.
 
-    It runs in a thread, which has ended after the block: the server forks. Raises OSError.
+    It runs in a thread, which has ended after the block: the server forks. What was accepted before
+    is answered, and what was not is the server's (asyncio.Server loses callers when it closes).
     """
 
     def __init__(self, listener: socket.socket) -> None:
-        """listener: stays open."""
+        """listener: stays open, and does not block any more."""
         self._listener = listener
         self._step = "starting"
+        self._callers: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="startup", daemon=True)
 
     def __enter__(self) -> StartupServer:
-        opened = asyncio.start_server(self._handle, sock=self._listener.dup(), limit=MAX_HEADER)
-        self._server = self._loop.run_until_complete(opened)
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener, self._accept)
         self._thread.start()
         return self
 
@@ -90,15 +95,26 @@ class StartupServer:
         """What is being done now."""
         self._step = step[:_MAX_STEP] or self._step
 
+    def _accept(self) -> None:
+        with suppress(OSError):  # it has hung up
+            connection, _ = self._listener.accept()
+            if len(self._callers) >= _MAX_CALLERS:
+                connection.close()
+                return
+            caller = self._loop.create_task(self._handle(connection))
+            self._callers.add(caller)
+            caller.add_done_callback(self._callers.discard)
+
     async def _close(self) -> None:
-        self._server.close()
-        if callers := asyncio.all_tasks() - {asyncio.current_task()}:
-            _, late = await asyncio.wait(callers, timeout=_GRACE)
+        self._loop.remove_reader(self._listener)
+        if self._callers:
+            _, late = await asyncio.wait(self._callers, timeout=_GRACE)
             for caller in late:
                 caller.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_HEADER)
         try:
             async with asyncio.timeout(HEADER_TIME):
                 writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))

@@ -55,3 +55,27 @@ def test_callers_that_hang_neither_delay_others_nor_the_server(listener: socket.
     with socket.create_connection(address, timeout=PATIENCE):
         listener.setblocking(True)
         listener.accept()[0].close()  # the socket is the next server's
+
+
+def test_a_socket_is_handed_over_without_a_lost_request(listener: socket.socket) -> None:
+    url, ended = f"{base(listener)}/health/live", threading.Event()
+    answers: list[int] = []
+
+    def ask() -> None:
+        while not ended.is_set():
+            answers.append(requests.get(url, timeout=PATIENCE).status_code)  # or it ends here
+        answers.append(0)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    for _ in range(60):
+        with StartupServer(listener):
+            before = len(answers)
+            while caller.is_alive() and len(answers) < before + 2:
+                pass
+        ended_well = caller.is_alive()
+    with StartupServer(listener):
+        ended.set()
+        caller.join()
+    assert ended_well and answers[-1] == 0
+    assert set(answers[:-1]) == {200}

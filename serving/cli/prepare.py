@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import click
@@ -56,7 +57,9 @@ def _run(command: Sequence[str], on_step: Callable[[str], None]) -> int:
         stderr=None if terminal else subprocess.STDOUT,
         text=True,
         errors="replace",
-        process_group=0,  # bash does not pass a signal on to what it runs
+        # Bash does not pass a signal on to what it runs. A terminal stops what writes to it from
+        # another group (stty tostop), and sends Ctrl-C to all of its own.
+        process_group=-1 if terminal else 0,
     ) as child:
         try:
             for line in child.stdout or ():
@@ -64,9 +67,10 @@ def _run(command: Sequence[str], on_step: Callable[[str], None]) -> int:
                 on_step(line.strip())
             return child.wait()
         except BaseException:
+            send = child.send_signal if terminal else partial(os.killpg, child.pid)
             with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
+                send(signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(_END_TIME)
-                os.killpg(child.pid, signal.SIGKILL)
+                send(signal.SIGKILL)
             raise

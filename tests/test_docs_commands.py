@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 TESTED_ELSEWHERE = {
     r"bash scripts/install_hpi_deps\.sh gpu": "1.3 GB; test_devices.py",
+    r"bash scripts/install_hpi_deps\.sh cpu": "test_bundle.py makes such an environment",
+    r"bash scripts/serve\.sh --from-bundle .*|.* bundle ocr\.tar .*": "cli/test_bundle.py",
+    r"docker (build|run) .*": "scripts/check_image.sh",
+    r"docker compose .*|kubectl .*|sudo .*": "test_deploy.py checks the files",
     r"bash scripts/build_engines\.sh --device gpu": "a GPU; plan/test_gpu_plan.py",
     r"bash scripts/check_gpu\.sh": "a GPU; benchmarks/test_gpu_check.py",
     r"bash scripts/benchmark\.sh .*": "minutes to an hour; benchmarks/",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -131,14 +132,23 @@ def models(built: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(command: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def serve(
+    command: Path, port: int, tmp_path: Path
+) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts `ocr-hpi serve` in the folder; stderr goes to the file `log`."""
     started = []
 
     def serve() -> subprocess.Popen[str]:
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(
-                [command, "serve", "--port", "0"],
+                [command, "serve", "--port", str(port)],
                 cwd=tmp_path,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -153,17 +163,47 @@ def serve(command: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Pop
             process.terminate()
 
 
+def _answers(url: str) -> Iterator[int]:
+    """The status of one request after another, until 200; every one after the first must answer."""
+    assert eventually(lambda: _status(url) is not None)
+    while (status := _status(url)) != 200:
+        assert status is not None, "refused or reset"
+        yield status
+    yield status
+
+
+def _status(url: str) -> int | None:
+    try:
+        return requests.get(url, timeout=60).status_code
+    except requests.ConnectionError:
+        return None
+
+
 def test_serve_builds_what_is_missing_then_answers(
-    serve: Callable[[], subprocess.Popen[str]], models: Path, repo: Path, tmp_path: Path
+    serve: Callable[[], subprocess.Popen[str]], models: Path, repo: Path, tmp_path: Path, port: int
 ) -> None:
-    log = tmp_path / "log"
+    log, base = tmp_path / "log", f"http://127.0.0.1:{port}"
     interrupted = serve()
     assert eventually(lambda: "[1/" in log.read_text()), log.read_text()
+    assert requests.get(f"{base}/health/live", timeout=30).json() == {"status": "live"}
+    asked = {"headers": {"X-Request-Id": "mine"}, "timeout": 30}
+    for answer in (
+        requests.get(f"{base}/health/ready", **asked),  # type: ignore[arg-type]
+        requests.post(f"{base}/ocr/v1/accurate", b"x" * (1 << 20), **asked),  # type: ignore[arg-type]
+    ):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (503, "not_ready")
+        assert error["message"].startswith("not ready yet: [")
+        assert error["request_id"] == answer.headers["X-Request-Id"] == "mine"
+    children = Path(f"/proc/{interrupted.pid}/task/{interrupted.pid}/children").read_text().split()
     interrupted.send_signal(signal.SIGTERM)
-    assert interrupted.wait(30) == 1
+    assert interrupted.wait(30) == 143
+    assert children and not any(Path(f"/proc/{child}").exists() for child in children)
     assert not list(models.glob("engines/plans/*"))
 
     server = serve()
+    states = list(_answers(f"{base}/health/ready"))
+    assert set(states[:-1]) == {503}  # the server took the socket over without a gap
     assert server.stdout is not None
     ready = server.stdout.readline()
     assert ready.startswith("ready http://"), log.read_text()

@@ -23,6 +23,7 @@ _COMMANDS = {
     "plan": "Show what was measured, what was chosen and why.",
     "doctor": "Check what engines can run on this machine, and how to fix what is missing.",
     "serve": "Serve pipelines over HTTP.",
+    "bundle": "Pack wheels, models and graphs for a machine without a network.",
     "key": "Create an API key.",
     "predict": "Read images, PDFs and folders from the command line.",
     "evaluate": "Score pipelines on your own labelled images.",

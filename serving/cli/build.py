@@ -32,6 +32,11 @@ from serving.cli.options import DEFAULT_PIPELINES, Device, models_option, named_
     "--again", is_flag=True, help="Measure even where nothing has changed, as on a quiet machine."
 )
 @click.option(
+    "--graphs-only",
+    is_flag=True,
+    help="Only convert and optimise: for an image or a bundle, whose plan is made where it serves.",
+)
+@click.option(
     "--pending-conversions",
     is_flag=True,
     help="Only list the models that must be converted from Paddle to ONNX, one a line.",
@@ -43,6 +48,7 @@ def command(
     threads: int | None,
     device: str | None,
     again: bool,
+    graphs_only: bool,
     pending_conversions: bool,
     models: Path,
 ) -> None:
@@ -78,6 +84,10 @@ def command(
                 f"{path}: its models are ready; PaddleX runs it, and there is nothing to measure: "
                 "each takes the fastest engine that the plans of other pipelines found for it"
             )
+            continue
+        if graphs_only:
+            Builder(models, cores, progress).build_graphs(config)
+            click.echo(f"{path}: its graphs are ready")
             continue
         target = device or select_device(models, config, cores)
         builder = Builder(models, cores, progress, calibration, target, again)

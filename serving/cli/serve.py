@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,7 @@ from serving.cli.options import (
     models_option,
     setting,
 )
+from serving.cli.prepare import lacking, prepare
 
 if TYPE_CHECKING:
     from serving.download import HostPattern
@@ -128,6 +126,11 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     "Authorization: Bearer KEY or X-API-Key: KEY. Health, /, /docs and /openapi.json need none.",
 )
 @setting(
+    "--allow-anonymous",
+    is_flag=True,
+    help="Listen beyond this machine without --api-keys-file, which is refused otherwise.",
+)
+@setting(
     "--allow-url-hosts",
     default=(),
     type=UrlHosts(),
@@ -170,7 +173,8 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--build",
     is_flag=True,
-    help="First fetch and build what is missing or has changed. Always done for a pipeline that "
+    help="First fetch and build what is missing or has changed; meanwhile the port answers "
+    "/health/live, and 503 with the step to everything else. Always done for a pipeline that "
     "comes from the package, as configs/ does where the working folder has none.",
 )
 @click.option(
@@ -199,9 +203,8 @@ def command(
     or built: that is done before, by `ocr-hpi fetch` and `ocr-hpi build`, or here, with --build.
     """
     from serving.config.pipeline import shipped
-    from serving.http.gunicorn.application import read_generation
-    from serving.http.gunicorn.server import run
     from serving.http.settings import Settings
+    from serving.http.startup import StartupServer, bind
     from serving.machine import share, usable_cores
 
     for flag, specs in (("--pipeline", pipelines), ("--shadow", shadows)):
@@ -224,85 +227,42 @@ def command(
     )
     if check:
         _check(started)
+        bind(started).close()
         return
+    signal.signal(signal.SIGTERM, _stop)  # process 1 of a container would ignore it
     planned_cores = None if threads is None else cores
-    own = [
-        path
-        for path in (*started.pipelines.values(), *started.shadows.values())
-        if build or shipped(path)
-    ]
-    if todo := lacking(own, started.models, planned_cores, started.device):
-        _check(started)
-        prepare(
-            todo,
-            started.models,
-            planned_cores,
-            started.device,
-            allow_cpu_fallback=started.allow_cpu_fallback,
-        )
-    first = read_generation(1, started)  # a wrong YAML or plan ends here, before anything starts
-    if workers is None and threads is None:
-        planned = first.planned
-        started = replace(started, workers=planned, threads=share(cores, planned))
-    run(started, first=first)
+    with bind(started) as listener:
+        with StartupServer(listener) as startup:
+            yamls = (*started.pipelines.values(), *started.shadows.values())
+            own = [path for path in yamls if build or shipped(path)]
+            if todo := lacking(own, started.models, planned_cores, started.device):
+                _check(started)
+                prepare(
+                    todo,
+                    started.models,
+                    threads=planned_cores,
+                    device=started.device,
+                    may_fail=started.allow_cpu_fallback,  # the server itself names what is missing
+                    on_step=startup.report,
+                )
+            from serving.http.gunicorn.application import read_generation
+            from serving.http.gunicorn.server import run
+
+            first = read_generation(1, started)  # a wrong YAML or plan ends here
+        if workers is None and threads is None:
+            planned = first.planned
+            started = replace(started, workers=planned, threads=share(cores, planned))
+        run(started, first=first, listener=listener)
 
 
-def lacking(
-    pipelines: Iterable[Path], models: Path, threads: int | None, device: str | None
-) -> list[Path]:
-    """Those that cannot be served without a build; says on stderr what they lack."""
-    from serving.config.paddlex import PaddleXConfig, load_served
-    from serving.errors import DeviceError, ModelError, PlanError
-    from serving.plan.plan import check_plan
-
-    found = []
-    for path in pipelines:
-        config = load_served(path)
-        if isinstance(config, PaddleXConfig):
-            continue  # it has no plan
-        try:
-            check_plan(config, models, threads, device)
-        except (DeviceError, ModelError, PlanError) as error:
-            click.echo(f"preparing {path}: {error}", err=True)
-            found.append(path)
-    return found
-
-
-def prepare(
-    pipelines: Sequence[Path],
-    models: Path,
-    threads: int | None,
-    device: str | None,
-    *,
-    allow_cpu_fallback: bool = False,
-) -> None:
-    """Fetch and build, in processes of their own: the server loads none of what they need.
-
-    In a clone these are its scripts, which make the environment of a conversion, too.
-    """
-    from serving.errors import BUILD, CLONE, FETCH
-
-    store = ["--models", str(models.absolute())]
-    plan = [] if threads is None else ["--threads", str(threads)]
-    plan += [] if device is None else ["--device", device]
-    # The clone has what comes from the package under the same name.
-    yamls = [str(path.absolute() if path.exists() else path) for path in pipelines]
-    for name, script, options in (("fetch", FETCH, store), ("build", BUILD, store + plan)):
-        program = script.split() if CLONE else [sys.executable, "-P", "-m", "serving.cli", name]
-        with subprocess.Popen([*program, *options, *yamls], stdout=2, cwd=CLONE) as child:
-            before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-            child.wait()
-            signal.signal(signal.SIGTERM, before)
-        # With a fallback, the server itself names what is missing.
-        if child.returncode and not (name == "build" and allow_cpu_fallback):
-            raise click.exceptions.Exit(1)  # the child has said why
+def _stop(*_: object) -> None:
+    raise click.exceptions.Exit(128 + signal.SIGTERM)
 
 
 def _check(settings: Settings) -> None:
-    """Raise ConfigError for what would keep the server from starting, models and plans aside."""
+    """Raise ConfigError for what would keep the server from starting, beside models and port."""
     from serving.config.paddlex import load_served
     from serving.http.gunicorn.application import read_shadow
-    from serving.http.gunicorn.server import bind
     from serving.http.keys import read_keys
     from serving.integrations.paddlex.served import check_served
 
@@ -312,4 +272,3 @@ def _check(settings: Settings) -> None:
         check_served(config, settings.device)
     if settings.api_keys_file is not None:
         read_keys(settings.api_keys_file)
-    bind(settings.host, settings.port).close()

@@ -16,7 +16,8 @@ import requests
 
 from serving.cli.evaluate import by_option, confidence_option, data_option, print_figures, worse
 from serving.cli.options import COUNT, Device, models_option, setting
-from serving.cli.serve import DEFAULT, PipelineSpec, lacking, prepare
+from serving.cli.prepare import lacking, prepare
+from serving.cli.serve import DEFAULT, PipelineSpec
 from serving.config.paddlex import PaddleXConfig, load_served
 from serving.config.pipeline import shipped
 from serving.errors import ConfigError, HostUnreachable, NotReady
@@ -90,7 +91,7 @@ def command(
     if not _serves(state(), name, _plan_key(served, models, threads, device)):
         raise ConfigError(f"{served}: {_other_plan(name)}")
     if todo := lacking([new], models, threads, device):
-        prepare(todo, models, threads, device)
+        prepare(todo, models, threads=threads, device=device)
     if labels:
         found = evaluate([new, served], labels, models, threads=threads, device=device)
         print_figures(found)

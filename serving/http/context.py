@@ -31,6 +31,11 @@ def json_response(data: Any, status: int = 200) -> Response:
     return Response(text + "\n", status=status, mimetype="application/json")
 
 
+def request_id(given: str) -> str:
+    """The caller's own X-Request-Id where it is short and plain, else a new one."""
+    return given if _SANE.fullmatch(given) else new_request_id()
+
+
 def new_request_id() -> str:
     """32 hexadecimal digits."""
     return uuid.uuid4().hex
@@ -39,8 +44,7 @@ def new_request_id() -> str:
 def _begin() -> None:
     g.start = time.perf_counter()
     g.timing = {}
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _SANE.fullmatch(given) else new_request_id()
+    g.request_id = request_id(request.headers.get("X-Request-Id", ""))
 
 
 def _end(response: Response) -> Response:

@@ -49,6 +49,8 @@ class Settings:
     """For a body to arrive, plus a second for every 64 KiB."""
     api_keys_file: Path | None = None
     """Every request needs one of these keys; None: none is needed."""
+    allow_anonymous: bool = False
+    """Listen beyond loopback without API keys."""
     allow_url_hosts: tuple[HostPattern, ...] = ()
     """Hosts from which pictures are fetched by URL; none when empty."""
     spool: Path = Path("spool")

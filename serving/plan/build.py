@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -181,12 +181,25 @@ class Builder:
                 version(backend)
             eta = Eta(self.progress, self._steps(inputs, calibration))
             try:
-                self._fuse(inputs, eta)
+                self._fuse(config, inputs.parts.values(), eta)
                 plan = plan or self._measure(inputs, versions, eta)
             finally:
                 eta.end()
             save_plan(self.models, config, self.cores, self.device, plan)
         return plan, made
+
+    def build_graphs(self, config: PipelineConfig) -> None:
+        """Only what engines load, on whatever machine: the plan is made where it will serve.
+
+        Raises ConfigError, ModelError and EngineError.
+        """
+        parts = list(pipeline_models(config, self.models))
+        eta = Eta(self.progress, sum(not Graphs(self.models).has(part) for part in parts))
+        with disk_errors(self.models):
+            try:
+                self._fuse(config, parts, eta)
+            finally:
+                eta.end()
 
     def _current(self, inputs: PlanInputs, calibration: str) -> Plan | None:
         """The recorded plan, where a build would compare the same as the one that made it."""
@@ -209,12 +222,12 @@ class Builder:
         counts = worker_counts(inputs.cores, inputs.device)
         return steps + 4 + (len(counts) if len(counts) > 1 else 0)
 
-    def _fuse(self, inputs: PlanInputs, eta: Eta) -> None:
+    def _fuse(self, config: PipelineConfig, parts: Iterable[PipelineModel], eta: Eta) -> None:
         graphs = Graphs(self.models)
-        for part in inputs.parts.values():
+        for part in parts:
             if not graphs.has(part):
                 eta.begin(f"{part.model.name}: making the graph that engines load")
-            convert = inputs.config.hpi(part.module).auto_paddle2onnx
+            convert = config.hpi(part.module).auto_paddle2onnx
             graphs.build(part.folder, part.model, self.progress, convert=convert)
 
     def _measure(self, inputs: PlanInputs, versions: dict[str, str], eta: Eta) -> Plan:

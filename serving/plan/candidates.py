@@ -27,7 +27,10 @@ _KEYS = {"precision", "streams", "batch", "cpu_num_threads"}
 """Of `backend_config`, for every backend; `cpu_num_threads` is PaddleX's."""
 
 # What the processor must have for a precision to be arithmetic rather than emulation.
-_FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}
+_FLAGS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},  # the last is ARM's
+}
 
 DISTRIBUTIONS = {
     "openvino": ("openvino",),

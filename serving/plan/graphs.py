@@ -29,12 +29,13 @@ from serving.config.model import Model
 from serving.engines.base import EngineSpec
 from serving.engines.tensorrt import ABOUT, CONTEXT
 from serving.errors import BUILD, PlanError
-from serving.models.conversion import onnx_graph
+from serving.models.conversion import converted_path, onnx_graph
 from serving.models.files import (
     digest,
     is_intact,
     paddle_graph,
     publish,
+    sidecar,
     write_atomically,
     write_sidecar,
 )
@@ -79,6 +80,13 @@ class Graphs:
         path = self._fused(folder, model)
         _check(path, f"{model.name} ({folder}) has no engine yet")
         return path
+
+    def files(self, folder: Path, name: str) -> list[Path]:
+        """What is cached of a model folder: its conversion and its graphs, TensorRT's aside."""
+        conversion = converted_path(folder, self._engines)
+        graphs = {self._folder(folder, name), self._folder(folder, folder.resolve().name)}
+        cached = [path for place in sorted(graphs) for path in place.glob("[!.]*")]
+        return [path for path in (conversion, sidecar(conversion), *cached) if path.is_file()]
 
     def build(
         self, folder: Path, model: Model, progress: Progress | None = None, *, convert: bool = True

@@ -78,6 +78,7 @@ def test_help_installs_nothing(clone: Path, name: str) -> None:
         ("serve", ("--port", "70000"), "the highest is 65535"),
         ("serve", ("--workers=two",), "--workers two: not a number"),
         ("serve", ("--api-keys-file", "none.txt"), "none.txt: cannot be read"),
+        ("serve", ("--from-bundle", "none.tar"), "--from-bundle none.tar: cannot be read"),
         ("build_engines", ("configs/none.yaml",), "configs/none.yaml: no such file"),
         ("fetch_models", ("configs/none.yaml",), "configs/none.yaml: no such file"),
         ("benchmark", ("--data", "nowhere"), "--data nowhere: no such folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def started(monkeypatch: pytest.MonkeyPatch, repo: Path) -> list[Settings]:
     """The settings that the server would start with."""
     seen: list[Settings] = []
     monkeypatch.setattr(
-        "serving.http.gunicorn.server.run", lambda settings, first: seen.append(settings)
+        "serving.http.gunicorn.server.run", lambda settings, first, listener: seen.append(settings)
+    )
+    monkeypatch.setattr(  # the port of the settings may be another server's
+        "serving.http.startup.bind", lambda settings: socket.create_server(("127.0.0.1", 0))
     )
     monkeypatch.chdir(repo)
     return seen
@@ -52,7 +56,7 @@ def test_flags(started: list[Settings]) -> None:
         *("--spool", "/s", "--spool-mb", "0.5", "--spool-hours", "2"),
         *("--port", "0", "--threads", "3", "--workers", "2", "--max-body-mb", "0.5"),
         *("--queue", "0", "--timeout", "0.5", "--device", "gpu:1,0", "--models", "/m"),
-        *("--allow-cpu-fallback", "--shadow-share", "0.5"),
+        *("--allow-cpu-fallback", "--allow-anonymous", "--shadow-share", "0.5"),
     )
     assert done.exit_code == 0, done.output
     assert started == [
@@ -62,6 +66,7 @@ def test_flags(started: list[Settings]) -> None:
             port=0,
             device="gpu:1,0",
             allow_cpu_fallback=True,
+            allow_anonymous=True,
             cores=6,
             threads=3,
             workers=2,

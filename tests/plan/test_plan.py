@@ -358,3 +358,14 @@ def test_a_plan_of_a_busy_machine_says_so(
         assert words in " ".join(done.output.split()), done.output
     open_pipeline(config, models=store).close()
     assert words in caplog.text
+
+
+def test_an_arm_processor_measures_its_own_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = frozenset({"fp", "asimd", "asimdhp", "bf16"})  # Neoverse N1 and newer
+    monkeypatch.setattr("serving.plan.candidates.cpu_flags", lambda: flags)
+    kinds = {(spec.backend, spec.precision) for spec in candidates(HpiConfig(), cores=4)}
+    assert kinds == {
+        ("openvino", "float32"),
+        ("openvino", "float16"),
+        ("onnxruntime", "float32"),
+    }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import socket
 
 from serving.config.paddlex import PaddleXConfig, ServedConfig
 from serving.engines.base import OnBatch
-from serving.errors import ConfigError, OcrError
+from serving.errors import OcrError
 from serving.http.gunicorn import check_version
 from serving.http.gunicorn.application import Application, Generation, Load, read_generation
 from serving.http.gunicorn.master import Master
@@ -17,26 +16,31 @@ from serving.http.logs import configure_logs
 from serving.http.metrics import metrics_folder
 from serving.http.registry import ServedPipeline
 from serving.http.settings import Settings
+from serving.http.startup import bind, is_loopback
 
 _LOG = logging.getLogger("serving.http")
 
 
-def run(settings: Settings, load: Load | None = None, first: Generation | None = None) -> None:
+def run(
+    settings: Settings,
+    load: Load | None = None,
+    first: Generation | None = None,
+    listener: socket.socket | None = None,
+) -> None:
     """Serve until a signal ends it. Prints `ready http://HOST:PORT` once all workers can answer.
 
     load: loads a pipeline by its name; default: the settings' YAML on the engines built for it.
-    first: the files to serve at first; default: read now.
+    first: the files to serve at first; default: read now. listener: of `bind`; default: bound now.
     SIGTERM finishes the requests in progress; SIGINT and SIGQUIT do not. SIGHUP reloads all files.
     Raises OcrError where the address is in use or a pipeline does not load.
     """
     check_version()
     first = first or read_generation(1, settings)
-    listener = bind(settings.host, settings.port)
+    listener = listener or bind(settings)
     configure_logs()
-    if first.keys is None and not _is_loopback(listener):
+    if first.keys is None and not is_loopback(listener):
         _LOG.warning(
-            "listening on %s without API keys: everyone who can reach it can use it; to require "
-            "keys, pass --api-keys-file",
+            "listening on %s without API keys: everyone who can reach it can use it",
             settings.host,
         )
     application = Application(settings, load or _load_built(settings), listener)
@@ -53,29 +57,6 @@ def run(settings: Settings, load: Load | None = None, first: Generation | None =
             raise OcrError(failure) from None
         if end.code:
             raise OcrError(f"the server ended with status {end.code}; see its log") from None
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError: in use, not of this machine, not allowed."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # Otherwise a second server may bind the same address until this one listens.
-        listener.listen(2048)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {reason}; choose with --host and --port"
-        ) from None
-    return listener
-
-
-def _is_loopback(listener: socket.socket) -> bool:
-    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _load_built(settings: Settings) -> Load:

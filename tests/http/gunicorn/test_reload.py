@@ -322,8 +322,15 @@ def test_a_malformed_keys_file_is_an_error_before_anything_starts(tmp_path: Path
     server.end()
 
 
-def test_listening_on_all_addresses_without_keys_logs_a_warning(
-    start: Callable[..., ReloadServer],
-) -> None:
-    assert "without API keys" in start(host="0.0.0.0").errors()
+def test_all_addresses_need_keys_or_the_flag(start: Callable[..., ReloadServer]) -> None:
+    open_to_all = start(host="0.0.0.0", allow_anonymous=True)
+    assert "without API keys" in open_to_all.errors()
     assert "without API keys" not in start(host="127.0.0.2").errors()
+
+
+def test_all_addresses_without_keys_are_refused(tmp_path: Path) -> None:
+    server = ReloadServer(tmp_path, host="0.0.0.0")
+    assert server.process.wait(PATIENCE) == 1
+    [line] = server.errors().splitlines()
+    assert line.startswith("error: --host 0.0.0.0 without API keys") and "--allow-anonymous" in line
+    server.end()

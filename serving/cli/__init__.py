@@ -24,6 +24,7 @@ _COMMANDS = {
     "serve": "Serve pipelines over HTTP.",
     "key": "Create an API key.",
     "predict": "Read images, PDFs and folders from the command line.",
+    "bulk": "Read many documents to Parquet, here, on a Ray cluster or by running servers.",
     "evaluate": "Score pipelines on your own labelled images.",
 }
 _DEBUG = "serving.debug"

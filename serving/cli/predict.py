@@ -22,16 +22,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast, get_args
 
 import click
-from pydantic import ValidationError
 
 from serving.cli.options import (
     DEFAULT_PIPELINES,
-    Command,
+    checked_options,
     max_pages_option,
     max_pixels_option,
     models_option,
+    override_options,
+    pdf_dpi_option,
+    pdf_text_option,
 )
-from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
+from serving.config.options import MAX_PAGES, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
@@ -53,20 +55,6 @@ _ENDS = {".png": b"IEND\xaeB`\x82", ".hocr": b"</html>\n", ".xml": b"</alto>\n",
 """Of a whole file; all others end with a line feed."""
 _MAX_NAME = 200
 """Bytes of a file's name, to which a page's number and a suffix are added: 255 are allowed."""
-
-
-def _overrides(command: Command) -> Command:
-    """An option for each field of Options: --text-det-thresh, --use-textline-orientation, ..."""
-    for name, info in reversed(Options.model_fields.items()):
-        flag = "--" + name.replace("_", "-")
-        switch = bool in get_args(info.annotation)
-        command = click.option(
-            f"{flag}/--no-{flag[2:]}" if switch else flag,
-            name,
-            default=None,
-            help=f"{info.description}  [default: as the YAML has it]",
-        )(command)
-    return command
 
 
 @click.command()
@@ -103,29 +91,17 @@ def _overrides(command: Command) -> Command:
     is_flag=True,
     help="Skip what --output or --save-img has already, unless the input is newer.",
 )
-@click.option(
-    "--pdf-dpi",
-    type=click.IntRange(36, 1200),
-    default=PDF_DPI,
-    show_default=True,
-    help="Dots per inch at which PDFs are rendered.",
-)
+@pdf_dpi_option
 @click.option(
     "--pages",
     default="1-",
     show_default=True,
     help="Which pages of each document are read: 1-3,7 or 2-.",
 )
-@click.option(
-    "--pdf-text",
-    type=click.Choice(get_args(PdfText)),
-    default="ignore",
-    show_default=True,
-    help="auto: take a PDF page's own text where it is all there, and read the other pages.",
-)
+@pdf_text_option
 @max_pixels_option
 @max_pages_option(MAX_PAGES, "Of a document")
-@_overrides
+@override_options
 @models_option
 def command(
     paths: tuple[str, ...],
@@ -149,7 +125,7 @@ def command(
     What cannot be read, a file or a page, is reported on stderr; the rest is read, and the exit
     code is 1. Its pages are numbered as if it had been read.
     """
-    options = _checked(overrides)
+    options = checked_options(overrides)
     try:
         ranges = PageRanges.parse(pages)
     except BadRequest as error:
@@ -221,15 +197,6 @@ def command(
         click.echo(done.text() + where, err=True)
     if done.errors:
         raise click.exceptions.Exit(1)
-
-
-def _checked(overrides: dict[str, Any]) -> Options:
-    try:
-        return Options(**overrides)
-    except ValidationError as error:
-        item = error.errors()[0]
-        flag = "--" + str(item["loc"][0]).replace("_", "-")
-        raise click.UsageError(f"{flag}: {item['msg']}, not {item['input']!r}") from None
 
 
 def _stdin() -> bytes:

@@ -26,9 +26,9 @@ OnPageError = Callable[[str, int | None, Exception], None]
 Source = Union[str, Path, Data, NDArray[Any], "Sequence[Source]"]
 Decode = Callable[[Data], Pages]
 
-_MAX_URL_BYTES = 100 << 20
-_URL_SECONDS = 60.0
-_SUFFIXES = {
+MAX_URL_BYTES = 100 << 20
+URL_SECONDS = 60.0
+SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pdf",
 }  # fmt: skip
 
@@ -92,7 +92,7 @@ def _load(
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         from serving.download import read_url
 
-        data = read_url(source, max_bytes=_MAX_URL_BYTES, seconds=_URL_SECONDS)
+        data = read_url(source, max_bytes=MAX_URL_BYTES, seconds=URL_SECONDS)
         yield from _decode(source, data, decode, pdf_text, on_error)
     elif isinstance(source, str | Path):
         for path in _files(Path(source)):
@@ -189,7 +189,7 @@ def is_supported(path: Path, *, by_name: bool = False) -> bool:
     """
     if not path.is_file():
         return False  # a socket or a pipe would block
-    if by_name and path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
+    if by_name and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
         return True
     try:
         with path.open("rb") as file:

@@ -19,6 +19,7 @@ from serving.errors import OcrError
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, Limits, PageRanges, sniff
 from serving.ocr.pipeline import Pipeline
+from serving.output.pages import PageAnswer, ReadPage, page_answer
 from serving.types import Page
 
 
@@ -142,9 +143,9 @@ class Reader:
         Whatever it is: one page of a million ends no run, and the rate of errors bounds them.
         """
         try:
-            pages = open_pages(self._ocr.decoder, item, self._reading.pdf_dpi)
+            pages = open_pages(self._ocr.decoder, item.read(), item.first, self._reading.pdf_dpi)
         except Exception as error:
-            return error_rows(item, error, self._name)
+            return error_rows(item, row_error(error), self._name)
         return list(self._read(item, pages))
 
     def _read(self, item: Item, pages: Pages) -> Iterator[Row]:
@@ -155,7 +156,8 @@ class Reader:
                 own = pages.own_text(info) if self._reading.pdf_text == "auto" else None
                 page = own or self._ocr.pipeline.read(pages.decode(info), options)
             except Exception as error:
-                yield error_row(item, error, self._name, page=info.index, pages=pages.count)
+                problem = row_error(error)
+                yield error_row(item, problem, self._name, page=info.index, pages=pages.count)
             else:
                 ms = (time.perf_counter() - start) * 1e3
                 yield page_row(item, info.index, pages.count, page, ms, self._name)
@@ -165,40 +167,46 @@ class Reader:
         self._ocr.close()
 
 
-def open_pages(decoder: Decoder, item: Item, pdf_dpi: int) -> Pages:
-    """The pages of an item. Raises what `Decoder.pages` raises."""
-    data = item.read()
+def open_pages(decoder: Decoder, data: bytes, first: int, pdf_dpi: int) -> Pages:
+    """RANGE pages of a document, or fewer at its end. Raises what `Decoder.pages` raises."""
     if sniff(data) != "tiff":
-        ranges = PageRanges(((item.first + 1, item.first + RANGE),))
+        ranges = PageRanges(((first + 1, first + RANGE),))
         return decoder.pages(data, pdf_dpi=pdf_dpi, ranges=ranges)
     # Counting the pages of a TIFF stops behind the last one that is selected.
     pages = decoder.pages(data, pdf_dpi=pdf_dpi, ranges=ALL_PAGES)
-    pages.pages = pages.pages[item.first : item.first + RANGE]
+    pages.pages = pages.pages[first : first + RANGE]
     return pages
 
 
-def page_row(item: Item, index: int, count: int, page: Page, ms: float, name: str) -> Row:
+def page_row(
+    item: Item, index: int, count: int, page: Page | PageAnswer, ms: float, name: str
+) -> Row:
     """The row of a page that was read."""
-    lines = [
-        RowLine(text=line.text, score=round(line.score, 4), box=[[*point] for point in line.box])
-        for line in page.lines
-    ]
+    answer = page_answer(ReadPage(0, index, count, page)) if isinstance(page, Page) else page
+    lines = answer["lines"]
     return Row(
         document=item.document.name,
         page=index,
         pages=count,
-        width=page.width,
-        height=page.height,
-        angle=page.angle,
-        text="\n".join(line.text for line in page.lines),
-        lines=lines,
+        width=answer["width"],
+        height=answer["height"],
+        angle=answer["angle"],
+        text="\n".join(line["data"] for line in lines),
+        lines=[RowLine(text=line["data"], score=line["score"], box=line["box"]) for line in lines],
         ms=round(ms, 1),
         pipeline=name,
         error=None,
     )
 
 
-def error_rows(item: Item, error: BaseException, name: str) -> list[Row]:
+def row_error(error: BaseException) -> RowError:
+    """An exception as the rows have it."""
+    if isinstance(error, OcrError):
+        return RowError(code=error.code, message=str(error))
+    return RowError(code=OcrError.code, message=f"{type(error).__name__}: {error}")
+
+
+def error_rows(item: Item, error: RowError, name: str) -> list[Row]:
     """The rows of an item that could not be read at all."""
     if item.count is None:
         return [error_row(item, error, name)]
@@ -207,18 +215,9 @@ def error_rows(item: Item, error: BaseException, name: str) -> list[Row]:
 
 
 def error_row(
-    item: Item,
-    error: BaseException,
-    name: str,
-    *,
-    page: int | None = None,
-    pages: int | None = None,
+    item: Item, error: RowError, name: str, *, page: int | None = None, pages: int | None = None
 ) -> Row:
     """The row of a page, or a document, that could not be read."""
-    code = error.code if isinstance(error, OcrError) else "internal"
-    message = str(error)
-    if not isinstance(error, OcrError):
-        message = f"{type(error).__name__}: {error}"
     return Row(
         document=item.document.name,
         page=page,
@@ -230,5 +229,5 @@ def error_row(
         lines=[],
         ms=0.0,
         pipeline=name,
-        error=RowError(code=code, message=message),
+        error=error,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serving.bulk.inputs import RANGE, Document, Item
-from serving.bulk.read import Row, error_rows
+from serving.bulk.read import Row, error_rows, row_error
 from serving.bulk.shards import Output
 from serving.errors import DiskError, TooManyErrors, WorkerLost
 
@@ -109,7 +109,7 @@ def run(
                 except WorkerLost as error:
                     if queue.again(item):
                         continue
-                    rows = error_rows(item, error, "")
+                    rows = error_rows(item, row_error(error), "")
                 queue.add_rest(item, rows)
                 _count(progress, item, rows)
                 output.add(rows)

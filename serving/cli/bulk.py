@@ -25,7 +25,7 @@ from serving.cli.options import (
     pdf_text_option,
     setting,
 )
-from serving.config.options import MAX_PAGES, Options, PdfText
+from serving.config.options import MAX_PAGES, PdfText
 
 if TYPE_CHECKING:
     from serving.bulk.run import Executor, Progress
@@ -41,9 +41,7 @@ _LOG_SECONDS = 30.0
 @click.option(
     "--pipeline",
     type=click.Path(path_type=Path),
-    default=DEFAULT_PIPELINES[0],
-    show_default=True,
-    help="The pipeline YAML.",
+    help=f"The pipeline YAML.  [default: {DEFAULT_PIPELINES[0]}]",
 )
 @click.option(
     "--format",
@@ -69,6 +67,25 @@ _LOG_SECONDS = 30.0
     help="Pages that may fail, of all. More stop the run as soon as that is no chance.",
 )
 @click.option(
+    "--ray",
+    "ray_address",
+    metavar="ADDRESS",
+    help="Read on the Ray cluster at HOST:PORT, or auto for the one of this node. Needs the extra "
+    "ray.",
+)
+@click.option(
+    "--server",
+    "servers",
+    metavar="URL[,URL]",
+    help="Read by running servers, as http://host:8868 or http://host:8868/ocr/v1/NAME.",
+)
+@click.option(
+    "--api-key",
+    envvar="OCR_HPI_API_KEY",
+    show_envvar=True,
+    help="Of --server; better in the environment than on the command line.",
+)
+@click.option(
     "--price-per-hour", type=click.FloatRange(0), help="Of all machines, for the summary."
 )
 @setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
@@ -81,11 +98,14 @@ _LOG_SECONDS = 30.0
 def command(
     source: str,
     output: Path,
-    pipeline: Path,
+    pipeline: Path | None,
     form: Form,
     column: str | None,
     shard_pages: int,
     max_error_rate: float,
+    ray_address: str | None,
+    servers: str | None,
+    api_key: str | None,
     price_per_hour: float | None,
     device: str | None,
     pdf_dpi: int,
@@ -103,22 +123,43 @@ def command(
     --max-error-rate allows.
     """
     options = checked_options(overrides)
+    if servers and (pipeline or device or ray_address):
+        raise click.UsageError(
+            "--server: the servers say pipeline and device; leave the others out"
+        )
 
     from serving.bulk.inputs import Listing
+    from serving.bulk.read import Reading
     from serving.bulk.run import run
     from serving.bulk.shards import open_output
+    from serving.config.pipeline import load_config
+    from serving.imaging.formats import Limits
 
-    def executor() -> Executor:
-        return _executor(pipeline, models, device, options, pdf_dpi, pdf_text, limits)
+    limits = Limits(max_pixels, max_pages)
 
-    limits = max_pixels, max_pages
+    def executor(documents: int) -> Executor:
+        if servers:
+            from serving.bulk.server import ServerExecutor
+
+            urls = servers.split(",")
+            return ServerExecutor(urls, options, pdf_dpi, pdf_text, limits, api_key)
+        config = load_config(pipeline or DEFAULT_PIPELINES[0])
+        reading = Reading(config, models, device, options, pdf_dpi, pdf_text, limits)
+        if ray_address:
+            from serving.bulk.ray import RayExecutor
+
+            return RayExecutor(reading, ray_address, documents)
+        from serving.bulk.local import LocalExecutor
+
+        return LocalExecutor(reading)
+
     listing = Listing(column)
     listing.add_input(source)
     found = f"{len(listing.documents)} documents"
     if listing.left_out:
         found += f"; {listing.left_out} files left out: listed twice, or named as no image or PDF"
     click.echo(found, err=True)
-    with closing(executor()) as reader:
+    with closing(executor(len(listing.documents))) as reader:
         settings = {"input": listing.source, "column": column, **reader.settings}
         with open_output(output, form, settings, shard_pages) as shards, _shown() as show:
             done = run(
@@ -136,25 +177,6 @@ def command(
             f"{done.errors.total()} of {done.pages} pages failed, more than --max-error-rate "
             f"{max_error_rate:g}; the first: {done.first_error}"
         )
-
-
-def _executor(
-    pipeline: Path,
-    models: Path,
-    device: str | None,
-    options: Options,
-    pdf_dpi: int,
-    pdf_text: PdfText,
-    limits: tuple[int, int],
-) -> Executor:
-    from serving.bulk.local import LocalExecutor
-    from serving.bulk.read import Reading
-    from serving.config.pipeline import load_config
-    from serving.imaging.formats import Limits
-
-    config = load_config(pipeline)
-    reading = Reading(config, models, device, options, pdf_dpi, pdf_text, Limits(*limits))
-    return LocalExecutor(reading)
 
 
 def _summary(done: Progress, price_per_hour: float | None) -> dict[str, Any]:

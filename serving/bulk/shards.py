@@ -18,7 +18,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -93,7 +93,11 @@ class Output:
         """Read what is there. Raises ConfigError where it is not of a run with these settings."""
         path = self._folder / _SETTINGS
         if not path.exists():
-            if others := [file.name for file in self._folder.iterdir() if file.name != "_lock"]:
+            if others := [
+                file.name
+                for file in self._folder.iterdir()
+                if file.name != "_lock" and file.suffix != ".partial"
+            ]:
                 raise ConfigError(
                     f"{self._folder}: not empty, and no run wrote it ({others[0]} is there): "
                     "choose another OUTPUT"
@@ -132,11 +136,12 @@ def open_output(
     if form == "parquet":
         require("bulk", "pyarrow")
     output = Output(folder, form, shard_rows)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "_lock", refuse):
+    with ExitStack() as stack:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / "_lock", refuse))
             output._resume({"format": form, "pages_at_a_time": RANGE, **settings})
-            yield output
+        yield output
 
 
 def _short(value: Any) -> str:

@@ -159,18 +159,22 @@ def command(
     if listing.left_out:
         found += f"; {listing.left_out} files left out: listed twice, or named as no image or PDF"
     click.echo(found, err=True)
-    with closing(executor(len(listing.documents))) as reader:
-        settings = {"input": listing.source, "column": column, **reader.settings}
-        with open_output(output, form, settings, shard_pages) as shards, _shown() as show:
-            done = run(
-                listing.documents,
-                shards,
-                reader,
-                max_error_rate=max_error_rate,
-                on_progress=show,
-            )
-            summary = _summary(done, price_per_hour)
-            shards.write_summary(summary)
+    try:
+        with closing(executor(len(listing.documents))) as reader:
+            settings = {"input": listing.source, "column": column, **reader.settings}
+            with open_output(output, form, settings, shard_pages) as shards, _shown() as show:
+                done = run(
+                    listing.documents,
+                    shards,
+                    reader,
+                    max_error_rate=max_error_rate,
+                    on_progress=show,
+                )
+                summary = _summary(done, price_per_hour)
+                shards.write_summary(summary)
+    except KeyboardInterrupt:
+        click.echo("interrupted: the same command reads the rest", err=True)
+        raise click.exceptions.Exit(130) from None
     click.echo(_text(summary), err=True)
     if done.errors.total() > max_error_rate * done.pages:
         raise click.ClickException(

@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -130,8 +131,11 @@ class RayExecutor:
         self._reading = replace(reading, models=reading.models.absolute())
         self.settings: Mapping[str, Any] = reading.settings()
         try:
+            if address != "auto":  # Ray itself takes minutes to find that nobody listens
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=5).close()
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"--ray: no cluster at {address}: {error}") from error
         self._request(math.ceil(documents / _DOCUMENTS_A_CORE))
         self._lock = threading.Lock()

@@ -127,7 +127,7 @@ class Reader:
             models=reading.models,
             threads=cores,
             device=reading.device,
-            warm=True,
+            warm=False,  # what no page has need not be waited for
             limits=reading.limits,
             slot=slot,
             workers=workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter, deque
@@ -14,6 +15,8 @@ from serving.bulk.inputs import RANGE, Document, Item
 from serving.bulk.read import Row, error_rows, row_error
 from serving.bulk.shards import Output
 from serving.errors import DiskError, TooManyErrors, WorkerLost
+
+_LOG = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 """Workers that may end while they read an item. The last attempt is made alone: other items that
@@ -108,6 +111,7 @@ def run(
                     rows = future.result()
                 except WorkerLost as error:
                     if queue.again(item):
+                        _LOG.warning("%s; read again: %s#%d", error, *item.key)
                         continue
                     rows = error_rows(item, row_error(error), "")
                 queue.add_rest(item, rows)

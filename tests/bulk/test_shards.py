@@ -134,7 +134,7 @@ def test_a_full_disk_is_said_and_can_be_resumed(small_disk: Path) -> None:
             output.add([row(f"{index}", text=os.urandom(8000).hex())])
 
     with (
-        pytest.raises(DiskError, match="the disk is full .*; nothing half done was kept"),
+        pytest.raises(DiskError, match=r"the disk is full .*; nothing half done was kept"),
         open_output(small_disk, "jsonl", SETTINGS, shard_rows=1) as output,
     ):
         filled(output)

@@ -28,6 +28,7 @@ _PATIENCE = 120.0
 """Seconds after which a run ends when no server takes connections."""
 _PAUSE = 1.0
 """Seconds between two attempts, where no Retry-After says it."""
+_MAX_PAUSE = 60.0
 _CALLERS = 8
 """Requests at a time to a server that does not tell its cores."""
 
@@ -156,7 +157,7 @@ class ServerExecutor:
                 raise WorkerLost(f"{server.url}: {error}") from error
             status = response.status_code
             if status in (429, 503):  # busy, or loading
-                self._give_back(server, rest=float(response.headers.get("Retry-After", _PAUSE)))
+                self._give_back(server, rest=_retry_after(response))
                 if status == 429:
                     end = time.monotonic() + _PATIENCE
                 elif time.monotonic() > end:
@@ -197,6 +198,12 @@ def _row(item: Item, page: dict[str, Any], count: int, name: str) -> Row:
 
 def _problem(answer: dict[str, Any]) -> RowError:
     return RowError(code=answer["error"]["code"], message=answer["error"]["message"])
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds; a proxy may give a date instead."""
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), _MAX_PAUSE) if value.isdecimal() else _PAUSE
 
 
 def _is_refused(error: requests.ConnectionError) -> bool:

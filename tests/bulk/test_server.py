@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import requests
 from click.testing import CliRunner, Result
 from http_fake import HELD, picture
-from http_server import Server
+from http_server import Server, eventually
 from pyarrow import parquet
 
 from serving.cli import main
@@ -81,9 +80,7 @@ def test_a_busy_server_is_waited_for(
         target=lambda: done.append(bulk(folder, tmp_path / "out", "--server", server.base))
     )
     run.start()
-    end = time.monotonic() + 30
-    while 'status="429"' not in metrics(server) and time.monotonic() < end:
-        time.sleep(0.1)
+    assert eventually(lambda: 'code="429"' in metrics(server))
     server.gate.touch()
     run.join()
     held.close()
@@ -95,12 +92,11 @@ def test_a_server_that_ends_leaves_its_pages_to_the_others(
     folder: Path, tmp_path: Path, start: Callable[..., Server]
 ) -> None:
     first, second = (start(threads=1).wait_ready() for _ in range(2))
-    (folder / "held.png").write_bytes(picture(colour=HELD))
+    (folder / "+held.png").write_bytes(picture(colour=HELD))  # the first page of all
     second.gate.touch()
 
     def end() -> None:
-        while not first.gate.with_suffix(".reached").exists():
-            time.sleep(0.01)
+        assert eventually(first.gate.with_suffix(".reached").exists)
         for pid in (first.process.pid, *first.workers()):
             os.kill(pid, signal.SIGKILL)
 

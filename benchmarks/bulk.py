@@ -35,7 +35,7 @@ from serving.config import load_config
 from serving.machine import cpu_name, usable_cores
 
 _YAML = "configs/PP-OCRv4_mobile.yaml"
-_ROUNDS = 5
+_ROUNDS = 3
 _PAGES = 24
 """Of a round."""
 _FAULT_PAGES = 2000

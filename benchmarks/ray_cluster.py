@@ -1,8 +1,8 @@
 """A real Ray cluster of node processes on this machine, which can be killed.
 
-`python -m benchmarks.ray_cluster` prints the address of an empty one, then obeys lines: `add MODELS`
-adds a node of two cores, whose folder of models that is (`-`: the driver's); `kill N` kills the
-raylet and the workers of the N-th node. Each is answered with `done`. It ends with its stdin.
+`python -m benchmarks.ray_cluster` prints the address of an empty one, then obeys lines. `add
+MODELS` adds a node of two cores, whose folder of models that is (`-`: the driver's). `kill N` kills
+the raylet and the workers of the N-th node. Each is answered with `done`. It ends with its stdin.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ TESTED_ELSEWHERE = {
     "test_swap_models.py",
     r"python3 -m pip wheel .*|python3 -m venv \.\./ocr|(cd )?\.\./ocr.*": "test_packaging.py",
     r"python3 -m venv \.venv-paddlex": "test.sh makes it",
+    r"\.venv/bin/pip install -e .*": "test.sh installs the extras",
+    r".*ocr-hpi bulk .*": "cli/test_bulk.py, bulk/",
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
     r".*\bseal\b.*": "integrations/paddlex/test_served.py",
     r"python3 -m venv \.venv-ocrmypdf": "test.sh installs the extra",

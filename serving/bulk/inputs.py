@@ -33,7 +33,9 @@ _MAX_BYTES = 1 << 30
 def require(extra: str, module: str) -> None:
     """Raise ConfigError, which names the extra, where its module is not installed."""
     if find_spec(module) is None:
-        what = f".venv/bin/pip install '.[{extra}]'" if CLONE else f"pip install '{NAME}[{extra}]'"
+        what = (
+            f".venv/bin/pip install -e '.[{extra}]'" if CLONE else f"pip install '{NAME}[{extra}]'"
+        )
         raise ConfigError(f"{module} is not installed; run: {what}")
 
 
@@ -116,6 +118,8 @@ class Listing:
 
         Raises ConfigError where nothing is there.
         """
+        if "://" in source and "::" in source:
+            raise ConfigError(f"{source}: stores within others are not read: unpack it first")
         before = len(self.documents)
         store, path = _store(source)
         self.source = _absolute(source)

@@ -143,6 +143,7 @@ class RayExecutor:
         self._engines: dict[str, Future[bytes]] = {}
         """By kind of node: models and engines, from the first node that had to build them."""
         self._looked = -math.inf
+        self._waiting = False
 
     @property
     def slots(self) -> int:
@@ -219,6 +220,9 @@ class RayExecutor:
                 except (OcrError, self._ray.exceptions.RayError) as error:
                     node.problem = _first_line(getattr(error, "cause", None) or error)
                     _LOG.warning("node %s is not used: %s", node.id[:8], node.problem)
+        if not self._nodes and not self._waiting:
+            self._waiting = True
+            _LOG.warning("the cluster has no node with cores: waiting for one")
         problems = [node.problem for node in self._nodes.values()]
         if problems and all(problems):
             raise EngineError(f"no node of the cluster can be used: {problems[0]}")

@@ -115,7 +115,8 @@ class ServerExecutor:
     def _read(self, item: Item) -> list[Row]:
         try:
             data = item.read()
-            count = open_pages(self._decoder, data, item.first, self._query["pdf_dpi"]).count
+            dpi = self._query["pdf_dpi"]
+            count = item.count or open_pages(self._decoder, data, item.first, dpi).count
             kind = sniff(data)
         except Exception as error:  # as `Reader.read` does
             return error_rows(item, row_error(error), "")

@@ -168,6 +168,8 @@ def test_what_is_not_there(tmp_path: Path) -> None:
             listed(tmp_path / source)
     with pytest.raises(ConfigError, match="nothing"):
         listed("nothing://bucket")
+    with pytest.raises(ConfigError, match="stores within others"):
+        listed("zip://*.png::/scans.zip")
 
 
 def test_a_document_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,4 +189,6 @@ def test_without_the_extra(module: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
-    assert f"Error: {module} is not installed; run: .venv/bin/pip install '.[bulk]'" in done.stderr
+    assert (
+        f"Error: {module} is not installed; run: .venv/bin/pip install -e '.[bulk]'" in done.stderr
+    )

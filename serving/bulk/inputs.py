@@ -67,7 +67,9 @@ class Document:
             else:
                 store, path = _store(self.address)
                 start, end = self.span or (0, _MAX_BYTES + 1)
-                data = store.cat_file(path, start, end)
+                data = store.cat_file(path, start=start, end=end)
+        except ConfigError as error:  # a store whose package is not installed
+            raise Unfetchable(str(error)) from error
         except Exception as error:  # each store raises its own
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Unfetchable(f"{self.address}: {reason}") from error

@@ -177,8 +177,10 @@ def _count(progress: Progress, item: Item, rows: list[Row]) -> None:
     for row in rows:
         if error := row["error"]:
             progress.errors[error["code"]] += 1
-            where = row["document"] if row["page"] is None else f"{row['document']}#{row['page']}"
-            progress.first_error = progress.first_error or f"{where}: {error['message']}"
+            where, message = row["document"], error["message"]
+            where = where if row["page"] is None else f"{where}#{row['page']}"
+            said = message if row["document"] in message else f"{where}: {message}"
+            progress.first_error = progress.first_error or said
 
 
 def _check(progress: Progress, max_error_rate: float) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
+import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -179,11 +182,52 @@ def test_wrong_usage_is_said(options: tuple[str, ...], message: str, scans: Path
     assert message in done.stderr
 
 
-def test_a_terminal_shows_the_time_left(tmp_path: Path, scans: Path, built: Path) -> None:
-    import pty
+@pytest.fixture
+def bucket(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a local S3 server with two pages, and a tar archive with two more."""
+    key = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {**key, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    program = f"from moto.server import main; main(['-p', '{port}'])"
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log)
+    with server:
+        assert eventually(lambda: "Running on" in (tmp_path / "log").read_text())
+        with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+            for name in ("002.png", "003.png"):
+                archive.add(scans / name, name)
+        # In a process of its own: its event loop would outlive the test.
+        put = (
+            "import sys, fsspec; store = fsspec.filesystem('s3'); store.mkdir('bucket')\n"
+            "for path in sys.argv[1:]: store.put(path, 'bucket/scans/' + path.split('/')[-1])"
+        )
+        files = [scans / "000.png", scans / "001.png", tmp_path / "shard.tar"]
+        subprocess.run([sys.executable, "-c", put, *map(str, files)], check=True)
+        yield "s3://bucket/scans"
+        server.terminate()
 
+
+def test_an_object_store(tmp_path: Path, scans: Path, built: Path, bucket: str) -> None:
+    done = bulk(bucket, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert pages(tmp_path / "out") == Counter(
+        (f"{bucket}/{name}", 0)
+        for name in ("000.png", "001.png", "shard.tar/002.png", "shard.tar/003.png")
+    )
+    assert not any(row["error"] for row in rows(tmp_path / "out"))
+
+
+def test_a_terminal_shows_the_time_left(tmp_path: Path, scans: Path, built: Path) -> None:
     master, slave = pty.openpty()
-    with subprocess.Popen(command(scans, tmp_path / "out"), stderr=slave, cwd=ROOT) as process:
+    three = command(scans / "00[0-2].png", tmp_path / "out")
+    with subprocess.Popen(three, stderr=slave, cwd=ROOT) as process:
         os.close(slave)
         seen, end = b"", time.monotonic() + 60
         while time.monotonic() < end:

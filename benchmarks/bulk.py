@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from PIL import Image
 
@@ -35,8 +37,8 @@ from serving.config import load_config
 from serving.machine import cpu_name, usable_cores
 
 _YAML = "configs/PP-OCRv4_mobile.yaml"
-_ROUNDS = 3
-_PAGES = 24
+_ROUNDS = 8
+_PAGES = 16
 """Of a round."""
 _FAULT_PAGES = 2000
 _BROKEN = 100
@@ -44,7 +46,7 @@ _BROKEN = 100
 
 
 def rate(folder: Path) -> None:
-    """Pages a second of both, by round."""
+    """Seconds and processor seconds of both, in turn."""
     scans = folder / "in"
     scans.mkdir()
     for page in corpus.pages(seed=5, count=_PAGES):
@@ -70,22 +72,46 @@ def rate(folder: Path) -> None:
             with ThreadPoolExecutor(callers) as pool:
                 list(pool.map(lambda file: list(pipeline.predict(file)), files))
 
-        cores = usable_cores()
-        ways: dict[str, Callable[[], None]] = {"bulk": bulk}
-        for callers in (cores, cores + 1):
-            ways[f"load_pipeline, {callers} callers"] = partial(read, callers)
-        found: dict[str, list[float]] = {name: [] for name in ways}
+        ways = {"bulk": bulk, "load_pipeline": partial(read, usable_cores())}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for round_ in range(_ROUNDS + 1):
             for name, way in ways.items():
-                start = time.perf_counter()
+                start, busy = time.perf_counter(), _processor_seconds()
                 way()
                 if round_:  # the first one warms up
-                    found[name].append(len(files) / (time.perf_counter() - start))
-    best = {name: max(rates) for name, rates in found.items()}
-    pipeline_best = max(value for name, value in best.items() if name != "bulk")
-    ratio = best["bulk"] / pipeline_best
-    report = {"processor": cpu_name(), "cores": cores, "best": best, "ratio": ratio, "all": found}
+                    spent = time.perf_counter() - start, _processor_seconds() - busy
+                    found[name].append(spent)
+    ratios = [
+        [other[kind] / own[kind] for own, other in zip(*found.values(), strict=True)]
+        for kind in (0, 1)
+    ]
+    report = {
+        "processor": cpu_name(),
+        "best pages/s": {
+            name: round(len(files) / min(seconds for seconds, _ in spent), 2)
+            for name, spent in found.items()
+        },
+        "bulk's rate over load_pipeline's, median of rounds": round(median(ratios[0]), 3),
+        "processor seconds a page": {
+            name: round(median(busy for _, busy in spent) / len(files), 4)
+            for name, spent in found.items()
+        },
+        "the same by processor seconds": round(median(ratios[1]), 3),
+        "seconds and processor seconds of the rounds": found,
+    }
     print(json.dumps(report, indent=1))
+
+
+def _processor_seconds() -> float:
+    """Of this process and all its descendants; other load on the machine adds little to it."""
+    total, waiting = 0, [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(stat[11]) + int(stat[12])
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            waiting += map(int, (task / "children").read_text().split())
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def faults(folder: Path) -> None:

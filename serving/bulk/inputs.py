@@ -6,7 +6,6 @@ gs://, memory://). A listing holds names alone; bytes are read where they are ne
 
 from __future__ import annotations
 
-import os
 import tarfile
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.download import read_url
 from serving.errors import CLONE, BadRequest, ConfigError, TooLarge, Undecodable, Unfetchable
-from serving.imaging.source import MAX_URL_BYTES, SUFFIXES, URL_SECONDS
+from serving.imaging.source import MAX_URL_BYTES, SUFFIXES, URL_SECONDS, printable
 
 if TYPE_CHECKING:
     import fsspec
@@ -71,8 +70,7 @@ class Document:
         except ConfigError as error:  # a store whose package is not installed
             raise Unfetchable(str(error)) from error
         except Exception as error:  # each store raises its own
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Unfetchable(f"{self.address}: {reason}") from error
+            raise Unfetchable(f"{self.address}: {_reason(error)}") from error
         if not isinstance(data, bytes):
             raise BadRequest(f"{self.name}: {'null' if data is None else type(data)}, not bytes")
         if len(data) > _MAX_BYTES:
@@ -129,7 +127,7 @@ class Listing:
             if path.endswith(".txt"):
                 lines = store.cat_file(path).decode("utf-8").splitlines()
                 files = [_absolute(line.strip()) for line in lines if line.strip()]
-            elif any(mark in path for mark in "*?["):
+            elif any(mark in path for mark in "*?[") and not store.exists(path):
                 files = [store.unstrip_protocol(found) for found in sorted(store.glob(path))]
             elif store.isdir(path):
                 files = [store.unstrip_protocol(found) for found in sorted(store.find(path))]
@@ -138,8 +136,10 @@ class Listing:
                 files = [store.unstrip_protocol(path)] if store.exists(path) else []
             for file in files:
                 self._add_file(file.removeprefix("file://"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{source}: {getattr(error, 'strerror', None) or error}") from error
+        except ConfigError:
+            raise
+        except Exception as error:  # each store raises its own
+            raise ConfigError(f"{source}: {_reason(error)}") from error
         if len(self.documents) == before:
             raise ConfigError(f"{source}: no document found: give a folder, glob, list or archive")
 
@@ -159,9 +159,7 @@ class Listing:
             self._add(Document(file, file))
 
     def _add(self, document: Document) -> None:
-        # With a mark for each byte of a file's name that is no UTF-8.
-        name = os.fsencode(document.name).decode("utf-8", "replace")
-        document = replace(document, name=name)
+        document = replace(document, name=printable(document.name))
         twice = self.documents.setdefault(document.name, document) is not document
         self.left_out += twice
 
@@ -186,23 +184,28 @@ class Listing:
 
         try:
             with parquet.ParquetFile(_store_file(file)) as opened:
-                column = self.column or _only_column(file, opened.schema_arrow)
+                schema = opened.schema_arrow
+                column = self.column or _only_column(file, schema)
+                kind = schema.field(column.partition(".")[0]).type
+                addresses = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
                 row = 0
                 for group in range(opened.num_row_groups):
-                    kind = opened.schema_arrow.field(column.partition(".")[0]).type
-                    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
-                        for address in opened.read_row_group(group, [column])[column].to_pylist():
-                            self._add_file(_absolute(address)) if address else self._add(
-                                Document(f"{file}#{row}", file, problem=f"{file}#{row}: no address")
-                            )
-                            row += 1
-                        continue
-                    for index in range(opened.metadata.row_group(group).num_rows):
-                        self._add(Document(f"{file}#{row}", file, cell=(group, index, column)))
+                    if addresses:
+                        found = opened.read_row_group(group, [column])[column].to_pylist()
+                    else:
+                        found = [None] * opened.metadata.row_group(group).num_rows
+                    for index, address in enumerate(found):
+                        name = f"{file}#{row}"
+                        if not addresses:
+                            self._add(Document(name, file, cell=(group, index, column)))
+                        elif address:
+                            self._add(Document(_absolute(address), _absolute(address)))
+                        else:
+                            self._add(Document(name, file, problem=f"{name}: no address"))
                         row += 1
         except KeyError:
             raise ConfigError(f"{file}: no column {column!r}; --column names another") from None
-        except pyarrow.ArrowInvalid as error:
+        except (pyarrow.ArrowException, OSError) as error:
             self._add(Document(file, file, problem=f"{file}: no Parquet: {error}"))
 
 
@@ -234,6 +237,10 @@ def _row_group(file: str, group: int, column: str) -> Any:
 def _store_file(file: str) -> Any:
     store, path = _store(file)
     return store.open(path, "rb")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _is_url(address: str) -> bool:

@@ -117,7 +117,7 @@ class Output:
                 )
         for shard in sorted(self._folder.glob(f"part-*.{self._form}")):
             self._count(_rows(shard))
-            self._next = int(shard.stem.removeprefix("part-")) + 1
+            self._next = max(self._next, int(shard.stem.removeprefix("part-")) + 1)
 
 
 @contextmanager

@@ -155,6 +155,10 @@ def command(
 
     listing = Listing(column)
     listing.add_input(source)
+    if output.absolute().is_relative_to(listing.source):
+        raise click.UsageError(
+            f"OUTPUT is in INPUT, {listing.source}: its shards would be read, too"
+        )
     found = f"{len(listing.documents)} documents"
     if listing.left_out:
         found += f"; {listing.left_out} files left out: listed twice, or named as no image or PDF"

@@ -36,6 +36,7 @@ from serving.cli.options import (
 from serving.config.options import MAX_PAGES, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
+from serving.imaging.source import printable
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
 from serving.output.pages import ReadPage
 from serving.types import Page
@@ -233,7 +234,7 @@ class _Done:
 
 
 def _reason(error: BaseException) -> str:
-    return _printable(str(error) or type(error).__name__)
+    return printable(str(error) or type(error).__name__)
 
 
 @dataclass(slots=True)
@@ -296,7 +297,7 @@ class _Inputs:
                 count = sum(os.path.realpath(path) not in self.without for path in inner)
                 if count:
                     what = _counted(count, "folder")
-                    yield f"{_printable(str(folder))}: {what} in it not read, without --recursive"
+                    yield f"{printable(str(folder))}: {what} in it not read, without --recursive"
 
     def _in_folder(
         self, folder: str, base: str, on_error: Callable[[str, BaseException], None]
@@ -308,7 +309,7 @@ class _Inputs:
             Path(folder),
             recursive=self.recursive,
             without=self.without,
-            on_error=lambda error: on_error(_printable(folder), error),
+            on_error=lambda error: on_error(printable(folder), error),
         ):
             if is_supported(path, by_name=True):
                 count += 1
@@ -316,7 +317,7 @@ class _Inputs:
         if not count:
             more = "" if self.recursive else "; --recursive also reads the folders in it"
             error = BadRequest(f"no file in this folder is an image or a PDF{more}")
-            on_error(_printable(folder), error)
+            on_error(printable(folder), error)
 
     def _base(self) -> str:
         """The deepest folder that has all inputs in it."""
@@ -328,7 +329,7 @@ class _Inputs:
 def _local(path: Path, base: str) -> _Input:
     target = _absolute(path).relative_to(base)
     target = target.with_name(_shortened(path.name, path.name))
-    return _Input(path, _printable(str(path)), str(target))
+    return _Input(path, printable(str(path)), str(target))
 
 
 def _absolute(path: str | Path) -> Path:
@@ -345,11 +346,6 @@ def _shortened(name: str, whole: str, max_bytes: int = _MAX_NAME) -> str:
         return name
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]
     return f"{os.fsdecode(os.fsencode(name)[:100])}-{digest}"
-
-
-def _printable(text: str) -> str:
-    """With a mark for each byte of a file's name that is no UTF-8."""
-    return os.fsencode(text).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,11 @@ def list_files(
             yield from list_files(path, without=without, on_error=on_error)
 
 
+def printable(text: str) -> str:
+    """With a mark for each byte of a file's name that is no UTF-8."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
 def is_supported(path: Path, *, by_name: bool = False) -> bool:
     """Whether the content of a file is of a supported format.
 

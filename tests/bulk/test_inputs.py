@@ -63,13 +63,15 @@ def test_a_folder_and_those_in_it(tmp_path: Path) -> None:
 
 
 def test_a_glob_reads_what_it_matches(tmp_path: Path) -> None:
-    for name in ("a.png", "b.dat", "c.png"):
+    for name in ("a.png", "b.dat", "c.png", "d[1].png"):
         (tmp_path / name).write_bytes(PNG)
     assert list(listed(tmp_path / "*.png").documents) == [
         str(tmp_path / "a.png"),
         str(tmp_path / "c.png"),
+        str(tmp_path / "d[1].png"),
     ]
-    assert list(listed(tmp_path / "b.dat").documents) == [str(tmp_path / "b.dat")]
+    for name in ("b.dat", "d[1].png"):
+        assert list(listed(tmp_path / name).documents) == [str(tmp_path / name)]
 
 
 def test_a_store(bucket: str) -> None:
@@ -107,6 +109,16 @@ def test_the_files_in_a_tar_archive(tmp_path: Path) -> None:
     listing = listed(tmp_path)
     assert contents(listing) == {f"{archive}/0001.png": PNG, f"{archive}/0002.tif": TIFF}
     assert listing.left_out == 2
+
+
+def test_broken_parquet_is_an_error_of_a_document(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    path = tmp_path / "b.parquet"
+    path.write_bytes(b"PAR1" * 4)
+    documents = listed(tmp_path).documents
+    assert documents[str(tmp_path / "a.png")].read() == PNG
+    with pytest.raises(Undecodable, match="no Parquet"):
+        documents[str(path)].read()
 
 
 @pytest.mark.parametrize("broken", ["compressed", "cut"])
@@ -184,7 +196,7 @@ def test_without_the_extra(module: str, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from serving.cli import main\n"
-        f"main(['bulk', {str(tmp_path)!r}, {str(tmp_path / 'out')!r}])"
+        f"main(['bulk', {str(tmp_path / 'a.png')!r}, {str(tmp_path / 'out')!r}])"
     )
     (tmp_path / "a.png").write_bytes(PNG)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

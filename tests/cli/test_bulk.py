@@ -182,6 +182,13 @@ def test_wrong_usage_is_said(options: tuple[str, ...], message: str, scans: Path
     assert message in done.stderr
 
 
+def test_an_output_in_the_input_is_refused(scans: Path) -> None:
+    done = bulk(scans, scans / "read")
+    assert done.returncode == 2
+    assert "its shards would be read, too" in done.stderr
+    assert not (scans / "read").exists()
+
+
 @pytest.fixture
 def bucket(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of a local S3 server with two pages, and a tar archive with two more."""

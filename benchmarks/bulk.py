@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -72,7 +72,10 @@ def rate(folder: Path) -> None:
             with ThreadPoolExecutor(callers) as pool:
                 list(pool.map(lambda file: list(pipeline.predict(file)), files))
 
-        ways = {"bulk": bulk, "load_pipeline": partial(read, usable_cores())}
+        ways: dict[str, Callable[[], None]] = {
+            "bulk": bulk,
+            "load_pipeline": partial(read, usable_cores()),
+        }
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for round_ in range(_ROUNDS + 1):
             for name, way in ways.items():

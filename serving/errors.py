@@ -103,6 +103,12 @@ class DeviceError(EngineError):
     """The requested GPU is absent, or its driver or libraries do not load."""
 
 
+class WorkerLost(EngineError):
+    """A process or a machine ended while it read a page; another one may read it."""
+
+    code = "worker_lost"
+
+
 class DiskError(OcrError):
     """A folder cannot be read or written: a full disk, read-only, another user's."""
 
@@ -157,12 +163,6 @@ class Unauthorized(OcrError):
     """The request has no API key, or an unknown one."""
 
     code = "unauthorized"
-
-
-class WorkerLost(EngineError):
-    """A process or a machine ended while it read a page; another one may read it."""
-
-    code = "worker_lost"
 
 
 class Busy(OcrError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from serving.cli.options import (
     COUNT,
@@ -123,7 +124,9 @@ def command(
     --max-error-rate allows.
     """
     options = checked_options(overrides)
-    if servers and (pipeline or device or ray_address):
+    given = click.get_current_context().get_parameter_source("device")
+    here = given is ParameterSource.COMMANDLINE
+    if servers and (pipeline or here or ray_address):
         raise click.UsageError(
             "--server: the servers say pipeline and device; leave the others out"
         )

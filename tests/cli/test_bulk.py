@@ -84,7 +84,9 @@ def running(tmp_path: Path, scans: Path, built: Path) -> Iterator[subprocess.Pop
     )
     assert process.stderr is not None
     with process, process.stderr:
-        assert eventually(lambda: (tmp_path / "out" / "part-00001.jsonl").exists())
+        while not (tmp_path / "out" / "part-00001.jsonl").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
         yield process
         process.kill()
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -78,7 +79,10 @@ class _Worker:
             self._number += 1
             self.items[self._number] = future
         document = asdict(item.document)
-        self._child.send(number=self._number, document=document, first=item.first, count=item.count)
+        with suppress(ValueError):  # it has just ended: then _listen tells the future
+            self._child.send(
+                number=self._number, document=document, first=item.first, count=item.count
+            )
         return future
 
     def close(self) -> None:

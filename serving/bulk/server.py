@@ -127,7 +127,9 @@ class ServerExecutor:
             answer = response.json()
             if response.status_code != 200:
                 return error_rows(item, _problem(answer), server.name)
-            return [_row(item, page, count, server.name) for page in answer["pages"]]
+            if rows := [_row(item, page, count, server.name) for page in answer["pages"]]:
+                return rows
+            raise ValueError("no page in it")
         except (ValueError, KeyError, TypeError) as error:
             status = response.status_code
             raise WorkerLost(

@@ -235,6 +235,11 @@ class RayExecutor:
         if not probe.workers:
             self._provision(node, probe)
             return
+        if probe.gpu and not node.gpus:
+            raise EngineError(
+                "its plan is for a GPU, and Ray knows none there: start Ray there with --num-gpus, "
+                "or give --device cpu here"
+            )
         actors = probe.workers * (node.gpus if probe.gpu else 1)
         for place in node.places:
             if place.opened.done() and (error := place.opened.exception()):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from serving.config.errors import config_error
 from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
-from serving.config.pipeline import load_config
+from serving.config.pipeline import PipelineConfig, load_config
 from serving.errors import EngineError
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import MAX_PIXELS, Limits, PageRanges
@@ -47,7 +47,7 @@ def load_pipeline(
     """
     limits = Limits(max_pixels, max_pages)
     return OcrPipeline(
-        yaml, models=models, threads=threads, device=device, warm=warm, limits=limits
+        load_config(yaml), models=models, threads=threads, device=device, warm=warm, limits=limits
     )
 
 
@@ -56,21 +56,29 @@ class OcrPipeline:
 
     def __init__(
         self,
-        yaml: str | Path,
+        config: PipelineConfig,
         *,
         models: str | Path,
         threads: int | None,
         device: str | None,
         warm: bool,
         limits: Limits,
+        slot: int = 0,
+        workers: int = 1,
     ) -> None:
-        config = load_config(yaml)
+        """slot, workers: see `open_pipeline`."""
         self.decoder = Decoder(limits)
         self.pipeline = (
             PlainPipeline(config, Path(models))
             if is_plain(config)
             else open_pipeline(
-                config, models=Path(models), threads=threads, device=device, warm=warm
+                config,
+                models=Path(models),
+                threads=threads,
+                device=device,
+                slot=slot,
+                workers=workers,
+                warm=warm,
             )
         )
 

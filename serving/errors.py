@@ -11,7 +11,8 @@
     │   ├── ModelInvalid        a model folder without the files it needs
     │   └── ConversionError     Paddle to ONNX failed, or the result differs
     ├── EngineError             a backend is missing, does not load or fails
-    │   └── DeviceError         the requested GPU cannot be used
+    │   ├── DeviceError         the requested GPU cannot be used
+    │   └── WorkerLost          a process or machine ended while it read a page
     ├── DiskError               a folder that cannot be read or written: full, read-only, locked
     ├── PlanError               no engine plan, or one that does not match this machine
     ├── InputError              the caller's image or parameters; `index`: which of several images
@@ -20,6 +21,7 @@
     │   ├── Unfetchable         a URL from which no image could be fetched
     │   ├── Undecodable         an image, but broken; an encrypted PDF
     │   └── TooLarge            bytes, pixels or pages over the limit
+    ├── TooManyErrors           more pages of a bulk run failed than it allows
     ├── Unauthorized            no key, or an unknown one
     ├── Busy                    the queue is full
     ├── SpoolFull               no room for another job
@@ -32,6 +34,7 @@ The message is for the person who can fix it: what is wrong, where, and how to f
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 _ROOT = Path(__file__).resolve().parents[1]
 CLONE = _ROOT if (_ROOT / "scripts" / "lib.sh").is_file() else None
@@ -49,6 +52,9 @@ INSTALL = {
 
 class OcrError(Exception):
     """Base of all errors raised on purpose. `str(error)` is one clear line."""
+
+    code: ClassVar[str] = "internal"
+    """What it is called in answers and in the rows of `ocr-hpi bulk`."""
 
 
 class ConfigError(OcrError):
@@ -90,9 +96,17 @@ class ConversionError(ModelError):
 class EngineError(OcrError):
     """A backend is missing, does not load the model or fails while running it."""
 
+    code = "engine"
+
 
 class DeviceError(EngineError):
     """The requested GPU is absent, or its driver or libraries do not load."""
+
+
+class WorkerLost(EngineError):
+    """A process or a machine ended while it read a page; another one may read it."""
+
+    code = "worker_lost"
 
 
 class DiskError(OcrError):
@@ -114,38 +128,62 @@ class InputError(OcrError):
 class BadRequest(InputError):
     """No image, bad base64 or a bad parameter."""
 
+    code = "bad_request"
+
 
 class UnsupportedMedia(InputError):
     """The bytes are not an image format this package reads."""
+
+    code = "unsupported_media"
 
 
 class Unfetchable(InputError):
     """The image cannot be fetched from its URL."""
 
+    code = "unfetchable"
+
 
 class Undecodable(InputError):
     """The bytes are an image or document, but broken or encrypted."""
+
+    code = "undecodable"
 
 
 class TooLarge(InputError):
     """Bytes, pixels or pages are over the limit."""
 
+    code = "too_large"
+
+
+class TooManyErrors(OcrError):
+    """More pages of a bulk run could not be read than it allows."""
+
 
 class Unauthorized(OcrError):
     """The request has no API key, or an unknown one."""
+
+    code = "unauthorized"
 
 
 class Busy(OcrError):
     """The queue is full."""
 
+    code = "busy"
+
 
 class SpoolFull(OcrError):
     """The spool has no room for a job, or cannot be written."""
+
+    code = "spool_full"
 
 
 class TimedOut(OcrError):
     """The request waited or worked longer than allowed."""
 
+    code = "timeout"
+
 
 class NotReady(OcrError):
     """The server has not processed its warm-up image yet."""
+
+    code = "not_ready"

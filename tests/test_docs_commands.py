@@ -34,6 +34,8 @@ TESTED_ELSEWHERE = {
     "test_swap_models.py",
     r"python3 -m pip wheel .*|python3 -m venv \.\./ocr|(cd )?\.\./ocr.*": "test_packaging.py",
     r"python3 -m venv \.venv-paddlex": "test.sh makes it",
+    r"\.venv/bin/pip install -e .*": "test.sh installs the extras",
+    r".*ocr-hpi bulk .*": "cli/test_bulk.py, bulk/",
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
     r".*\bmy(_rec|\.yaml)\b.*|.*ocr_shadow|.*ocr-hpi swap .*": "test_fine_tuned.py, test_swap.py",
     r".*ocr-hpi evaluate .*": "cli/test_evaluate.py",

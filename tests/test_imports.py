@@ -17,6 +17,7 @@ LAYERS = [
     {"output"},
     {"integrations"},
     {"api"},
+    {"bulk"},
     {"evaluate"},
     {"http"},
     {"cli"},

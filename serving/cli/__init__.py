@@ -26,6 +26,7 @@ _COMMANDS = {
     "bundle": "Pack wheels, models and graphs for a machine without a network.",
     "key": "Create an API key.",
     "predict": "Read images, PDFs and folders from the command line.",
+    "bulk": "Read many documents to Parquet, here, on a Ray cluster or by running servers.",
     "evaluate": "Score pipelines on your own labelled images.",
     "swap": "Let a running server serve another pipeline, once it has proved as good.",
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
+from pydantic import ValidationError
 
+from serving.config.options import PDF_DPI, Options, PdfText
 from serving.imaging.formats import MAX_PIXELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -55,6 +57,47 @@ max_pixels_option = setting(
 def max_pages_option(default: int, of: str) -> Callable[[Command], Command]:
     """`--max-pages N`. of: what has so many pages."""
     return setting("--max-pages", default=default, type=COUNT, help=f"{of}; more is refused.")
+
+
+pdf_dpi_option = click.option(
+    "--pdf-dpi",
+    type=click.IntRange(36, 1200),
+    default=PDF_DPI,
+    show_default=True,
+    help="Dots per inch at which PDFs are rendered.",
+)
+
+pdf_text_option = click.option(
+    "--pdf-text",
+    type=click.Choice(get_args(PdfText)),
+    default="ignore",
+    show_default=True,
+    help="auto: take a PDF page's own text where it is all there, and read the other pages.",
+)
+
+
+def override_options(command: Command) -> Command:
+    """An option for each field of Options: --text-det-thresh, --use-textline-orientation, ..."""
+    for name, info in reversed(Options.model_fields.items()):
+        flag = "--" + name.replace("_", "-")
+        switch = bool in get_args(info.annotation)
+        command = click.option(
+            f"{flag}/--no-{flag[2:]}" if switch else flag,
+            name,
+            default=None,
+            help=f"{info.description}  [default: as the YAML has it]",
+        )(command)
+    return command
+
+
+def checked_options(overrides: dict[str, Any]) -> Options:
+    """What `override_options` were given. Raises UsageError."""
+    try:
+        return Options(**overrides)
+    except ValidationError as error:
+        item = error.errors()[0]
+        flag = "--" + str(item["loc"][0]).replace("_", "-")
+        raise click.UsageError(f"{flag}: {item['msg']}, not {item['input']!r}") from None
 
 
 def named_models(pipelines: Sequence[Path]) -> list[tuple[str, Path | None]]:

@@ -22,18 +22,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast, get_args
 
 import click
-from pydantic import ValidationError
 
 from serving.cli.options import (
     DEFAULT_PIPELINES,
-    Command,
+    checked_options,
     max_pages_option,
     max_pixels_option,
     models_option,
+    override_options,
+    pdf_dpi_option,
+    pdf_text_option,
 )
-from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
+from serving.config.options import MAX_PAGES, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
+from serving.imaging.source import printable
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
 from serving.output.pages import ReadPage
 from serving.types import Page
@@ -53,20 +56,6 @@ _ENDS = {".png": b"IEND\xaeB`\x82", ".hocr": b"</html>\n", ".xml": b"</alto>\n",
 """Of a whole file; all others end with a line feed."""
 _MAX_NAME = 200
 """Bytes of a file's name, to which a page's number and a suffix are added: 255 are allowed."""
-
-
-def _overrides(command: Command) -> Command:
-    """An option for each field of Options: --text-det-thresh, --use-textline-orientation, ..."""
-    for name, info in reversed(Options.model_fields.items()):
-        flag = "--" + name.replace("_", "-")
-        switch = bool in get_args(info.annotation)
-        command = click.option(
-            f"{flag}/--no-{flag[2:]}" if switch else flag,
-            name,
-            default=None,
-            help=f"{info.description}  [default: as the YAML has it]",
-        )(command)
-    return command
 
 
 @click.command()
@@ -103,29 +92,17 @@ def _overrides(command: Command) -> Command:
     is_flag=True,
     help="Skip what --output or --save-img has already, unless the input is newer.",
 )
-@click.option(
-    "--pdf-dpi",
-    type=click.IntRange(36, 1200),
-    default=PDF_DPI,
-    show_default=True,
-    help="Dots per inch at which PDFs are rendered.",
-)
+@pdf_dpi_option
 @click.option(
     "--pages",
     default="1-",
     show_default=True,
     help="Which pages of each document are read: 1-3,7 or 2-.",
 )
-@click.option(
-    "--pdf-text",
-    type=click.Choice(get_args(PdfText)),
-    default="ignore",
-    show_default=True,
-    help="auto: take a PDF page's own text where it is all there, and read the other pages.",
-)
+@pdf_text_option
 @max_pixels_option
 @max_pages_option(MAX_PAGES, "Of a document")
-@_overrides
+@override_options
 @models_option
 def command(
     paths: tuple[str, ...],
@@ -149,7 +126,7 @@ def command(
     What cannot be read, a file or a page, is reported on stderr; the rest is read, and the exit
     code is 1. Its pages are numbered as if it had been read.
     """
-    options = _checked(overrides)
+    options = checked_options(overrides)
     try:
         ranges = PageRanges.parse(pages)
     except BadRequest as error:
@@ -223,15 +200,6 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _checked(overrides: dict[str, Any]) -> Options:
-    try:
-        return Options(**overrides)
-    except ValidationError as error:
-        item = error.errors()[0]
-        flag = "--" + str(item["loc"][0]).replace("_", "-")
-        raise click.UsageError(f"{flag}: {item['msg']}, not {item['input']!r}") from None
-
-
 def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
@@ -266,7 +234,7 @@ class _Done:
 
 
 def _reason(error: BaseException) -> str:
-    return _printable(str(error) or type(error).__name__)
+    return printable(str(error) or type(error).__name__)
 
 
 @dataclass(slots=True)
@@ -329,7 +297,7 @@ class _Inputs:
                 count = sum(os.path.realpath(path) not in self.without for path in inner)
                 if count:
                     what = _counted(count, "folder")
-                    yield f"{_printable(str(folder))}: {what} in it not read, without --recursive"
+                    yield f"{printable(str(folder))}: {what} in it not read, without --recursive"
 
     def _in_folder(
         self, folder: str, base: str, on_error: Callable[[str, BaseException], None]
@@ -341,7 +309,7 @@ class _Inputs:
             Path(folder),
             recursive=self.recursive,
             without=self.without,
-            on_error=lambda error: on_error(_printable(folder), error),
+            on_error=lambda error: on_error(printable(folder), error),
         ):
             if is_supported(path, by_name=True):
                 count += 1
@@ -349,7 +317,7 @@ class _Inputs:
         if not count:
             more = "" if self.recursive else "; --recursive also reads the folders in it"
             error = BadRequest(f"no file in this folder is an image or a PDF{more}")
-            on_error(_printable(folder), error)
+            on_error(printable(folder), error)
 
     def _base(self) -> str:
         """The deepest folder that has all inputs in it."""
@@ -361,7 +329,7 @@ class _Inputs:
 def _local(path: Path, base: str) -> _Input:
     target = _absolute(path).relative_to(base)
     target = target.with_name(_shortened(path.name, path.name))
-    return _Input(path, _printable(str(path)), str(target))
+    return _Input(path, printable(str(path)), str(target))
 
 
 def _absolute(path: str | Path) -> Path:
@@ -378,11 +346,6 @@ def _shortened(name: str, whole: str, max_bytes: int = _MAX_NAME) -> str:
         return name
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]
     return f"{os.fsdecode(os.fsencode(name)[:100])}-{digest}"
-
-
-def _printable(text: str) -> str:
-    """With a mark for each byte of a file's name that is no UTF-8."""
-    return os.fsencode(text).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)

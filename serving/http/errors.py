@@ -30,18 +30,19 @@ from serving.output.pages import described
 
 _LOG = logging.getLogger("serving.http")
 
-TABLE: dict[type[OcrError], tuple[int, str]] = {
-    BadRequest: (400, "bad_request"),
-    Unauthorized: (401, "unauthorized"),
-    TooLarge: (413, "too_large"),
-    UnsupportedMedia: (415, "unsupported_media"),
-    Unfetchable: (422, "unfetchable"),
-    Undecodable: (422, "undecodable"),
-    Busy: (429, "busy"),
-    NotReady: (503, "not_ready"),
-    TimedOut: (504, "timeout"),
-    SpoolFull: (507, "spool_full"),
+_STATUS: dict[type[OcrError], int] = {
+    BadRequest: 400,
+    Unauthorized: 401,
+    TooLarge: 413,
+    UnsupportedMedia: 415,
+    Unfetchable: 422,
+    Undecodable: 422,
+    Busy: 429,
+    NotReady: 503,
+    TimedOut: 504,
+    SpoolFull: 507,
 }
+TABLE = {kind: (status, kind.code) for kind, status in _STATUS.items()}
 """Expected errors. Any other OcrError, and any other exception, is a 500 and a bug."""
 
 _CODES = dict(TABLE.values()) | {

@@ -74,10 +74,14 @@ class Pages(Iterator[Image]):
         pages: Sequence[PageInfo],
         decode_page: Callable[[PageInfo], Image],
         own_lines: Callable[[PageInfo], tuple[Line, ...] | None] = lambda _: None,
+        *,
+        count: int = 1,
     ) -> None:
         self.kind = kind
         self.pages = tuple(pages)
         """Those selected, in order; a size is 0 where it cannot be read."""
+        self.count = count
+        """Pages of the whole document; of a TIFF, those up to the last one selected."""
         self._own_lines = own_lines
         self._decode_page = decode_page
         self._next = iter(self.pages)
@@ -167,8 +171,8 @@ class Decoder:
             return self._sandbox.own_text(document, page.index, page.size)
 
         if document.kind == "pdf":
-            return Pages(document.kind, pages, decode_page, own_lines)
-        return Pages(document.kind, pages, decode_page)
+            return Pages(document.kind, pages, decode_page, own_lines, count=count)
+        return Pages(document.kind, pages, decode_page, count=count)
 
     def check_searchable(self, data: Data) -> None:
         """Raise Undecodable where `searchable` would, for a PDF that must not be changed."""

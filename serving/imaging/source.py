@@ -27,9 +27,10 @@ Single = str | os.PathLike[str] | Data | IO[bytes] | PillowImage.Image | NDArray
 Source = Single | Iterable[Single]
 Decode = Callable[[Data], Pages]
 
-_MAX_URL_BYTES = 100 << 20
-_URL_SECONDS = 60.0
+MAX_URL_BYTES = 100 << 20
+URL_SECONDS = 60.0
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+SUFFIXES = {*IMAGE_SUFFIXES, ".pdf"}
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -102,7 +103,7 @@ def _load(
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         from serving.download import read_url
 
-        data = read_url(source, max_bytes=_MAX_URL_BYTES, seconds=_URL_SECONDS)
+        data = read_url(source, max_bytes=MAX_URL_BYTES, seconds=URL_SECONDS)
         yield from _decode(source, data, decode, pdf_text, on_error)
     elif isinstance(source, str | os.PathLike):
         for path in _files(Path(source)):
@@ -217,6 +218,11 @@ def list_files(
             yield from list_files(path, without=without, on_error=on_error)
 
 
+def printable(text: str) -> str:
+    """With a mark for each byte of a file's name that is no UTF-8."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
 def is_supported(path: Path, *, by_name: bool = False) -> bool:
     """Whether the content of a file is of a supported format.
 
@@ -224,8 +230,7 @@ def is_supported(path: Path, *, by_name: bool = False) -> bool:
     """
     if not path.is_file():
         return False  # a socket or a pipe would block
-    suffixes = {*IMAGE_SUFFIXES, ".pdf"}
-    if by_name and path.suffix.lower() in suffixes and not path.name.startswith("."):
+    if by_name and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
         return True
     try:
         with path.open("rb") as file:

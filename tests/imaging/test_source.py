@@ -119,7 +119,7 @@ def test_url(url: str, decoder: Decoder) -> None:
 def test_url_with_too_many_bytes(
     url: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "_MAX_URL_BYTES", 10)
+    monkeypatch.setattr(source, "MAX_URL_BYTES", 10)
     with pytest.raises(TooLarge, match="more than 10 bytes"):
         list(load(f"{url}/a", decoder=decoder))
 

@@ -74,7 +74,7 @@ def folder(repo: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def label(folder: Path, texts: list[list[str]]) -> None:
     truth = [
-        {"image": f"{number}.jpg", "lines": [{"text": text} for text in page]}
+        {"image": f"{number % 2}.jpg", "lines": [{"text": text} for text in page]}
         for number, page in enumerate(texts)
     ]
     (folder / "labels" / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
@@ -84,6 +84,12 @@ def run(command: str) -> str:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def fail(command: str) -> str:
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    return done.stderr
 
 
 def shadow_figures(command: str, url: str) -> dict[str, float]:
@@ -153,14 +159,8 @@ def test_from_an_export_to_a_swap_and_back(page: str, folder: Path, built: Path)
         }
         assert 0 < equal < length
 
-        assert "accurate is served by my.yaml" in run(f"{swap} --url {url}")
-        assert [["a" in text for text in texts] for texts in post()] == [
-            [False] * len(texts) for texts in served
-        ]
-        assert "served.yaml.previous" in run(f"{back} --url {url}")
-        assert post() == served
-
         # HUP loads the shadow anew; as the same pipeline, it agrees.
+        mine = Path("my.yaml").read_bytes()
         shutil.copy(YAML, "my.yaml")
         server.send_signal(signal.SIGHUP)
         assert eventually(lambda: shadows(2), LOADING)
@@ -169,5 +169,18 @@ def test_from_an_export_to_a_swap_and_back(page: str, folder: Path, built: Path)
         again = shadow_figures(metrics, url)
         assert again["edits"] == figures["edits"]
         assert again["lines yes"] == figures["lines yes"] + len(lines)
+
+        Path("my.yaml").write_bytes(mine)
+        # With these as labels it is worse; with its own texts as labels, better.
+        label(folder, 5 * served)
+        assert "nothing has changed: char_f1" in fail(f"{swap} --url {url}")
+        assert post() == served
+        label(folder, 5 * [[text.replace("a", "ä") for text in texts] for texts in served])
+        assert "accurate is served by my.yaml" in run(f"{swap} --url {url}")
+        assert [["a" in text for text in texts] for texts in post()] == [
+            [False] * len(texts) for texts in served
+        ]
+        assert "served.yaml.previous" in run(f"{back} --url {url}")
+        assert post() == served
     log = (folder / "log").read_text()
     assert not [text for text in lines if text in log]

@@ -2,7 +2,8 @@
 # Builds the image, then runs it as a cluster would: no root, a read-only file system, one volume.
 # check_image.sh [IMAGE | --environment]
 #   IMAGE: one that is there already, instead of building it
-#   --environment: only builds the layers of the base and the environment, which the next run takes
+#   --environment: only builds the layers of the base and the environment, which the next run takes;
+#     exit code 75 where containers do not run, as inside some others
 # By Docker where an engine runs; else by Podman, on a base from Debian's packages in place of
 # python:3.12-slim (apt install podman runc mmdebstrap). The plan of models/, if there is one, is taken.
 set -euo pipefail
@@ -10,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-}" in
   -h | --help)
-    sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}"
+    sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"
     exit 0
     ;;
 esac
@@ -23,6 +24,7 @@ case "${1:-}" in
 esac
 name=ocr-hpi-check-$$
 work=$(mktemp -d)
+limits=(--ulimit nofile=4352 --ulimit nproc=4096)
 engine=(docker) options=()
 if ! docker info >/dev/null 2>&1; then
   # A container of a container: cgroups of version 1 and limits that cannot be raised, too.
@@ -57,7 +59,7 @@ build() { # ARGUMENT... of docker build
 
 run() { # ARGUMENT... of docker run
   "${engine[@]}" run --name "$name" --network host --read-only --volume "$name:/data" \
-    --cap-drop ALL --security-opt no-new-privileges --ulimit nofile=4352 --ulimit nproc=4096 \
+    --cap-drop ALL --security-opt no-new-privileges "${limits[@]}" \
     --env OCR_HPI_PORT="$port" "$@"
 }
 
@@ -81,6 +83,11 @@ wait_for() { # SECONDS COMMAND...
 
 if [ -n "${target[*]}" ]; then
   build "${target[@]}"
+  if [ "${engine[0]}" = podman ] && ! "${engine[@]}" run --rm --network host \
+    "${limits[@]}" localhost/ocr-hpi-base true 2>"$work/why"; then
+    echo "check_image: SKIPPED: an image can be built here, and no container runs: $(cat "$work/why")" >&2
+    exit 75
+  fi
   exit
 fi
 [ -n "${1:-}" ] || build --tag "$image"
@@ -105,7 +112,7 @@ stop 143
 
 # With a plan and a key
 "${engine[@]}" run --rm --volume "$name:/data" --volume "$PWD/models/engines:/built:ro" \
-  --ulimit nofile=4352 --ulimit nproc=4096 --entrypoint sh "$image" -c 'cp -r /built/plans /data/models/engines/ || echo "no plan: it is measured"'
+  "${limits[@]}" --entrypoint sh "$image" -c 'cp -r /built/plans /data/models/engines/ || echo "no plan: it is measured"'
 run --rm "$image" key check >"$work/keys" 2>"$work/key"
 chmod 644 "$work/keys"
 run --detach --volume "$work/keys:/run/secrets/keys:ro" --env OCR_HPI_API_KEYS_FILE=/run/secrets/keys \

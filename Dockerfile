@@ -28,7 +28,9 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
     && tar -xf /tmp/models.tar -C /app models \
     && pip uninstall --yes setuptools \
     && cd /app/.venv/lib/python3*/site-packages/openvino/libs \
-    && rm -f libopenvino_intel_[gn]pu_plugin.so cache.json # Intel's GPUs and NPUs: 60 MB, never used
+    # Intel's GPUs and NPUs, and other forms of graphs: 70 MB, never used
+    && rm -f libopenvino_intel_[gn]pu_plugin.so cache.json \
+       libopenvino_jax_* libopenvino_paddle_* libopenvino_pytorch_* libopenvino_tensorflow_*
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="paddleocr-hpi-serving" \

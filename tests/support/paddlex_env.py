@@ -28,6 +28,9 @@ def run_there(repo: Path, *command: str | Path) -> subprocess.CompletedProcess[s
     """Run its Python on these arguments."""
     environment = {**os.environ, "PYTHONPATH": str(repo)}
     environment["PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK"] = "True"
+    # With which it draws; it would fetch others from its makers.
+    font = repo / "serving" / "data" / "NotoSansCJKsc-Regular.otf"
+    environment["PADDLE_PDX_LOCAL_FONT_FILE_PATH"] = str(font)
     return subprocess.run(
         [str(paddlex_python(repo)), *map(str, command)],
         cwd=repo,

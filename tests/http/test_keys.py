@@ -156,6 +156,7 @@ def test_a_keys_file(write: Callable[[str], Path]) -> None:
         ("# none\n", "contains no key"),
         ("", "contains no key"),
     ],
+    ids=["a later line", "no hash", "a comment", "a space", "the same name", "comments", "nothing"],
 )
 def test_the_error_for_a_malformed_file_names_the_line_but_not_its_text(
     write: Callable[[str], Path], text: str, message: str

@@ -68,6 +68,7 @@ def test_the_command_line_reads_pages_of_a_pdf(repo: Path, url: str, folder: Pat
         ("report.pdf", ("--page_ranges", "9"), KEY, "Bad request: pages: there is no page 9"),
         ("report.pdf", ("--visualize", "True"), KEY, "Bad request: visualize"),
     ],
+    ids=["key", "format", "page", "option"],
 )
 def test_the_command_line_says_what_is_wrong(
     repo: Path, url: str, folder: Path, file: str, options: tuple[str, ...], key: str, said: str

@@ -9,4 +9,11 @@ ensure_paddlex # an environment of its own, because PaddleX pins another OpenCV
 cd "$ROOT"
 bash scripts/fetch_models.sh >&2
 bash scripts/build_engines.sh >&2
-exec .venv-test/bin/python -m pytest "$@"
+pytest=(.venv-test/bin/python -m pytest)
+[ $# -eq 0 ] || exec "${pytest[@]}" "$@"
+# All tests: two files at a time, as most wait for a process; then, alone, those that load a server or
+# measure what an input costs it.
+alone=(tests/http tests/hostile) code=0
+"${pytest[@]}" --numprocesses=2 --dist=loadfile "${alone[@]/#/--ignore=}" || code=$?
+"${pytest[@]}" "${alone[@]}" || code=$?
+exit "$code"

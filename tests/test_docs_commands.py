@@ -173,7 +173,7 @@ def test_the_programs_of_the_python_page_run(
     names["pipeline"].close()
     out = capsys.readouterr().out
     assert "'1999-10-20'" in out and "image_0 [" in out and "\n1 image_1: unsupported" in out
-    assert 0 < names["scores"]["total"].tokens.f1 < 1
+    assert 0 < names["found"].figures()["token_f1"][0] < 1
     assert (shell.folder / "output" / "page_ocr_res_img.jpg").is_file()
 
 

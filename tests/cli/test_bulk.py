@@ -26,7 +26,7 @@ from benchmarks import corpus
 from serving import load_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
-LINES = 24
+LINES = 96
 BOOK = 10
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,11 @@ def test_the_package_does_not_import_benchmarks(repo: Path) -> None:
     for path in modules(repo):
         names = imported(ast.parse(path.read_text(encoding="utf-8")))
         assert not [name for name in names if name.split(".")[0] == "benchmarks"], path
+
+
+def test_a_server_does_not_load_what_scores_texts_and_boxes() -> None:
+    """Its libraries would make every start slower; builds, evaluations and shadows need them."""
+    program = "import sys, serving.http.gunicorn.server, serving.http.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"serving.scores", "shapely", "rapidfuzz"} & set(done.stdout.split())

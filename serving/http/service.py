@@ -24,7 +24,6 @@ from serving.http.logs import add_log_fields
 from serving.http.metrics import Metrics
 from serving.http.registry import Registry, ServedPipeline
 from serving.http.settings import Settings
-from serving.http.shadow import Shadow
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, Limits, PageRanges
 from serving.imaging.sandbox.client import PageInfo
@@ -35,6 +34,8 @@ from serving.types import Image, Line
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+    from serving.http.shadow import Shadow
 
 Draw = Callable[[Image, Sequence[Line]], Any]
 
@@ -83,6 +84,8 @@ class Service:
         self.decoder = Decoder(Limits(settings.max_pixels, settings.max_pages))
         self.shadow: Shadow | None = None
         if settings.shadows:
+            from serving.http.shadow import Shadow  # here: what scores texts takes 45 ms to import
+
             self.shadow = Shadow(
                 settings.shadows,
                 settings.shadow_share,

@@ -15,7 +15,6 @@ from serving.machine import usable_cores
 from serving.models.files import digest, model_files
 from serving.models.probe import model_kind
 from serving.plan.candidates import candidates
-from serving.plan.gate import verdict
 from serving.plan.plan import (
     ModelPlan,
     Trial,
@@ -121,6 +120,8 @@ def measured(
 
 def _passes(trial: Trial, model: ModelPlan, gate: Gate) -> bool:
     """Whether its arithmetic passes: how cores are shared among streams changes no result."""
+    from serving.plan.gate import verdict  # here: what scores boxes and texts takes 45 ms to import
+
     if gate.float32_only and trial.spec.precision != "float32":
         return False
     return any(

@@ -42,12 +42,12 @@ CLONE = _ROOT if (_ROOT / "scripts" / "lib.sh").is_file() else None
 FETCH = "bash scripts/fetch_models.sh" if CLONE else "ocr-hpi fetch"
 BUILD = "bash scripts/build_engines.sh" if CLONE else "ocr-hpi build"
 INSTALL = {
-    kind: f"bash scripts/install_hpi_deps.sh {kind}"
-    if CLONE
-    else f"pip install 'paddleocr-hpi-serving[{kind}]'"
-    for kind in ("cpu", "gpu")
+    **{kind: f"bash scripts/install_hpi_deps.sh {kind}" for kind in ("cpu", "gpu")},
+    **{extra: f".venv/bin/pip install -e '.[{extra}]'" for extra in ("bulk", "ray")},
 }
-"""What installs the inference backends, by kind of device."""
+"""What installs the inference backends, by kind of device, and what `ocr-hpi bulk` needs."""
+if CLONE is None:
+    INSTALL = {extra: f"pip install 'paddleocr-hpi-serving[{extra}]'" for extra in INSTALL}
 
 
 class OcrError(Exception):

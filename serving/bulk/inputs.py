@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from serving.download import read_url
-from serving.errors import CLONE, BadRequest, ConfigError, TooLarge, Undecodable, Unfetchable
+from serving.errors import INSTALL, BadRequest, ConfigError, TooLarge, Undecodable, Unfetchable
 from serving.imaging.source import MAX_URL_BYTES, SUFFIXES, URL_SECONDS, printable
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ _MAX_BYTES = 1 << 30
 def require(extra: str, module: str) -> None:
     """Raise ConfigError, which names the extra, where its module is not installed."""
     if find_spec(module) is None:
-        what = (
-            f".venv/bin/pip install -e '.[{extra}]'" if CLONE else f"pip install '{NAME}[{extra}]'"
-        )
-        raise ConfigError(f"{module} is not installed; run: {what}")
+        raise ConfigError(f"{module} is not installed; run: {INSTALL[extra]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,12 +80,7 @@ _LOG_SECONDS = 30.0
     metavar="URL[,URL]",
     help="Read by running servers, as http://host:8868 or http://host:8868/ocr/v1/NAME.",
 )
-@click.option(
-    "--api-key",
-    envvar="OCR_HPI_API_KEY",
-    show_envvar=True,
-    help="Of --server; better in the environment than on the command line.",
-)
+@setting("--api-key", help="Of --server; better in the environment than on the command line.")
 @click.option(
     "--price-per-hour", type=click.FloatRange(0), help="Of all machines, for the summary."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -16,6 +17,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_PIPELINES = (Path("configs/PP-OCRv4_mobile.yaml"),)
 """The pipelines of the default server."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SERVED = f"accurate={DEFAULT_PIPELINES[0]}"
 
 
 class Device(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
@@ -34,10 +37,39 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # generic only since c
             self.fail(str(error), param, ctx)
 
 
+class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """NAME=YAML, as (name, path). Several in an environment variable are parted by commas."""
+
+    name = "NAME=YAML"
+    envvar_list_splitter = ","
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, path = str(value).strip().partition("=")
+        if not equals or not path:
+            self.fail(f"{value!r} is not NAME=YAML, for example {_SERVED}", param, ctx)
+        if not _NAME.fullmatch(name):
+            self.fail(f"{name!r} becomes part of an address: letters, digits and . _ -", param, ctx)
+        return name, Path(path)
+
+
 def setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
     """An option that is also the environment variable OCR_HPI_<FLAG>."""
     envvar = "OCR_HPI_" + flag.removeprefix("--").replace("-", "_").upper()
     return click.option(flag, *names, envvar=envvar, show_envvar=True, show_default=True, **options)
+
+
+def pipelines_option(help: str) -> Callable[[Command], Command]:
+    """`--pipeline NAME=YAML`, as the server has it."""
+    return setting(
+        "--pipeline",
+        "pipelines",
+        multiple=True,
+        type=PipelineSpec(),
+        default=(_SERVED,),
+        help=help,
+    )
 
 
 COUNT = click.IntRange(min=1)

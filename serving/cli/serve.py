@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,11 @@ import click
 from serving.cli.options import (
     COUNT,
     Device,
+    PipelineSpec,
     max_pages_option,
     max_pixels_option,
     models_option,
+    pipelines_option,
     setting,
 )
 from serving.cli.prepare import lacking, prepare
@@ -23,26 +24,6 @@ from serving.cli.prepare import lacking, prepare
 if TYPE_CHECKING:
     from serving.download import HostPattern
     from serving.http.settings import Settings
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-DEFAULT = "accurate=configs/PP-OCRv4_mobile.yaml"
-
-
-class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """NAME=YAML, as (name, path). Several in an environment variable are parted by commas."""
-
-    name = "NAME=YAML"
-    envvar_list_splitter = ","
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, path = str(value).strip().partition("=")
-        if not equals or not path:
-            self.fail(f"{value!r} is not NAME=YAML, for example {DEFAULT}", param, ctx)
-        if not _NAME.fullmatch(name):
-            self.fail(f"{name!r} becomes part of an address: letters, digits and . _ -", param, ctx)
-        return name, Path(path)
 
 
 class UrlHosts(click.ParamType):  # type: ignore[type-arg]
@@ -64,14 +45,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
 @click.command()
 @setting("--host", default="127.0.0.1", help="Address to listen on.")
 @setting("--port", default=8868, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@setting(
-    "--pipeline",
-    "pipelines",
-    multiple=True,
-    type=PipelineSpec(),
-    default=(DEFAULT,),
-    help="A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.",
-)
+@pipelines_option("A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.")
 @setting(
     "--shadow",
     "shadows",

@@ -15,9 +15,15 @@ import click
 import requests
 
 from serving.cli.evaluate import by_option, confidence_option, data_option, print_figures, worse
-from serving.cli.options import COUNT, Device, models_option, setting
+from serving.cli.options import (
+    COUNT,
+    Device,
+    PipelineSpec,
+    models_option,
+    pipelines_option,
+    setting,
+)
 from serving.cli.prepare import lacking, prepare
-from serving.cli.serve import DEFAULT, PipelineSpec
 from serving.config.paddlex import PaddleXConfig, load_served
 from serving.config.pipeline import shipped
 from serving.errors import ConfigError, HostUnreachable, NotReady
@@ -30,14 +36,7 @@ _LOAD_TIME = 960.0
 
 @click.command()
 @click.argument("swap", type=PipelineSpec(), metavar="NAME=YAML")
-@setting(
-    "--pipeline",
-    "pipelines",
-    multiple=True,
-    type=PipelineSpec(),
-    default=(DEFAULT,),
-    help="As the server has it: the YAML file that it serves NAME from.",
-)
+@pipelines_option("As the server has it: the YAML file that it serves NAME from.")
 @setting(
     "--pidfile",
     required=True,

@@ -80,16 +80,11 @@ def label(folder: Path, texts: list[list[str]]) -> None:
     (folder / "labels" / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
 
 
-def run(command: str) -> str:
+def run(command: str, code: int = 0) -> str:
+    """Its output; of a failure what it says."""
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def fail(command: str) -> str:
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    return done.stderr
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
 
 
 def shadow_figures(command: str, url: str) -> dict[str, float]:
@@ -173,7 +168,7 @@ def test_from_an_export_to_a_swap_and_back(page: str, folder: Path, built: Path)
         Path("my.yaml").write_bytes(mine)
         # With these as labels it is worse; with its own texts as labels, better.
         label(folder, 5 * served)
-        assert "nothing has changed: char_f1" in fail(f"{swap} --url {url}")
+        assert "nothing has changed: char_f1" in run(f"{swap} --url {url}", code=1)
         assert post() == served
         label(folder, 5 * [[text.replace("a", "ä") for text in texts] for texts in served])
         assert "accurate is served by my.yaml" in run(f"{swap} --url {url}")

@@ -119,7 +119,10 @@ class Admission:
 
 
 class PageSlots:
-    """At most so many pages are processed at a time in a worker, first come, first served.
+    """At most so many pages of a pipeline are in progress in a worker, first come, first served.
+
+    Each pipeline has its own, so that a small image does not wait for another pipeline's large
+    pages; the processor's time is then shared by the kernel, thread by thread.
 
     A request asks for a slot for one page at a time, so that requests with many pages take turns
     with all others (round robin), and a document of 200 pages does not hold up single images. A
@@ -166,7 +169,7 @@ class PageSlots:
         return len(self._waiting)
 
     def retry_after(self) -> int:
-        """Whole seconds after which a permit is likely to be free."""
+        """Whole seconds after which a request of this pipeline is likely to have ended."""
         seconds = (len(self._waiting) + 1) / self.count * self._page_seconds
         return max(1, min(60, math.ceil(seconds)))
 

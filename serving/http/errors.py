@@ -111,7 +111,7 @@ def error_answer(error: Exception, request_id: str) -> tuple[int, dict[str, Any]
 def _raised(error: Exception) -> Response:
     response = _answer(*error_answer(error, g.request_id))
     if isinstance(error, Busy):
-        response.headers["Retry-After"] = str(current_app.extensions["ocr"].slots.retry_after())
+        response.headers["Retry-After"] = str(current_app.extensions["ocr"].retry_after())
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="ocr-hpi"'
     return response

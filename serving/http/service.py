@@ -77,7 +77,7 @@ class Service:
         self.registry = registry
         self.admission = admission
         self.metrics = Metrics(registry)
-        self.slots = PageSlots(settings.threads)
+        self.slots = {name: PageSlots(settings.threads) for name in settings.pipelines}
         self.fetcher = UrlFetcher(
             settings.allow_url_hosts, max_bytes=settings.max_body, seconds=settings.timeout
         )
@@ -89,7 +89,7 @@ class Service:
             self.shadow = Shadow(
                 settings.shadows,
                 settings.shadow_share,
-                lambda: admission.is_idle and self.slots.is_idle,
+                lambda: admission.is_idle and all(slots.is_idle for slots in self.slots.values()),
                 self.metrics,
             )
         self.spool: Spool | None = None
@@ -105,6 +105,10 @@ class Service:
         Raises Busy.
         """
         body.admitted(self.admission.admit(body))
+
+    def retry_after(self) -> int:
+        """Whole seconds after which a permit is likely to be free."""
+        return max(slots.retry_after() for slots in self.slots.values())
 
     def fetch(self, documents: Sequence[bytes | Url], environ: WSGIEnvironment) -> list[bytes]:
         """The documents, those behind URLs downloaded. Raises what `UrlFetcher.fetch` does."""
@@ -149,7 +153,7 @@ class Service:
                     continue
                 for info in document.pages[request.skip :]:
                     check()
-                    with self.slots.slot(check, job=is_job):
+                    with self.slots[request.name].slot(check, job=is_job):
                         if queued is not None and not done:
                             queued.begin()
                         result = self._read_page(request, document, index, info, total)
@@ -230,7 +234,8 @@ class Service:
             self.shadow.close()
         if self._runner is not None:
             self._runner.close()
-        self.slots.close()
+        for slots in self.slots.values():
+            slots.close()
         self.decoder.close()
         self.registry.close()
         self.admission.close()

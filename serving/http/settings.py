@@ -36,7 +36,7 @@ class Settings:
     """Cores that the plan is for, which the workers share; None: all usable."""
     workers: int = 1
     threads: int = 1
-    """Pages that one worker processes at a time: its page slots."""
+    """Pages of a pipeline that one worker processes at a time: its page slots."""
     queue: int = 32
     """Requests that may wait, for the whole server."""
     max_body: int = 20 * _MIB

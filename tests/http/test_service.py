@@ -22,13 +22,14 @@ from serving.types import Page
 
 
 def make_service(**settings: Any) -> Service:
-    chosen = Settings(pipelines={"accurate": Path()}, threads=1, **settings)
-    return Service(chosen, Registry(("accurate",)), Admission(chosen.permits))
+    names = ("accurate", "fast")
+    chosen = Settings(pipelines=dict.fromkeys(names, Path()), threads=1, **settings)
+    return Service(chosen, Registry(names), Admission(chosen.permits))
 
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    """A service of one page slot."""
+    """A service of two pipelines, of one page slot each."""
     service = make_service()
     yield service
     service.close()
@@ -48,8 +49,8 @@ class Paused(FakeReader):
         return super().read(image, options)
 
 
-def request_of(pipeline: FakeReader, *documents: bytes) -> ReadRequest:
-    return ReadRequest("accurate", pipeline, documents or [picture()], DEFAULT_OPTIONS, {})
+def request_of(pipeline: FakeReader, *documents: bytes, name: str = "accurate") -> ReadRequest:
+    return ReadRequest(name, pipeline, documents or [picture()], DEFAULT_OPTIONS, {})
 
 
 def test_a_page_is_answered_when_it_is_read_whoever_waits(service: Service) -> None:
@@ -63,13 +64,24 @@ def test_a_page_is_answered_when_it_is_read_whoever_waits(service: Service) -> N
     one = ask()
     assert eventually(lambda: pipeline.pages == 1)
     other = ask()
-    assert eventually(lambda: service.slots.waiting == 1)
+    assert eventually(lambda: service.slots["accurate"].waiting == 1)
     pipeline.first.set()
     one.join(10)
     answered = not one.is_alive()
     pipeline.rest.set()
     other.join(10)
     assert answered
+
+
+def test_a_page_does_not_wait_for_another_pipelines(service: Service) -> None:
+    accurate = Paused()
+    busy = threading.Thread(target=lambda: list(service.read(request_of(accurate))))
+    busy.start()
+    assert eventually(lambda: accurate.pages == 1)
+    assert len(list(service.read(request_of(FakeReader(), name="fast")))) == 1
+    assert busy.is_alive()
+    accurate.first.set()
+    busy.join(10)
 
 
 def test_an_abandoned_document_reads_no_further_page(service: Service) -> None:

@@ -95,6 +95,14 @@ def store(built: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def short_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates run twice, whatever the noise: for tests that need a plan and no figures."""
+    for name, value in (("_MIN_SECONDS", 0.0), ("_MIN_RUNS", 1), ("_QUIET_RUNS", 1)):
+        monkeypatch.setattr(f"serving.plan.timing.{name}", value)
+    monkeypatch.setattr("serving.plan.timing._noise", lambda _: 0.0)
+
+
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 

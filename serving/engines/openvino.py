@@ -19,10 +19,10 @@ _PAGE_CAPACITY = 500
 both sides of an image vary, as a detector's do: some 15 sizes. Pages of 216 sizes then hold 320 MB
 on two streams, and 540 MB with four times as many entries; a page of a size that left the cache
 costs 3 % of a detection more."""
-_LINE_CAPACITY = 2000
-"""The same where only the width varies: all 32 widths of a recogniser; a page has many of them."""
-_BATCH_CAPACITY = 3000
-"""The same where short lines are batched: 46 shapes."""
+_LINE_CAPACITY = 1300
+"""The same where only the width varies: all 20 widths of a recogniser; a page has many of them."""
+_BATCH_CAPACITY = 1800
+"""The same where short lines are batched: 27 shapes."""
 
 # OpenVINO initialises a table with the first tensor of a process; two threads doing so at once
 # deadlock (seen with 2026.4). Importing happens on one thread.

@@ -29,17 +29,18 @@ Steps = Sequence[tuple[int, int]]
 _STEPS = (
     (52, 256),
     (96, 96),
-    (320, 16),
+    (192, 32),
     (640, 64),
     (1280, 128),
-    (2048, 256),
-    (MAX_LINE_WIDTH, 384),
+    (1920, 320),
+    (MAX_LINE_WIDTH, 640),
 )
-"""Width classes on a CPU: 32 shapes with 8 % of padding on average. Each shape costs OpenVINO 8 to
-16 MB, and 20 to 50 ms when it is first seen. Finer steps for long lines are a little slower, as the
-shape changes more often from line to line, and no more accurate. A line about as wide as high holds
-a single character, of which the model, trained on lines 320 wide, misreads more the less padding
-there is: of 2008 digits 127 at 96 pixels, 73 at 192, 41 at 256 and 39 at 320."""
+"""Width classes on a CPU: 20 shapes with 13 % of padding on average. Each costs OpenVINO 11 MB,
+and 20 to 50 ms when it is first seen; a change of shape from one line to the next costs half a
+millisecond, and more lines of one class share a call. Twice as many classes up to 640 take 8, 8 and
+5 % longer with AMX (funsd, sroie, mtwi), as long without it, and read no better. A line about as
+wide as high holds a single character, of which the model, trained on lines 320 wide, misreads more
+the less padding there is: of 2008 digits 127 at 96 pixels, 73 at 192, 41 at 256 and 39 at 320."""
 _GPU_STEPS = ((52, 320), (640, 160), (1280, 320), (MAX_LINE_WIDTH, 640))
 """Width classes on a GPU: 9 shapes. Padding costs little there, lines of one width are batched, and
 each shape may need a search for convolution algorithms."""

@@ -31,8 +31,11 @@ Shapes = tuple[tuple[int, int], ...]
 """(height, width) of a model's inputs."""
 
 _A4 = (1754, 1240)
-_PAPER = (_A4, (1240, 1754), (1650, 1275), (1275, 1650))
-"""(height, width) of A4 and Letter, portrait and landscape, at 150 dpi; only the ratio matters."""
+_COMMON = (_A4, (1650, 1275), (1800, 1200), (1920, 1080), (1800, 900))
+"""(height, width) of A4 and Letter at 150 dpi, of photos, screens and receipts; only the ratio
+matters, and landscape is as likely."""
+_PAPER = 2
+"""Of these on a GPU, where every shape may need a search for convolution algorithms."""
 _LINE = 320
 """Width of a typical line."""
 _GPU_WIDTH = 1280
@@ -79,7 +82,7 @@ def hot_shapes(
 ) -> dict[str, Shapes]:
     """The inputs that most pages will have, by section of the YAML.
 
-    Of lines on a CPU every width: 1 in 100 has one of the widest 7, and their memory (some 140 MB)
+    Of lines on a CPU every width: 1 in 100 has one of the widest 3, and their memory (some 30 MB)
     is taken at the start rather than after months. The largest first: an engine's buffers then
     grow once, and in the end take a quarter less.
     """
@@ -87,7 +90,7 @@ def hot_shapes(
     for section, part in parts.items():
         model = part.model
         if isinstance(model, DetectionModel):
-            shapes[section] = _page_shapes(part, calibration)
+            shapes[section] = _page_shapes(part, calibration, kind)
         elif isinstance(model, UnwarpingModel):
             shapes[section] = ()  # pages come in any size
         elif isinstance(model, OrientationModel | PageOrientationModel):
@@ -101,10 +104,12 @@ def hot_shapes(
     return shapes
 
 
-def _page_shapes(part: PipelineModel, calibration: Calibration) -> Shapes:
+def _page_shapes(part: PipelineModel, calibration: Calibration, kind: str) -> Shapes:
     assert isinstance(part.model, DetectionModel)
     assert isinstance(part.module, TextDetection)
-    pages = (*_PAPER, *(page.shape[:2] for page in calibration.own_pages))
+    common = _COMMON if kind == "cpu" else _COMMON[:_PAPER]
+    common = (*common, *((width, height) for height, width in common))
+    pages = (*common, *(page.shape[:2] for page in calibration.own_pages))
     sizes = {
         padded_size(
             part.model, *input_size(part.model, part.module, height, width, DEFAULT_OPTIONS)

@@ -165,16 +165,19 @@ def built_with(repo: Path, store: Path, hpi: str) -> Plan:
     return plan
 
 
-def calibrate_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def calibrate_with_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The top of two pages, and a few lines."""
     few = calibration_set()
-    few = dataclasses.replace(few, pages=few.pages[:2], crops=few.crops[:40], texts=few.texts[:40])
+    tops = tuple(page[:320] for page in few.pages[:2])
+    few = dataclasses.replace(few, pages=tops, crops=few.crops[:24], texts=few.texts[:24])
     monkeypatch.setattr("serving.plan.build.calibration_set", lambda _: few)
 
 
+@pytest.mark.usefixtures("short_races")
 def test_a_requested_batch_is_built_and_measured(
     repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calibrate_with_few(monkeypatch)
+    calibrate_with_little(monkeypatch)
     hpi = "{auto_config: False, backend: onnxruntime, backend_config: {batch: 2}}"
     model = built_with(repo, store, hpi).models[SECTION]
     assert model.batch_trial is not None
@@ -223,13 +226,14 @@ def batch_trials(
     return run_batch_trials(part, [spec], requested, lambda _: graph, calibration_set())
 
 
+@pytest.mark.usefixtures("short_races")
 def test_a_model_that_takes_only_one_line_is_built(
     repo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise EngineError("takes one")
 
-    calibrate_with_few(monkeypatch)
+    calibrate_with_little(monkeypatch)
     monkeypatch.setattr("serving.plan.trials.measure_batches", fail)
     hpi = "{backend: onnxruntime, backend_config: {streams: 1}}"
     model = built_with(repo, store, hpi).models[SECTION]

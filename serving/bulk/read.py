@@ -75,10 +75,6 @@ class Reading:
     pdf_text: PdfText = "ignore"
     limits: Limits = field(default_factory=Limits)
 
-    def open(self, *, cores: int, slot: int = 0, workers: int = 1) -> Reader:
-        """Load the pipeline; see `open_pipeline`, whose errors it raises."""
-        return Reader(self, cores, slot, workers)
-
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for `from_dict` in a child process."""
         return {
@@ -121,6 +117,7 @@ class Reader:
     """A loaded pipeline that reads items. Thread-safe."""
 
     def __init__(self, reading: Reading, cores: int, slot: int, workers: int) -> None:
+        """slot, workers, errors: as of `open_pipeline`."""
         self._reading = reading
         self._ocr = OcrPipeline(
             reading.config,

@@ -74,6 +74,14 @@ def pipelines_option(help: str) -> Callable[[Command], Command]:
 
 COUNT = click.IntRange(min=1)
 
+pipelines_argument = click.argument(
+    "pipelines",
+    nargs=-1,
+    metavar="[PIPELINE.yaml]...",
+    type=click.Path(path_type=Path),
+    callback=lambda ctx, param, paths: paths or DEFAULT_PIPELINES,
+)
+
 models_option = setting(
     "--models",
     type=click.Path(file_okay=False, path_type=Path),

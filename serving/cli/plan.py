@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.options import DEFAULT_PIPELINES, Device, models_option
+from serving.cli.options import Device, models_option, pipelines_argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "pipelines", nargs=-1, metavar="[PIPELINE.yaml]...", type=click.Path(path_type=Path)
-)
+@pipelines_argument
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
 )
@@ -38,7 +36,7 @@ def command(
     from serving.errors import BUILD
     from serving.plan.plan import find_plan
 
-    configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
+    configs = {path: load_config(path) for path in pipelines}
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 120)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.cli.options import Device, models_option, named_models, pipelines_argument
+from serving.cli.options import DEVICE, models_option, named_models, pipelines_argument
 
 
 @click.command()
@@ -21,7 +21,7 @@ from serving.cli.options import Device, models_option, named_models, pipelines_a
 )
 @click.option(
     "--device",
-    type=Device(),
+    type=DEVICE,
     envvar="OCR_HPI_DEVICE",
     show_envvar=True,
     help="cpu, gpu or gpu:0,1; `serve` follows it.  [default: gpu where one can be used, else cpu]",

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from serving.cli.options import (
     COUNT,
     DEFAULT_PIPELINES,
-    Device,
+    DEVICE,
     checked_options,
     max_pages_option,
     max_pixels_option,
@@ -84,7 +84,7 @@ _LOG_SECONDS = 30.0
 @click.option(
     "--price-per-hour", type=click.FloatRange(0), help="Of all machines, for the summary."
 )
-@setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
+@setting("--device", type=DEVICE, help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
 @pdf_dpi_option
 @pdf_text_option
 @max_pixels_option

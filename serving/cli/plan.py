@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.options import Device, models_option, pipelines_argument
+from serving.cli.options import DEVICE, models_option, pipelines_argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
 )
-@click.option("--device", type=Device(), help="Of the plan.  [default: what `build` chose]")
+@click.option("--device", type=DEVICE, help="Of the plan.  [default: what `build` chose]")
 @models_option
 def command(
     pipelines: tuple[Path, ...],

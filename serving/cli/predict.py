@@ -37,7 +37,7 @@ from serving.cli.options import (
 from serving.config.options import MAX_PAGES, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
-from serving.imaging.source import is_url, printable
+from serving.imaging.source import is_supported, is_url, list_files, printable
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
 from serving.output.pages import ReadPage, page_answer
 from serving.types import Page
@@ -311,8 +311,6 @@ class _Inputs:
                     yield f"{printable(str(folder))}: {what} in it not read, without --recursive"
 
     def _in_folder(self, folder: str, base: str, on_error: OnError) -> Iterator[_Input]:
-        from serving.imaging.source import is_supported, list_files
-
         count = 0
         for path in list_files(
             Path(folder),

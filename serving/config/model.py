@@ -119,14 +119,18 @@ def _operations(ops: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return {key: value or {} for op in ops for key, value in op.items()}
 
 
-def _normalisation(ops: Mapping[str, Any], *, default_order: str = "RGB") -> Normalisation:
+def _normalisation(ops: Mapping[str, Any]) -> Normalisation:
     settings = ops.get("NormalizeImage", {})
     return Normalisation(
         scale=_scale(settings.get("scale", 1 / 255)),
         mean=tuple(map(float, settings.get("mean", (0.485, 0.456, 0.406)))),
         std=tuple(map(float, settings.get("std", (0.229, 0.224, 0.225)))),
-        order=ops.get("DecodeImage", {}).get("img_mode", default_order),
+        order=_order(ops),
     )
+
+
+def _order(ops: Mapping[str, Any]) -> Any:
+    return ops.get("DecodeImage", {}).get("img_mode", "RGB")
 
 
 def _scale(value: float | str) -> float:
@@ -207,7 +211,7 @@ def _recognition(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> 
     return RecognitionModel(
         name=name,
         # RecResizeImg itself normalises to -1..1.
-        normalisation=Normalisation(order=ops.get("DecodeImage", {}).get("img_mode", "RGB")),
+        normalisation=Normalisation(order=_order(ops)),
         height=int(height),
         width=int(width),
         characters=("", *map(str, post["character_dict"]), " "),

@@ -143,35 +143,31 @@ class ServerExecutor:
         headers = {"Content-Type": content_type}
         end = time.monotonic() + _PATIENCE
         while True:
-            server = self._take()
+            server, rest = self._take(), 0.0
             try:
                 response = self._session.post(
                     server.url, data, params=query, headers=headers, timeout=_TIMEOUT
                 )
-            except requests.ConnectionError as error:
-                self._give_back(server, rest=_PAUSE)
+                status = response.status_code
+                if status in (401, 403, 404):
+                    raise ConfigError(f"{server.url}: status {status}: {response.text[:500]}")
+                if status >= 500 and status != 503:
+                    raise WorkerLost(f"{server.url}: status {status}: {response.text[:500]}")
+                if status not in (429, 503):
+                    return server, response
+                rest = _retry_after(response)
+                problem = f"{server.url} is not ready: {response.text[:500]}"
+                if status == 429:  # busy, and not loading
+                    end = time.monotonic() + _PATIENCE
+            except requests.RequestException as error:
+                rest = _PAUSE
                 if not _is_refused(error):  # it may have been this page
                     raise WorkerLost(f"{server.url}: {error}") from error
-                if time.monotonic() > end:
-                    raise EngineError(f"no server takes connections; the last: {error}") from error
-                continue
-            except requests.RequestException as error:
-                self._give_back(server)
-                raise WorkerLost(f"{server.url}: {error}") from error
-            status = response.status_code
-            if status in (429, 503):  # busy, or loading
-                self._give_back(server, rest=_retry_after(response))
-                if status == 429:
-                    end = time.monotonic() + _PATIENCE
-                elif time.monotonic() > end:
-                    raise EngineError(f"{server.url} is not ready: {response.text[:500]}")
-                continue
-            self._give_back(server)
-            if status in (401, 403, 404):
-                raise ConfigError(f"{server.url}: status {status}: {response.text[:500]}")
-            if status >= 500:
-                raise WorkerLost(f"{server.url}: status {status}: {response.text[:500]}")
-            return server, response
+                problem = f"no server takes connections; the last: {error}"
+            finally:
+                self._give_back(server, rest)
+            if time.monotonic() > end:
+                raise EngineError(problem)
 
     def _take(self) -> _Server:
         """The server with the fewest requests, by its cores, among those that do not rest."""
@@ -185,11 +181,10 @@ class ServerExecutor:
             self._closed.wait(0.05)
         raise WorkerLost("the run has ended")
 
-    def _give_back(self, server: _Server, rest: float = 0.0) -> None:
+    def _give_back(self, server: _Server, rest: float) -> None:
         with self._lock:
             server.busy -= 1
-            if rest:
-                server.rests_until = time.monotonic() + rest
+            server.rests_until = max(server.rests_until, time.monotonic() + rest)
 
 
 def _row(item: Item, page: dict[str, Any], count: int, name: str) -> Row:
@@ -209,7 +204,7 @@ def _retry_after(response: requests.Response) -> float:
     return min(float(value), _MAX_PAUSE) if value.isdecimal() else _PAUSE
 
 
-def _is_refused(error: requests.ConnectionError) -> bool:
+def _is_refused(error: requests.RequestException) -> bool:
     """Whether nothing was sent: no page can be at fault."""
     from urllib3.exceptions import MaxRetryError, NewConnectionError
 

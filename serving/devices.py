@@ -1,4 +1,4 @@
-"""Where engines run: `cpu`, or NVIDIA GPUs by number, as NVML tells them."""
+"""Where engines run: `cpu`, or NVIDIA GPUs by number, as NVML reports them."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def check_alike(devices: Sequence[str]) -> None:
     """
     cards = {device: gpu(device).to_dict() for device in devices if kind(device) == "gpu"}
     if any(card != cards[devices[0]] for card in cards.values()):
-        told = ", ".join(f"{device} is {card['gpu']}" for device, card in cards.items())
+        found = ", ".join(f"{device} is {card['gpu']}" for device, card in cards.items())
         raise ConfigError(
-            f"--device {format_devices(devices)}: one server takes equal GPUs, and {told}; start "
+            f"--device {format_devices(devices)}: one server takes equal GPUs, and {found}; start "
             "a server for each"
         )
 
@@ -135,7 +135,7 @@ def _nvml() -> Iterator[Any]:
     try:
         yield pynvml
     except pynvml.NVMLError as error:
-        raise DeviceError(f"NVIDIA's driver does not tell its GPUs: {error}") from None
+        raise DeviceError(f"NVIDIA's driver does not report its GPUs: {error}") from None
     finally:
         pynvml.nvmlShutdown()
 

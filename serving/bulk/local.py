@@ -79,7 +79,7 @@ class _Worker:
             self._number += 1
             self.items[self._number] = future
         document = asdict(item.document)
-        with suppress(ValueError):  # it has just ended: then _listen tells the future
+        with suppress(ValueError):  # it has just ended: then _listen fails the future
             self._child.send(
                 number=self._number, document=document, first=item.first, count=item.count
             )

@@ -30,7 +30,7 @@ _PAUSE = 1.0
 """Seconds between two attempts, where no Retry-After says it."""
 _MAX_PAUSE = 60.0
 _CALLERS = 8
-"""Requests at a time to a server that does not tell its cores."""
+"""Requests at a time to a server that does not say how many cores it has."""
 
 
 class _Server:
@@ -43,7 +43,7 @@ class _Server:
         """
         base, _, name = url.rstrip("/").partition("/ocr/v1/")
         if urlsplit(base).scheme not in ("http", "https"):
-            raise ConfigError(f"--server: {url} is no address as http://127.0.0.1:8868")
+            raise ConfigError(f"--server: {url} is not an address like http://127.0.0.1:8868")
         try:
             response = session.get(f"{base}/ocr/v1", timeout=_TIMEOUT)
             response.raise_for_status()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from serving.bulk.shards import Form
 
 _LOG_SECONDS = 30.0
-"""Between two lines of progress where stderr is no terminal."""
+"""Between two lines of progress where stderr is not a terminal."""
 
 
 @click.command()
@@ -65,7 +65,7 @@ _LOG_SECONDS = 30.0
     type=click.FloatRange(0, 1),
     default=0.01,
     show_default=True,
-    help="Pages that may fail, of all. More stop the run as soon as that is no chance.",
+    help="Share of pages that may fail. The run stops early once chance cannot explain more.",
 )
 @click.option(
     "--ray",

@@ -181,7 +181,7 @@ def print_figures(found: Evaluation) -> None:
         click.echo(f"left out: {len(found.problems)}, for example {found.problems[0]}")
     if compared:
         changes = [f"{name} is {change}" for name, change in found.changes().items()]
-        few = f"under {MIN_UNITS} pages or lines tell no difference from noise"
+        few = f"under {MIN_UNITS} pages or lines cannot tell a difference from noise"
         none = "no difference beyond noise" if found.differences() else few
         click.echo(f"{' against '.join(found.pipelines)}: {', '.join(changes) or none}")
 

@@ -248,8 +248,8 @@ class _Done:
         """The same of a page of that input; `broken` gets its number, from 1, and the reason."""
         number = (page_index or 0) + 1
         broken[number] = reason = _reason(error)
-        tells = page_index is None or f", page {number}" in reason
-        self.failed(name if tells else f"{name}, page {number}", error)
+        is_named = page_index is None or f", page {number}" in reason
+        self.failed(name if is_named else f"{name}, page {number}", error)
 
     def text(self) -> str:
         """For example `14 files read (20 pages), 1 failed`."""
@@ -344,7 +344,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _shortened(name: str, whole: str, max_bytes: int = _MAX_NAME) -> str:
-    """The name itself or, where it is too long, its begin and a hash of `whole`."""
+    """The name itself or, where it is too long, its beginning and a hash of `whole`."""
     if len(os.fsencode(name)) <= max_bytes:
         return name
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]

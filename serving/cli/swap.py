@@ -80,7 +80,7 @@ def command(
         raise click.UsageError(f"--pipeline: there is none of the name {name}")
     if shipped(served) or not served.is_file():
         raise click.UsageError(
-            f"--pipeline: {served} is no file here that the server reads; give NAME=FILE as the "
+            f"--pipeline: {served} is not a file here that the server reads; give NAME=FILE as the "
             "server has it (`ocr-hpi init` writes the shipped ones)"
         )
     load_served(new)
@@ -127,7 +127,7 @@ def _master(pidfile: Path) -> int:
         pid = int(pidfile.read_text())
         if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
             return pid
-        reason = f"process {pid} is no server"
+        reason = f"process {pid} is not a server"
     except (OSError, ValueError) as error:
         reason = str(error)
     raise ConfigError(

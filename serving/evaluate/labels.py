@@ -33,7 +33,7 @@ _MAX_LOGGED = 20
 
 @dataclass(frozen=True, slots=True)
 class LabelledPage:
-    """An image or document file and the texts of its lines; few figures heed their order."""
+    """An image or document file and the texts of its lines, whose order few figures depend on."""
 
     group: str
     """Its set: the name of its folder or label file."""
@@ -77,7 +77,7 @@ def read_labels(data: Path, groups: Sequence[str] = ()) -> Labels:
     if more := len(labels.problems[_MAX_LOGGED:]):
         _LOG.warning("left out: %d more", more)
     if not labels.pages:
-        first = labels.problems[0] if labels.problems else "there are no labels in it"
+        first = labels.problems[0] if labels.problems else "it has no labels"
         raise ConfigError(f"--data {data}: no image or document to read: {first}")
     return labels
 

@@ -122,7 +122,7 @@ def _check_external_data(graph: Path) -> None:
             "the weights beside the graph or into it"
         ) from error
     except DecodeError:
-        pass  # told by whatever reads the graph
+        pass  # whatever reads the graph reports it
 
 
 def to_onnx(

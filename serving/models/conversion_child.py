@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 LENGTH = 64
-"""Size of a dynamic dimension of what is no image."""
+"""Size of a dynamic dimension of what is not an image."""
 
 Round = dict[str, "np.ndarray[Any, Any]"]
 """An array by input name."""

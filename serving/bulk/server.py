@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ from serving.errors import ConfigError, EngineError, WorkerLost
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import Limits, sniff
 from serving.output.pages import PageAnswer
+from serving.plan.plan import key
 
 _TIMEOUT = 10.0, 600.0
 """Seconds for a connection, and for an answer: the server's own limits are far below."""
@@ -57,9 +56,8 @@ class _Server:
             raise ConfigError(f"--server: {base} has no {name}; it has {', '.join(pipelines)}")
         found = pipelines[name]
         models = found.get("models", {})
-        digest = hashlib.sha256(json.dumps(models, sort_keys=True).encode()).hexdigest()[:12]
         self.url = f"{base}/ocr/v1/{name}"
-        self.name = f"{name}@{digest}"
+        self.name = f"{name}@{key(models)}"
         self.models = {section: model["model"] for section, model in models.items()}
         # One in work and one that waits for each core: fewer leave cores idle between two pages.
         self.callers = 2 * found["plan"]["cores"] if "plan" in found else _CALLERS

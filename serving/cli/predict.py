@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import TextIOWrapper
@@ -386,12 +386,14 @@ class _Writer:
         has an empty one in their place. Where there is no other page, nothing is written.
         """
         files = _StagedFiles()
+        stream: AbstractContextManager[TextIOWrapper]
         try:
-            with (
-                nullcontext(cast(TextIOWrapper, sys.stdout))
-                if self.output is None
-                else files.add(self._output(self.output, item)).open("w", encoding="utf-8")
-            ) as out:
+            if self.output is None:
+                stream = nullcontext(cast(TextIOWrapper, sys.stdout))
+            else:
+                path = files.add(self._output(self.output, item))
+                stream = path.open("w", encoding="utf-8")
+            with stream as out:
                 count, last = self._write_pages(item, _with_gaps(results, broken), out, files)
             if not count:
                 return 0

@@ -21,7 +21,7 @@ import numpy as np
 LENGTH = 64
 """Size of a dynamic dimension of what is not an image."""
 
-Round = dict[str, "np.ndarray[Any, Any]"]
+Round = dict[str, np.ndarray[Any, Any]]
 """An array by input name."""
 
 

@@ -32,10 +32,6 @@ _OPENCV = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-_PADDLE_GPU = (
-    "pip install paddlepaddle-gpu==3.2.2 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/"
-)
-"""PaddlePaddle's own index: the others do not have paddlepaddle-gpu 3."""
 _TENSORRT_FIX = (
     f"{INSTALL['gpu']} --tensorrt"
     if CLONE
@@ -127,9 +123,6 @@ def _gpu() -> Iterator[Finding]:
     yield from _libraries(cuda.LIBRARIES, "error", INSTALL["gpu"])
     if tensorrt.PROVIDER in cuda.providers():
         yield from _libraries(cuda.TENSORRT_LIBRARIES, "absent", _TENSORRT_FIX)
-    yield Finding(
-        "paddlepaddle-gpu", "absent", "only on PaddlePaddle's own package index", _PADDLE_GPU
-    )
 
 
 def _libraries(libraries: dict[str, str], missing: State, fix: str) -> Iterator[Finding]:

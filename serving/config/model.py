@@ -94,25 +94,33 @@ class RecognitionModel:
 Model = DetectionModel | OrientationModel | PageOrientationModel | UnwarpingModel | RecognitionModel
 
 
+def read_inference_yml(folder: Path) -> Any:
+    """The document in a model folder, as plain values. Raises ModelInvalid."""
+    path = folder / "inference.yml"
+    try:
+        return read_yaml(path, max_bytes=MAX_BYTES)
+    except FileNotFoundError:
+        raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
+    except ConfigError as error:
+        raise ModelInvalid(str(error)) from error
+
+
 def load_model(folder: Path, name: str, kind: str) -> Model:
     """Read `folder/inference.yml` for a model of PaddleX's module `kind`.
 
     `kind` is one of `MODULE_NAMES`. Raises ModelInvalid.
     """
-    path = folder / "inference.yml"
+    data = read_inference_yml(folder)
     try:
-        data = read_yaml(path, max_bytes=MAX_BYTES)
         if kind == "image_unwarping":  # PaddleX's predictor uses nothing of the file
             return UnwarpingModel(name)
         ops = _operations(data["PreProcess"]["transform_ops"])
         return _READERS[kind](name, ops, data.get("PostProcess") or {})
-    except FileNotFoundError:
-        raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
-    except ConfigError as error:
-        raise ModelInvalid(str(error)) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ModelInvalid(f"{path}: cannot be used as a {kind} model: {reason}") from error
+        raise ModelInvalid(
+            f"{folder / 'inference.yml'}: cannot be used as a {kind} model: {reason}"
+        ) from error
 
 
 def _operations(ops: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

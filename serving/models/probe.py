@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.config.model import MAX_BYTES
-from serving.config.yaml_file import read_yaml
-from serving.errors import ConfigError, ModelInvalid
+from serving.config.model import read_inference_yml
 
 _WORDS = (
     "Invoice No. 2041",
@@ -42,7 +40,7 @@ def model_kind(folder: Path) -> str | None:
 
     Raises ModelInvalid where that cannot be read.
     """
-    data = _inference_yml(folder)
+    data = read_inference_yml(folder)
     post = data.get("PostProcess") if isinstance(data, dict) else None
     if not isinstance(post, dict):
         return None
@@ -63,22 +61,12 @@ def image_sizes(folder: Path) -> list[tuple[int, int]]:
     Raises ModelInvalid.
     """
     kind = model_kind(folder)
-    for key, value in _pairs(_inference_yml(folder)):
+    for key, value in _pairs(read_inference_yml(folder)):
         sides = [value] * 2 if isinstance(value, int) else value
         if key in _SIZES and isinstance(sides, list) and all(isinstance(v, int) for v in sides):
             height, width = sides[-2:]  # `image_shape` begins with the channels
             return [(height, width), (height, width + 96 * (kind == "text_recognition"))]
     return [(_SIDE, 640), (320, _SIDE)] if kind == "text_detection" else [(_SIDE, _SIDE)] * 2
-
-
-def _inference_yml(folder: Path) -> Any:
-    path = folder / "inference.yml"
-    try:
-        return read_yaml(path, max_bytes=MAX_BYTES)
-    except FileNotFoundError:
-        raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
-    except ConfigError as error:
-        raise ModelInvalid(str(error)) from error
 
 
 def _pairs(data: Any) -> Iterator[tuple[str, Any]]:

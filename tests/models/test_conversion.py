@@ -32,7 +32,7 @@ STAND_IN = """\
 import numpy as np, onnx, sys
 from onnx import TensorProto as T, helper as h
 graph, weights, work, sizes, opset = sys.argv[3:]
-x = np.load(work + "/text.npy").astype("float32").transpose(2, 0, 1)[None]
+x = np.load(work + "/text.npy").astype("float32").transpose(2, 0, 1)[None] / 255 - 1
 np.savez(work + "/inputs.npz", **{"0.x": x})
 np.savez(work + "/outputs.npz", **{"0.0": x + 1 + WRONG})
 shape = ["N", 3, "H", "W"]

@@ -31,7 +31,7 @@ def main(graph: Path, weights: Path, work: Path, sizes: list[list[int]], opset: 
 
     feeds = rounds(inputs_of(graph), np.load(work / "text.npy"), sizes)
     for name, arrays in (("inputs", feeds), ("outputs", run(graph, weights, feeds))):
-        keyed = {
+        keyed: dict[str, Any] = {
             f"{index}.{key}": a for index, each in enumerate(arrays) for key, a in each.items()
         }
         np.savez(work / f"{name}.npz", **keyed)
@@ -54,7 +54,7 @@ def rounds(
 ) -> list[Round]:
     """One item, then two at once where the graph takes a batch; inputs: as of `inputs_of`.
 
-    Images show text from -1 to 1, (H, W) of `sizes` where the graph takes any, the second one
+    Images show text from -2 to 2, (H, W) of `sizes` where the graph takes any, the second one
     upside down, so that a line classifier gives both of its answers. `im_shape` and `scale_factor`
     are what PaddleX feeds to detectors; all other inputs are random with a fixed seed.
     """
@@ -78,7 +78,7 @@ def array(
     shape = tuple(a if a > 0 else b for a, b in zip(shape, dynamic, strict=True))
     if is_image:
         rows, columns = np.ix_(np.arange(shape[2]) % len(text), np.arange(shape[3]) % len(text[0]))
-        image = text[rows, columns].transpose(2, 0, 1) / 127.5 - 1
+        image = text[rows, columns].transpose(2, 0, 1) / 63.75 - 2
         images = [image, image[:, ::-1, ::-1]] * shape[0]
         return np.ascontiguousarray(np.stack(images[: shape[0]]), dtype)
     if name == "im_shape":

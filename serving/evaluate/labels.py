@@ -77,7 +77,7 @@ def read_labels(data: Path, groups: Sequence[str] = ()) -> Labels:
     if more := len(labels.problems[_MAX_LOGGED:]):
         _LOG.warning("left out: %d more", more)
     if not labels.pages:
-        first = labels.problems[0] if labels.problems else "it has no labels"
+        first = labels.problems[0] if labels.problems else "there are no labels in it"
         raise ConfigError(f"--data {data}: no image or document to read: {first}")
     return labels
 

@@ -1,4 +1,4 @@
-"""Where engines run: `cpu`, or NVIDIA GPUs by number, as NVML tells them."""
+"""Where engines run: `cpu`, or NVIDIA GPUs by number, as NVML reports them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import INSTALL, ConfigError, DeviceError
@@ -33,14 +33,8 @@ class Gpu:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Arithmetic that it has in hardware. Float32 is there always."""
-        ampere = self.capability >= (8, 0)
-        half = ("float16",) if self.capability >= (5, 3) else ()
-        return (
-            "float32",
-            *(("tf32",) if ampere else ()),
-            *half,
-            *(("bfloat16",) if ampere else ()),
-        )
+        since = {"float32": (0, 0), "tf32": (8, 0), "float16": (5, 3), "bfloat16": (8, 0)}
+        return tuple(name for name, least in since.items() if self.capability >= least)
 
     def to_dict(self) -> dict[str, Any]:
         """What engines depend on: not which of several equal cards it is."""
@@ -99,9 +93,9 @@ def check_alike(devices: Sequence[str]) -> None:
     """
     cards = {device: gpu(device).to_dict() for device in devices if kind(device) == "gpu"}
     if any(card != cards[devices[0]] for card in cards.values()):
-        told = ", ".join(f"{device} is {card['gpu']}" for device, card in cards.items())
+        found = ", ".join(f"{device} is {card['gpu']}" for device, card in cards.items())
         raise ConfigError(
-            f"--device {format_devices(devices)}: one server takes equal GPUs, and {told}; start "
+            f"--device {format_devices(devices)}: one server takes equal GPUs, and {found}; start "
             "a server for each"
         )
 
@@ -141,7 +135,7 @@ def _nvml() -> Iterator[Any]:
     try:
         yield pynvml
     except pynvml.NVMLError as error:
-        raise DeviceError(f"NVIDIA's driver does not tell its GPUs: {error}") from None
+        raise DeviceError(f"NVIDIA's driver does not report its GPUs: {error}") from None
     finally:
         pynvml.nvmlShutdown()
 
@@ -170,7 +164,4 @@ def _visible(cards: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
         if not match:  # CUDA stops at the first that it does not know
             break
         left.append(match[0])
-    return tuple(
-        Gpu(place, c.uuid, c.name, c.capability, c.driver, c.cuda, c.memory)
-        for place, c in enumerate(left)
-    )
+    return tuple(replace(card, index=place) for place, card in enumerate(left))

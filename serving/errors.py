@@ -1,33 +1,5 @@
 """Every error this package raises on purpose.
 
-    OcrError
-    ├── ConfigError             a pipeline YAML, a flag or a model's inference.yml is wrong
-    ├── ModelError              a model in the store
-    │   ├── ModelMissing        not fetched yet, or not available
-    │   ├── FetchError          a download failed or was cut off
-    │   │   ├── RemoteFileMissing   the host does not have the file: try the next source
-    │   │   ├── HostUnreachable     the host does not answer: do not ask it again
-    │   │   └── HashMismatch        not the bytes of the manifest or of the first fetch
-    │   ├── ModelInvalid        a model folder without the files it needs
-    │   └── ConversionError     Paddle to ONNX failed, or the result differs
-    ├── EngineError             a backend is missing, does not load or fails
-    │   ├── DeviceError         the requested GPU cannot be used
-    │   └── WorkerLost          a process or machine ended while it read a page
-    ├── DiskError               a folder that cannot be read or written: full, read-only, locked
-    ├── PlanError               no engine plan, or one that does not match this machine
-    ├── InputError              the caller's image or parameters; `index`: which of several images
-    │   ├── BadRequest          no image, bad base64, bad parameter
-    │   ├── UnsupportedMedia    not an image format this package reads
-    │   ├── Unfetchable         a URL from which no image could be fetched
-    │   ├── Undecodable         an image, but broken; an encrypted PDF
-    │   └── TooLarge            bytes, pixels or pages over the limit
-    ├── TooManyErrors           more pages of a bulk run failed than it allows
-    ├── Unauthorized            no key, or an unknown one
-    ├── Busy                    the queue is full
-    ├── SpoolFull               no room for another job
-    ├── TimedOut                waited or worked longer than allowed
-    └── NotReady                the server has not warmed up yet
-
 The message is for the person who can fix it: what is wrong, where, and how to fix it.
 """
 
@@ -110,7 +82,7 @@ class WorkerLost(EngineError):
 
 
 class DiskError(OcrError):
-    """A folder cannot be read or written: a full disk, read-only, another user's."""
+    """A folder cannot be read or written: a full disk, read-only, another user's, locked."""
 
 
 class PlanError(OcrError):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
@@ -84,23 +85,20 @@ def _memory_left(cgroup: Path) -> int | None:
     return None
 
 
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+def cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
     """Instruction set flags of the processor, as the kernel names them."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        if line.startswith(("flags", "Features")):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
+    return frozenset(_first_value(cpuinfo, "flags|Features").split())
 
 
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
     """The processor's name, as the kernel says it."""
+    return _first_value(cpuinfo, "model name") or "unknown"
+
+
+def _first_value(cpuinfo: Path, name: str) -> str:
+    """Of the first line with that name, a regular expression; empty where there is none."""
     try:
-        lines = cpuinfo.read_text().splitlines()
+        found = re.search(rf"^(?:{name})\s*:(.*)", cpuinfo.read_text(), re.MULTILINE)
     except OSError:
-        return "unknown"
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, "unknown")
+        return ""
+    return found[1].strip() if found else ""

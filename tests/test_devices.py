@@ -7,7 +7,7 @@ import sys
 import pytest
 from gpu_fakes import L4, T4, hide_gpus, pretend_runtime, show_gpus
 
-from serving.cli.doctor import Finding, examine
+from serving.cli.doctor import examine
 from serving.devices import check_alike, format_devices, gpu, gpus, parse_devices
 from serving.engines.cuda import check_gpu
 from serving.errors import ConfigError, DeviceError
@@ -106,16 +106,15 @@ def test_what_a_gpu_needs_is_checked_in_turn(monkeypatch: pytest.MonkeyPatch) ->
     check_gpu("gpu:0")
 
 
-def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str, str]]:
+def told() -> dict[str, tuple[str, str, str]]:
     """What doctor says, by topic: state, text and fix."""
-    monkeypatch.setattr("serving.cli.doctor._opencv", lambda: Finding("OpenCV", "ok", "not asked"))
     return {item.topic: (item.state, item.text, item.fix) for item in examine()}
 
 
 def test_doctor_tells_the_gpu_and_what_would_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_runtime(monkeypatch)
     show_gpus(monkeypatch, L4)
-    found = told(monkeypatch)
+    found = told()
     assert found["gpu:0"][1].startswith("NVIDIA L4, 24 GiB, driver 580.126.09 (CUDA 13.0)")
     assert found["libcudnn.so.9"][0] == found["libnvinfer.so.10"][0] == "ok"
     assert "tensorrt float16" in found["engines on the GPU"][1]
@@ -125,7 +124,7 @@ def test_doctor_tells_the_gpu_and_what_would_be_chosen(monkeypatch: pytest.Monke
         return [(name, "not found") for name in libraries]
 
     monkeypatch.setattr("serving.engines.cuda.load", load)
-    found = told(monkeypatch)
+    found = told()
     assert found["libcudnn.so.9"][0] == "error"
     assert found["libcudnn.so.9"][2] == "bash scripts/install_hpi_deps.sh gpu"
     assert found["libnvinfer.so.10"][0] == "absent"  # CUDA does without it
@@ -136,6 +135,6 @@ def test_doctor_tells_the_gpu_and_what_would_be_chosen(monkeypatch: pytest.Monke
 
 def test_doctor_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_gpus(monkeypatch)
-    found = told(monkeypatch)
+    found = told()
     assert found["GPU"][0] == "absent"
     assert "build takes the processor" in found["device"][1]

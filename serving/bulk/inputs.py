@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.download import read_url
 from serving.errors import INSTALL, BadRequest, ConfigError, TooLarge, Undecodable, Unfetchable
-from serving.imaging.source import MAX_URL_BYTES, SUFFIXES, URL_SECONDS, printable
+from serving.imaging.source import MAX_URL_BYTES, SUFFIXES, URL_SECONDS, is_url, printable
 
 if TYPE_CHECKING:
     import fsspec
@@ -54,7 +54,7 @@ class Document:
         """Its bytes. Raises InputError."""
         if self.problem:
             raise Undecodable(self.problem)
-        if _is_url(self.address):
+        if is_url(self.address):
             return read_url(self.address, max_bytes=MAX_URL_BYTES, seconds=URL_SECONDS)
         try:
             if self.cell is not None:
@@ -240,13 +240,9 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _is_url(address: str) -> bool:
-    return address.lower().startswith(("http://", "https://"))
-
-
 def _absolute(address: str) -> str:
     """With its protocol, but for files."""
-    if _is_url(address):
+    if is_url(address):
         return address
     store, path = _store(address)
     return str(store.unstrip_protocol(path)).removeprefix("file://")

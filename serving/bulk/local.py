@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from serving.bulk.inputs import Document, Item
-from serving.bulk.read import Reading, Row
+from serving.bulk.read import Reader, Reading, Row
 from serving.errors import EngineError, OcrError, WorkerLost
 from serving.machine import share, usable_cores
 from serving.plan.child import ChildProcess, ParentConnection
@@ -79,7 +79,7 @@ class _Worker:
             self._number += 1
             self.items[self._number] = future
         document = asdict(item.document)
-        with suppress(ValueError):  # it has just ended: then _listen tells the future
+        with suppress(ValueError):  # it has just ended: then _listen fails the future
             self._child.send(
                 number=self._number, document=document, first=item.first, count=item.count
             )
@@ -118,9 +118,7 @@ def main() -> None:
     spec = next(requests)
     cores, workers = spec["cores"], spec["workers"]
     try:
-        reader = Reading.from_dict(spec["reading"]).open(
-            cores=cores, slot=spec["slot"], workers=workers
-        )
+        reader = Reader(Reading.from_dict(spec["reading"]), cores, spec["slot"], workers)
     except OcrError as error:
         parent.respond(error=str(error))
         return

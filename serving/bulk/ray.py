@@ -67,13 +67,12 @@ class _Actor:
     """A pipeline on a node."""
 
     def __init__(self, reading: Reading, cores: int, slot: int, workers: int) -> None:
-        self._open = replace(reading, models=_models(reading)), cores, slot, workers
+        self._reader_of = replace(reading, models=_models(reading)), cores, slot, workers
         self._reader: Reader | None = None
 
     def open(self) -> None:
-        """Raises what `Reading.open` raises."""
-        reading, cores, slot, workers = self._open
-        self._reader = reading.open(cores=cores, slot=slot, workers=workers)
+        """Raises what `Reader` raises."""
+        self._reader = Reader(*self._reader_of)
 
     def read(self, item: Item) -> list[Row]:
         """See `Reader.read`."""
@@ -209,10 +208,8 @@ class RayExecutor:
         for node_id, has in alive.items():
             cores, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
             if node_id not in self._nodes and cores:
-                probe = self._task(_probe, node_id, gpus).remote(
-                    self._reading, cores, version(NAME)
-                )
-                self._nodes[node_id] = _Node(node_id, cores, gpus, probe.future())
+                probe = self._probed(node_id, cores, gpus)
+                self._nodes[node_id] = _Node(node_id, cores, gpus, probe)
         for node in self._nodes.values():
             if not node.problem:
                 try:
@@ -260,14 +257,14 @@ class RayExecutor:
         if node.provision is None and (engines is None or engines.done()):
             _LOG.warning("node %s gets models and engines: %s", node.id[:8], probe.problem)
             content = _pack(self._reading) if engines is None else engines.result()
-            task = self._task(_provisioned, node.id, node.gpus)
-            node.provision = task.remote(self._reading, node.cores, content).future()
+            node.provision = self._run(
+                _provisioned, node.id, node.gpus, self._reading, node.cores, content
+            )
             if engines is None:
                 self._engines[probe.kind] = node.provision
         elif node.provision is not None and node.provision.done():
             node.provision.result()
-            probed = self._task(_probe, node.id, node.gpus)
-            node.probe = probed.remote(self._reading, node.cores, version(NAME)).future()
+            node.probe = self._probed(node.id, node.cores, node.gpus)
             node.provision = None
 
     def _start(self, node: _Node, probe: _Probe, slot: int, actors: int) -> _Place:
@@ -284,10 +281,16 @@ class RayExecutor:
         )
         return _Place(slot, callers, actor, actor.open.remote().future())
 
-    def _task(self, function: Any, node_id: str, gpus: int) -> Any:
+    def _probed(self, node_id: str, cores: int, gpus: int) -> Future[_Probe]:
+        return self._run(_probe, node_id, gpus, self._reading, cores, version(NAME))
+
+    def _run(self, function: Any, node_id: str, gpus: int, *arguments: Any) -> Future[Any]:
+        """Call a function on a node."""
         # Without a share of a GPU, Ray hides them all.
         options = {"num_cpus": 0, "num_gpus": 0.01 if gpus else 0, "max_retries": 0}
-        return self._ray.remote(function).options(scheduling_strategy=self._on(node_id), **options)
+        task = self._ray.remote(function).options(scheduling_strategy=self._on(node_id), **options)
+        future: Future[Any] = task.remote(*arguments).future()
+        return future
 
     def _on(self, node_id: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from serving.api import OcrPipeline
@@ -75,35 +76,16 @@ class Reading:
     pdf_text: PdfText = "ignore"
     limits: Limits = field(default_factory=Limits)
 
-    def open(self, *, cores: int, slot: int = 0, workers: int = 1) -> Reader:
-        """Load the pipeline; see `open_pipeline`, whose errors it raises."""
-        return Reader(self, cores, slot, workers)
-
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for `from_dict` in a child process."""
-        return {
-            "config": self.config.model_dump(mode="json", by_alias=True, exclude_unset=True),
-            "source": self.config.source,
-            "models": str(self.models),
-            "device": self.device,
-            "options": self.options.model_dump(),
-            "pdf_dpi": self.pdf_dpi,
-            "pdf_text": self.pdf_text,
-            "limits": asdict(self.limits),
-        }
+        data = _READING.dump_python(self, mode="json", by_alias=True, exclude_unset=True)
+        return {**data, "source": self.config.source}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
         """The reverse."""
-        data = dict(data)
-        config = data.pop("config") | {"source": data.pop("source")}
-        return cls(
-            config=PipelineConfig.model_validate(config),
-            models=Path(data.pop("models")),
-            options=Options(**data.pop("options")),
-            limits=Limits(**data.pop("limits")),
-            **data,
-        )
+        config = {**data["config"], "source": data["source"]}
+        return _READING.validate_python({**data, "config": config})
 
     def settings(self) -> dict[str, Any]:
         """What the text depends on."""
@@ -117,10 +99,14 @@ class Reading:
         }
 
 
+_READING = TypeAdapter(Reading)
+
+
 class Reader:
     """A loaded pipeline that reads items. Thread-safe."""
 
     def __init__(self, reading: Reading, cores: int, slot: int, workers: int) -> None:
+        """slot, workers, errors: as of `open_pipeline`."""
         self._reading = reading
         self._ocr = OcrPipeline(
             reading.config,

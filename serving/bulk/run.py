@@ -73,7 +73,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """As far as documents tell; None before the first one."""
+        """Judged by documents; None before the first one."""
         left = self.documents - self.before - self.begun
         return self.seconds * left / self.begun if self.begun else None
 
@@ -88,9 +88,9 @@ def run(
 ) -> Progress:
     """Read what `output` does not have yet, and commit it.
 
-    max_error_rate: of pages, 0 to 1. When the run is surely over it, it stops with TooManyErrors;
-    the shard in work is dropped, so that a resumed run reads its pages again. on_progress: called
-    at least about once a second. Raises DiskError, and what the executor raises.
+    max_error_rate: of pages, 0 to 1. Once chance cannot explain more errors, the run stops with
+    TooManyErrors; the shard in work is dropped, so that a resumed run reads its pages again.
+    on_progress: called about once a second. Raises DiskError, and what the executor raises.
     """
     before = sum(output.has((name, 0)) for name in documents)
     progress = Progress(len(documents), before, output.pages)
@@ -184,7 +184,7 @@ def _count(progress: Progress, item: Item, rows: list[Row]) -> None:
 
 
 def _check(progress: Progress, max_error_rate: float) -> None:
-    """Raise TooManyErrors where chance alone hardly gives so many errors at that rate."""
+    """Raise TooManyErrors where chance alone would rarely give so many errors at that rate."""
     expected = max_error_rate * max(progress.pages, _FEW)
     errors = progress.errors.total()
     if errors > expected + 3 * math.sqrt(expected):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ from serving.errors import ConfigError, EngineError, WorkerLost
 from serving.imaging.decode import Decoder
 from serving.imaging.formats import Limits, sniff
 from serving.output.pages import PageAnswer
+from serving.plan.plan import key
 
 _TIMEOUT = 10.0, 600.0
 """Seconds for a connection, and for an answer: the server's own limits are far below."""
@@ -30,7 +29,7 @@ _PAUSE = 1.0
 """Seconds between two attempts, where no Retry-After says it."""
 _MAX_PAUSE = 60.0
 _CALLERS = 8
-"""Requests at a time to a server that does not tell its cores."""
+"""Requests at a time to a server that does not say how many cores it has."""
 
 
 class _Server:
@@ -43,7 +42,7 @@ class _Server:
         """
         base, _, name = url.rstrip("/").partition("/ocr/v1/")
         if urlsplit(base).scheme not in ("http", "https"):
-            raise ConfigError(f"--server: {url} is no address as http://127.0.0.1:8868")
+            raise ConfigError(f"--server: {url} is not an address like http://127.0.0.1:8868")
         try:
             response = session.get(f"{base}/ocr/v1", timeout=_TIMEOUT)
             response.raise_for_status()
@@ -57,9 +56,8 @@ class _Server:
             raise ConfigError(f"--server: {base} has no {name}; it has {', '.join(pipelines)}")
         found = pipelines[name]
         models = found.get("models", {})
-        digest = hashlib.sha256(json.dumps(models, sort_keys=True).encode()).hexdigest()[:12]
         self.url = f"{base}/ocr/v1/{name}"
-        self.name = f"{name}@{digest}"
+        self.name = f"{name}@{key(models)}"
         self.models = {section: model["model"] for section, model in models.items()}
         # One in work and one that waits for each core: fewer leave cores idle between two pages.
         self.callers = 2 * found["plan"]["cores"] if "plan" in found else _CALLERS
@@ -143,35 +141,31 @@ class ServerExecutor:
         headers = {"Content-Type": content_type}
         end = time.monotonic() + _PATIENCE
         while True:
-            server = self._take()
+            server, rest = self._take(), 0.0
             try:
                 response = self._session.post(
                     server.url, data, params=query, headers=headers, timeout=_TIMEOUT
                 )
-            except requests.ConnectionError as error:
-                self._give_back(server, rest=_PAUSE)
+                status = response.status_code
+                if status in (401, 403, 404):
+                    raise ConfigError(f"{server.url}: status {status}: {response.text[:500]}")
+                if status >= 500 and status != 503:
+                    raise WorkerLost(f"{server.url}: status {status}: {response.text[:500]}")
+                if status not in (429, 503):
+                    return server, response
+                rest = _retry_after(response)
+                problem = f"{server.url} is not ready: {response.text[:500]}"
+                if status == 429:  # busy, and not loading
+                    end = time.monotonic() + _PATIENCE
+            except requests.RequestException as error:
+                rest = _PAUSE
                 if not _is_refused(error):  # it may have been this page
                     raise WorkerLost(f"{server.url}: {error}") from error
-                if time.monotonic() > end:
-                    raise EngineError(f"no server takes connections; the last: {error}") from error
-                continue
-            except requests.RequestException as error:
-                self._give_back(server)
-                raise WorkerLost(f"{server.url}: {error}") from error
-            status = response.status_code
-            if status in (429, 503):  # busy, or loading
-                self._give_back(server, rest=_retry_after(response))
-                if status == 429:
-                    end = time.monotonic() + _PATIENCE
-                elif time.monotonic() > end:
-                    raise EngineError(f"{server.url} is not ready: {response.text[:500]}")
-                continue
-            self._give_back(server)
-            if status in (401, 403, 404):
-                raise ConfigError(f"{server.url}: status {status}: {response.text[:500]}")
-            if status >= 500:
-                raise WorkerLost(f"{server.url}: status {status}: {response.text[:500]}")
-            return server, response
+                problem = f"no server takes connections; the last: {error}"
+            finally:
+                self._give_back(server, rest)
+            if time.monotonic() > end:
+                raise EngineError(problem)
 
     def _take(self) -> _Server:
         """The server with the fewest requests, by its cores, among those that do not rest."""
@@ -185,11 +179,10 @@ class ServerExecutor:
             self._closed.wait(0.05)
         raise WorkerLost("the run has ended")
 
-    def _give_back(self, server: _Server, rest: float = 0.0) -> None:
+    def _give_back(self, server: _Server, rest: float) -> None:
         with self._lock:
             server.busy -= 1
-            if rest:
-                server.rests_until = time.monotonic() + rest
+            server.rests_until = max(server.rests_until, time.monotonic() + rest)
 
 
 def _row(item: Item, page: dict[str, Any], count: int, name: str) -> Row:
@@ -209,7 +202,7 @@ def _retry_after(response: requests.Response) -> float:
     return min(float(value), _MAX_PAUSE) if value.isdecimal() else _PAUSE
 
 
-def _is_refused(error: requests.ConnectionError) -> bool:
+def _is_refused(error: requests.RequestException) -> bool:
     """Whether nothing was sent: no page can be at fault."""
     from urllib3.exceptions import MaxRetryError, NewConnectionError
 

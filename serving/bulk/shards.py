@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -43,8 +42,6 @@ class Output:
         """Pages of each committed document that has more than RANGE."""
         self.pages = 0
         """Committed, with those that could not be read."""
-        self.errors = Counter[str]()
-        """Committed, by code."""
 
     def has(self, key: tuple[str, int]) -> bool:
         """Whether an item is in a shard."""
@@ -85,8 +82,6 @@ class Output:
                 self._items.add((document, page))
             if (row["pages"] or 0) > RANGE:
                 self.counts[document] = cast(int, row["pages"])
-            if row["error"] is not None:
-                self.errors[row["error"]["code"]] += 1
             self.pages += 1
 
     def _resume(self, settings: Mapping[str, Any]) -> None:
@@ -192,7 +187,7 @@ def _rows(shard: Path) -> Iterator[Row]:
         from pyarrow import parquet
 
         try:
-            table = parquet.read_table(shard, columns=["document", "page", "pages", "error"])
+            table = parquet.read_table(shard, columns=["document", "page", "pages"])
         except pa.ArrowException as error:
             raise ValueError(error) from error
         yield from table.to_pylist()

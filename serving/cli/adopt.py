@@ -6,11 +6,10 @@ import copy
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 
-from serving.cli.options import models_option
+from serving.cli.options import Parsed, models_option
 
 _KINDS = {
     "det": ("TextDetection", "PP-OCRv4_mobile_det", None),
@@ -21,17 +20,10 @@ _KINDS = {
 its operation with the shape of the images."""
 
 
-class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """3,HEIGHT,WIDTH as PaddleOCR writes it, as a list."""
-
-    name = "3,HEIGHT,WIDTH"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
-        if isinstance(value, list):
-            return value
-        if not re.fullmatch(r"3(, ?[1-9]\d{0,3}){2}", str(value)):
-            self.fail(f"{value!r} is not 3,HEIGHT,WIDTH, for example 3,48,320", param, ctx)
-        return [int(side) for side in str(value).split(",")]
+def _shape(text: str) -> list[int]:
+    if not re.fullmatch(r"3(, ?[1-9]\d{0,3}){2}", text):
+        raise ValueError(f"{text!r} is not 3,HEIGHT,WIDTH, for example 3,48,320")
+    return [int(side) for side in text.split(",")]
 
 
 @click.command()
@@ -47,7 +39,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only since cl
 )
 @click.option(
     "--shape",
-    type=Shape(),
+    type=Parsed("3,HEIGHT,WIDTH", _shape),
     help="Of the lines that it was trained on.  [default: 3,48,320 for rec, 3,48,192 for cls]",
 )
 @click.option("--name", help="Of the new folder in the folder of models.  [default: that of DIR]")

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
-from serving.cli.options import DEFAULT_PIPELINES, Device, models_option, named_models
+from serving.cli.options import DEVICE, models_option, named_models, pipelines_argument
 
 
 @click.command()
-@click.argument(
-    "pipelines", nargs=-1, metavar="[PIPELINE.yaml]...", type=click.Path(path_type=Path)
-)
+@pipelines_argument
 @click.option(
     "--calibration",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -23,7 +21,7 @@ from serving.cli.options import DEFAULT_PIPELINES, Device, models_option, named_
 )
 @click.option(
     "--device",
-    type=Device(),
+    type=DEVICE,
     envvar="OCR_HPI_DEVICE",
     show_envvar=True,
     help="cpu, gpu or gpu:0,1; `serve` follows it.  [default: gpu where one can be used, else cpu]",
@@ -58,7 +56,7 @@ def command(
     nothing changed since the last build, nothing is built.
     """
     if pending_conversions:
-        _list_pending(pipelines or DEFAULT_PIPELINES, models)
+        _list_pending(pipelines, models)
         return
     from serving.config.paddlex import PaddleXConfig, load_served
     from serving.config.pipeline import check_supported
@@ -72,7 +70,7 @@ def command(
     from serving.plan.plan import select_device
 
     cores, progress = threads or usable_cores(), progress_on()
-    configs = {path: load_served(path) for path in pipelines or DEFAULT_PIPELINES}
+    configs = {path: load_served(path) for path in pipelines}
     for config in configs.values():  # all before minutes of work on the first
         if not isinstance(config, PaddleXConfig):
             check_supported(config)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,7 @@ from click.core import ParameterSource
 from serving.cli.options import (
     COUNT,
     DEFAULT_PIPELINES,
-    Device,
+    DEVICE,
     checked_options,
     max_pages_option,
     max_pixels_option,
@@ -31,9 +28,6 @@ from serving.config.options import MAX_PAGES, PdfText
 if TYPE_CHECKING:
     from serving.bulk.run import Executor, Progress
     from serving.bulk.shards import Form
-
-_LOG_SECONDS = 30.0
-"""Between two lines of progress where stderr is no terminal."""
 
 
 @click.command()
@@ -65,7 +59,7 @@ _LOG_SECONDS = 30.0
     type=click.FloatRange(0, 1),
     default=0.01,
     show_default=True,
-    help="Pages that may fail, of all. More stop the run as soon as that is no chance.",
+    help="Share of pages that may fail. The run stops early once chance cannot explain more.",
 )
 @click.option(
     "--ray",
@@ -84,7 +78,7 @@ _LOG_SECONDS = 30.0
 @click.option(
     "--price-per-hour", type=click.FloatRange(0), help="Of all machines, for the summary."
 )
-@setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
+@setting("--device", type=DEVICE, help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
 @pdf_dpi_option
 @pdf_text_option
 @max_pixels_option
@@ -132,8 +126,14 @@ def command(
     from serving.bulk.shards import open_output
     from serving.config.pipeline import load_config
     from serving.imaging.formats import Limits
+    from serving.models.progress import progress_on
 
     limits = Limits(max_pixels, max_pages)
+    figures = "reading"
+
+    def show(progress: Progress) -> None:
+        nonlocal figures
+        figures = _figures(progress)
 
     def executor(documents: int) -> Executor:
         if servers:
@@ -164,7 +164,10 @@ def command(
     try:
         with closing(executor(len(listing.documents))) as reader:
             settings = {"input": listing.source, "column": column, **reader.settings}
-            with open_output(output, form, settings, shard_pages) as shards, _shown() as show:
+            with (
+                open_output(output, form, settings, shard_pages) as shards,
+                progress_on().step(lambda: figures),
+            ):
                 done = run(
                     listing.documents,
                     shards,
@@ -216,40 +219,11 @@ def _text(summary: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-@contextmanager
-def _shown() -> Iterator[Callable[[Progress], None]]:
-    """What shows progress on stderr: a bar on a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
-        last = time.monotonic()
-
-        def log(progress: Progress) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _LOG_SECONDS:
-                last = time.monotonic()
-                click.echo(_figures(progress), err=True)
-
-        yield log
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    with Bar(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-
-        def update(progress: Progress) -> None:
-            begun = progress.before + progress.begun
-            bar.update(
-                task, completed=begun, total=progress.documents, description=_figures(progress)
-            )
-
-        yield update
-
-
 def _figures(progress: Progress) -> str:
-    """For example `1200 pages, 3 failed, 4.9 pages/s, 0:12:30 left`."""
+    """For example `90 of 400 documents, 1200 pages, 3 failed, 4.9 pages/s, 0:12:30 left`."""
     left = progress.seconds_left
     return (
+        f"{progress.before + progress.begun} of {progress.documents} documents, "
         f"{progress.pages} pages, {progress.errors.total()} failed, "
         f"{progress.pages / progress.seconds:.1f} pages/s"
         + (f", {timedelta(seconds=round(left))} left" if left is not None else "")

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import click
 
-from serving.cli.options import DEFAULT_PIPELINES, models_option, named_models
+from serving.cli.options import models_option, named_models, pipelines_argument
 from serving.cli.prepare import prepare
 
 
 @click.command()
 @click.argument("out", metavar="OUT.tar", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument(
-    "pipelines", nargs=-1, metavar="[PIPELINE.yaml]...", type=click.Path(path_type=Path)
-)
+@pipelines_argument
 @click.option(
     "--extra",
     type=click.Choice(["cpu", "gpu"]),
@@ -49,7 +47,6 @@ def command(
             "bundle: this package was installed from a wheel, without the locks of its "
             "dependencies; run it in a clone, or pass --no-wheels"
         )
-    pipelines = pipelines or DEFAULT_PIPELINES
     prepare(pipelines, models, graphs_only=True)
     with disk_errors(out.parent), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         folder = Path(scratch)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -30,10 +32,6 @@ _OPENCV = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-_PADDLE_GPU = (
-    "pip install paddlepaddle-gpu==3.2.2 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/"
-)
-"""PaddlePaddle's own index: the others do not have paddlepaddle-gpu 3."""
 _TENSORRT_FIX = (
     f"{INSTALL['gpu']} --tensorrt"
     if CLONE
@@ -61,55 +59,45 @@ def examine(models: Path | None = None) -> Iterator[Finding]:
     yield Finding(
         "processor", "ok", f"{cpu_name()}, {usable_cores()} usable cores, {' '.join(fast) or 'SSE'}"
     )
-    yield _backend("openvino", "openvino", INSTALL["cpu"])
+    yield _package("openvino", DISTRIBUTIONS["openvino"], INSTALL["cpu"])
     yield _onnxruntime()
-    yield _backend("paddle", "paddlepaddle", "pip install paddlepaddle==3.2.2", optional=True)
-    yield _opencv()
+    paddle = DISTRIBUTIONS["paddle"]
+    yield _package("paddle", paddle, "pip install paddlepaddle==3.2.2", optional=True)
+    yield _package("cv2", _OPENCV, INSTALL["cpu"])
     yield from _gpu()
     yield from _engines()
     if models is not None:
         yield from _pipelines(models)
 
 
-def _backend(module: str, distribution: str, fix: str, *, optional: bool = False) -> Finding:
+def _package(
+    module: str, distributions: Sequence[str], fix: str, *, optional: bool = False
+) -> Finding:
+    """Whether a module loads. distributions: those that have it, of which one may be installed."""
+    versions = {}
+    for name in distributions:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    if len(versions) > 1:
+        both = f"{' and '.join(versions)} are both installed, and they overwrite each other"
+        remove = f"{sys.executable} -m pip uninstall -y {' '.join(versions)}"
+        return Finding(module, "error", both, f"{remove} && {fix}")
     try:
         importlib.import_module(module)
-        return Finding(module, "ok", metadata.version(distribution))
-    except metadata.PackageNotFoundError:
-        return Finding(module, "ok", "version unknown")
     except ImportError as error:
-        if getattr(error, "name", None) == module:
+        if error.name == module:
             return Finding(module, "absent" if optional else "error", "not installed", fix)
         return Finding(module, "error", f"does not load: {error}", fix)
+    return Finding(module, "ok", next(iter(versions.values()), "version unknown"))
 
 
 def _onnxruntime() -> Finding:
-    both = [name for name in DISTRIBUTIONS["onnxruntime"] if _installed(name)]
-    if len(both) == 2:
-        return Finding(
-            "onnxruntime",
-            "error",
-            "onnxruntime and onnxruntime-gpu are both installed, and they overwrite each other",
-            INSTALL["cpu"] if CLONE else f"pip uninstall -y {' '.join(both)} && {INSTALL['cpu']}",
-        )
-    finding = _backend("onnxruntime", both[0] if both else "onnxruntime", INSTALL["cpu"])
+    finding = _package("onnxruntime", DISTRIBUTIONS["onnxruntime"], INSTALL["cpu"])
     if finding.state != "ok":
         return finding
     providers = importlib.import_module("onnxruntime").get_available_providers()
     names = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
-    return Finding(finding.topic, "ok", f"{finding.text}; providers: {names}")
-
-
-def _opencv() -> Finding:
-    found = [name for name in _OPENCV if _installed(name)]
-    if len(found) > 1:
-        return Finding(
-            "OpenCV",
-            "error",
-            f"{' and '.join(found)} are both installed, and they overwrite each other",
-            f"pip uninstall -y {' '.join(found)} && {INSTALL['cpu']}",
-        )
-    return _backend("cv2", found[0] if found else _OPENCV[1], INSTALL["cpu"])
+    return replace(finding, text=f"{finding.text}; providers: {names}")
 
 
 def _gpu() -> Iterator[Finding]:
@@ -135,9 +123,6 @@ def _gpu() -> Iterator[Finding]:
     yield from _libraries(cuda.LIBRARIES, "error", INSTALL["gpu"])
     if tensorrt.PROVIDER in cuda.providers():
         yield from _libraries(cuda.TENSORRT_LIBRARIES, "absent", _TENSORRT_FIX)
-    yield Finding(
-        "paddlepaddle-gpu", "absent", "only on PaddlePaddle's own package index", _PADDLE_GPU
-    )
 
 
 def _libraries(libraries: dict[str, str], missing: State, fix: str) -> Iterator[Finding]:
@@ -213,14 +198,6 @@ def _plan(path: Path, models: Path, cores: int) -> str:
     if warning := plan.warning(deployment.command()):
         text += f"; {warning}"
     return text
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 _MARKS = {"ok": "ok     ", "absent": "absent ", "error": "ERROR  "}

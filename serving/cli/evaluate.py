@@ -5,35 +5,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli.options import Command, max_pixels_option, models_option
+from serving.cli.options import Command, Parsed, max_pixels_option, models_option
 
 if TYPE_CHECKING:
     from serving.evaluate.figures import Evaluation
 
 
-class Bound(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+def _bound(text: str) -> tuple[str, float]:
     """FIGURE=VALUE, as (figure, value)."""
+    from serving.evaluate.figures import FIGURES, TIMES
 
-    name = "FIGURE=VALUE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float]:
-        from serving.evaluate.figures import FIGURES, TIMES
-
-        figure, _, bound = str(value).partition("=")
-        known = [name for name in FIGURES if name not in TIMES]
-        if figure not in known:
-            self.fail(f"{figure!r} is none of {', '.join(known)}", param, ctx)
-        try:
-            number = float(bound)
-        except ValueError:
-            number = -1.0
-        if not 0 <= number <= 1:
-            self.fail(f"{value!r}: give a value from 0 to 1, as in char_f1=0.95", param, ctx)
-        return figure, number
+    figure, _, bound = text.partition("=")
+    known = [name for name in FIGURES if name not in TIMES]
+    if figure not in known:
+        raise ValueError(f"{figure!r} is none of {', '.join(known)}")
+    try:
+        number = float(bound)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"{text!r}: give a value from 0 to 1, as in char_f1=0.95")
+    return figure, number
 
 
 def data_option(*, required: bool) -> Callable[[Command], Command]:
@@ -87,7 +83,7 @@ confidence_option = click.option(
     "--fail-below",
     "bounds",
     multiple=True,
-    type=Bound(),
+    type=Parsed("FIGURE=VALUE", _bound),
     help="Exit code 1 if a figure of all labels is lower, as char_f1=0.95. May be given more than "
     "once.",
 )
@@ -185,7 +181,7 @@ def print_figures(found: Evaluation) -> None:
         click.echo(f"left out: {len(found.problems)}, for example {found.problems[0]}")
     if compared:
         changes = [f"{name} is {change}" for name, change in found.changes().items()]
-        few = f"under {MIN_UNITS} pages or lines tell no difference from noise"
+        few = f"under {MIN_UNITS} pages or lines cannot tell a difference from noise"
         none = "no difference beyond noise" if found.differences() else few
         click.echo(f"{' against '.join(found.pipelines)}: {', '.join(changes) or none}")
 

@@ -71,12 +71,12 @@ def command(
         else:
             model_files(folder)  # raises for an incomplete one
             click.echo(f"{name}: your own, in {folder}")
-    store.fetch_all(
+    for name, result in store.fetch_all(
         list(dict.fromkeys(requested)),
         source=source,
         mirror=mirror,
         prefer=prefer or (None if can_convert() else "onnx"),  # type: ignore[arg-type]  # click.Choice has checked it
         accept_new_hash=accept_new_hash,
         progress=progress_on(),
-        on_done=lambda name, result: click.echo(f"{name}: {result}"),
-    )
+    ):
+        click.echo(f"{name}: {result}")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from serving.cli.options import Parsed
 
-class Name(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """The name of a key."""
 
-    name = "NAME"
+def _name(text: str) -> str:
+    from serving.http.keys import NAME
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        from serving.http.keys import NAME
-
-        if not NAME.fullmatch(str(value)):
-            self.fail(f"{value!r}: use at most 64 letters, digits and . _ @ -", param, ctx)
-        return str(value)
+    if not NAME.fullmatch(text):
+        raise ValueError(f"{text!r}: use at most 64 letters, digits and . _ @ -")
+    return text
 
 
 @click.command()
-@click.argument("name", type=Name())
+@click.argument("name", type=Parsed("NAME", _name))
 def command(name: str) -> None:
     """Make an API key for a client of the server.
 

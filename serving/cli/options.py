@@ -11,6 +11,7 @@ import click
 from pydantic import ValidationError
 
 from serving.config.options import PDF_DPI, Options, PdfText
+from serving.errors import ConfigError
 from serving.imaging.formats import MAX_PIXELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,37 +22,47 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SERVED = f"accurate={DEFAULT_PIPELINES[0]}"
 
 
-class Device(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """Where to run: cpu, gpu, gpu:0 or gpu:0,1."""
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """What `parse` makes of a text; its ValueError or ConfigError is wrong usage."""
 
-    name = "DEVICE"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """The canonical form of the device."""
-        from serving.devices import format_devices, parse_devices
-        from serving.errors import ConfigError
-
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str):  # click converts a default twice
+            return value
         try:
-            return format_devices(parse_devices(str(value)))
-        except ConfigError as error:
+            return self._parse(value)
+        except (ConfigError, ValueError) as error:
             self.fail(str(error), param, ctx)
 
 
-class PipelineSpec(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """NAME=YAML, as (name, path). Several in an environment variable are parted by commas."""
+def _device(text: str) -> str:
+    from serving.devices import format_devices, parse_devices
 
-    name = "NAME=YAML"
-    envvar_list_splitter = ","
+    return format_devices(parse_devices(text))
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, path = str(value).strip().partition("=")
-        if not equals or not path:
-            self.fail(f"{value!r} is not NAME=YAML, for example {_SERVED}", param, ctx)
-        if not _NAME.fullmatch(name):
-            self.fail(f"{name!r} becomes part of an address: letters, digits and . _ -", param, ctx)
-        return name, Path(path)
+
+DEVICE = Parsed("DEVICE", _device)
+"""Where to run: cpu, gpu, gpu:0 or gpu:0,1; its canonical form."""
+
+
+class _Listed(Parsed):
+    envvar_list_splitter = ","  # several in an environment variable
+
+
+def _pipeline(text: str) -> tuple[str, Path]:
+    name, equals, path = text.strip().partition("=")
+    if not equals or not path:
+        raise ValueError(f"{text!r} is not NAME=YAML, for example {_SERVED}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} becomes part of an address: letters, digits and . _ -")
+    return name, Path(path)
+
+
+PIPELINE = _Listed("NAME=YAML", _pipeline)
+"""As (name, path)."""
 
 
 def setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
@@ -66,13 +77,21 @@ def pipelines_option(help: str) -> Callable[[Command], Command]:
         "--pipeline",
         "pipelines",
         multiple=True,
-        type=PipelineSpec(),
+        type=PIPELINE,
         default=(_SERVED,),
         help=help,
     )
 
 
 COUNT = click.IntRange(min=1)
+
+pipelines_argument = click.argument(
+    "pipelines",
+    nargs=-1,
+    metavar="[PIPELINE.yaml]...",
+    type=click.Path(path_type=Path),
+    callback=lambda ctx, param, paths: paths or DEFAULT_PIPELINES,
+)
 
 models_option = setting(
     "--models",

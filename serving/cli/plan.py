@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.table import Column, Table
 
-from serving.cli.options import DEFAULT_PIPELINES, Device, models_option
+from serving.cli.options import DEVICE, models_option, pipelines_argument
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from serving.plan.plan import BatchTrial, ModelPlan, Plan, Trial
 
 
 @click.command()
-@click.argument(
-    "pipelines", nargs=-1, metavar="[PIPELINE.yaml]...", type=click.Path(path_type=Path)
-)
+@pipelines_argument
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
 )
-@click.option("--device", type=Device(), help="Of the plan.  [default: what `build` chose]")
+@click.option("--device", type=DEVICE, help="Of the plan.  [default: what `build` chose]")
 @models_option
 def command(
     pipelines: tuple[Path, ...],
@@ -38,9 +34,7 @@ def command(
     from serving.errors import BUILD
     from serving.plan.plan import find_plan
 
-    configs = {path: load_config(path) for path in pipelines or DEFAULT_PIPELINES}
-    from rich.console import Console
-
+    configs = {path: load_config(path) for path in pipelines}
     console = Console(width=None if sys.stdout.isatty() else 120)
     for path, config in configs.items():
         plan = find_plan(config, models, threads, device)
@@ -68,8 +62,6 @@ _LEGEND = {
 
 
 def _legend() -> Table:
-    from rich.table import Table
-
     legend = Table.grid(padding=(0, 2))
     for word, meaning in _LEGEND.items():
         legend.add_row(word, meaning)
@@ -91,27 +83,31 @@ def _print_head(console: Console, path: Path, plan: Plan) -> None:
         )
 
 
-def _table(title: str, columns: str, rows: Iterable[tuple[bool, Sequence[str]]]) -> Table:
-    """columns: names parted by |; those of numbers begin with >. rows: whether chosen, cells."""
-    from rich.table import Table
+def _table(title: str, *columns: Column | str) -> Table:
+    return Table(*columns, title=title, title_justify="left")
 
-    table = Table(title=title, title_justify="left")
-    for column in columns.split("|"):
-        table.add_column(column.lstrip(">"), justify="right" if column[:1] == ">" else "left")
-    for chosen, cells in rows:
-        table.add_row(*cells, style="bold" if chosen else None)
-    return table
+
+def _numbers(header: str) -> Column:
+    return Column(header, justify="right")
+
+
+def _style(chosen: bool) -> str | None:
+    return "bold" if chosen else None
 
 
 def _model_table(section: str, model: ModelPlan) -> Table:
-    rows = (
-        (str(t.spec), _number(t.ms, 1), _agreement(t), t.verdict, t.reason or _nodes(t))
-        for t in model.trials
-    )
-    title = f"{section}: {model.model}"
-    return _table(
-        title, "engine|>ms|agreement|verdict|reason", ((r[3] == "chosen", r) for r in rows)
-    )
+    columns = "engine", _numbers("ms"), "agreement", "verdict", "reason"
+    table = _table(f"{section}: {model.model}", *columns)
+    for trial in model.trials:
+        table.add_row(
+            str(trial.spec),
+            _number(trial.ms, 1),
+            _agreement(trial),
+            trial.verdict,
+            trial.reason or _nodes(trial),
+            style=_style(trial.verdict == "chosen"),
+        )
+    return table
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -151,22 +147,32 @@ def _agreement(trial: Trial) -> str:
 
 
 def _combination_table(plan: Plan) -> Table:
-    rows = []
+    columns = map(_numbers, ("pages/s", "single request, ms", "small picture, ms"))
+    table = _table("whole pages", "engines", *columns, "")
     for item in plan.combinations:
-        engines = "; ".join(f"{section}: {spec}" for section, spec in item.engines.items())
-        latencies = _number(item.latency_ms, 0), _number(item.small_latency_ms, 0)
-        figures = _number(item.pages_per_second, 2), *latencies
-        rows.append((item.chosen, (engines, *figures, "chosen" if item.chosen else "")))
-    columns = "engines|>pages/s|>single request, ms|>small picture, ms|"
-    return _table("whole pages", columns, rows)
+        table.add_row(
+            "; ".join(f"{section}: {spec}" for section, spec in item.engines.items()),
+            _number(item.pages_per_second, 2),
+            _number(item.latency_ms, 0),
+            _number(item.small_latency_ms, 0),
+            "chosen" if item.chosen else "",
+            style=_style(item.chosen),
+        )
+    return table
 
 
 def _worker_table(plan: Plan) -> Table:
-    rows = []
+    columns = map(_numbers, ("processes", "pages/s together", "single request, ms"))
+    title = "worker processes, which share the cores"
+    table = _table(title, *columns, "MiB each", "", "reason")
     for trial in plan.worker_trials:
-        figures = _number(trial.pages_per_second, 2), _number(trial.latency_ms, 0)
-        memory = ", ".join(f"{kind} {size}" for kind, size in trial.memory_mb.items())
-        verdict = "chosen" if trial.chosen else ""
-        rows.append((trial.chosen, (str(trial.workers), *figures, memory, verdict, trial.reason)))
-    columns = ">processes|>pages/s together|>single request, ms|>MiB each||reason"
-    return _table("worker processes, which share the cores", columns, rows)
+        table.add_row(
+            str(trial.workers),
+            _number(trial.pages_per_second, 2),
+            _number(trial.latency_ms, 0),
+            ", ".join(f"{kind} {size}" for kind, size in trial.memory_mb.items()),
+            "chosen" if trial.chosen else "",
+            trial.reason,
+            style=_style(trial.chosen),
+        )
+    return table

@@ -15,11 +15,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
@@ -36,22 +37,25 @@ from serving.cli.options import (
 from serving.config.options import MAX_PAGES, PdfText
 from serving.errors import BadRequest, EngineError, InputError, TimedOut
 from serving.imaging.formats import PageRanges
-from serving.imaging.source import printable
+from serving.imaging.source import is_supported, is_url, list_files, printable
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
-from serving.output.pages import ReadPage
+from serving.output.pages import ReadPage, page_answer
 from serving.types import Page
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
     from serving.api import PageResult
     from serving.imaging.decode import Decoder
     from serving.imaging.formats import Data
 
-Say = Callable[[str], None]
+OnError = Callable[[str, BaseException], None]
+"""Notified of an input that cannot be read: its name, and why."""
 
 _SUFFIXES = {"text": ".txt", "json": ".jsonl", "paddlex": ".paddlex.jsonl"}
 """Of the formats that are written page by page; the others are in output/formats.py."""
+_JSON_KEYS = "page", "source", "width", "height", "lines"
 _ENDS = {".png": b"IEND\xaeB`\x82", ".hocr": b"</html>\n", ".xml": b"</alto>\n", ".pdf": b"%%EOF\n"}
 """Of a whole file; all others end with a line feed."""
 _MAX_NAME = 200
@@ -147,43 +151,45 @@ def command(
     document = None if form in _SUFFIXES else DOCUMENTS[cast(DocumentName, form)]
     if document is not None:
         options = document.options(options)
-    done = _Done()
+    inputs = _Inputs(paths, recursive, folders)
+    bar = _progress_bar()
+    done = _Done(bar.console)
     try:
-        with ExitStack() as stack:
-            ocr = stack.enter_context(
-                load_pipeline(
-                    pipeline, models=models, warm=False, max_pixels=max_pixels, max_pages=max_pages
-                )
-            )
+        with (
+            load_pipeline(
+                pipeline, models=models, warm=False, max_pixels=max_pixels, max_pages=max_pages
+            ) as ocr,
+            bar,
+        ):
             ocr.pipeline.settings(options)  # refuses what this pipeline does not have
-            work = _Work(
+            writer = _Writer(
                 form, document, ocr.decoder, output, save_img, ranges.first, headed=not alone
             )
-            inputs = _Inputs(paths, recursive, folders)
             for note in inputs.left_out():
-                click.echo(note, err=True)
-            shown = stack.enter_context(_shown(inputs))
-            for item in inputs.each(done.failed(shown.say)):
-                shown.begin(item.name)
-                if resume and work.is_done(item):
+                done.say(note)
+            total = 0 if bar.disable else sum(1 for _ in inputs.each(lambda name, error: None))
+            task = bar.add_task("", total=total)
+            for item in inputs.each(done.failed):
+                bar.update(task, description=item.name)
+                if resume and writer.is_done(item):
                     done.skipped += 1
-                    continue
-                try:
-                    source = _stdin() if item.source == "-" else item.source
-                    broken = _Broken(item.name, done.failed(shown.say))
-                    results = ocr.predict(
-                        source,
-                        pdf_dpi=pdf_dpi,
-                        pages=pages,
-                        pdf_text=pdf_text,
-                        on_page_error=broken.add,
-                        **options.model_dump(exclude_none=True),
-                    )
-                    count = work.read(item, results, broken.pages)
-                    done.pages += count
-                    done.files += count > 0
-                except (InputError, TimedOut, EngineError, MemoryError) as error:
-                    done.failed(shown.say)(item.name, error)
+                else:
+                    broken: dict[int, str] = {}
+                    try:
+                        results = ocr.predict(
+                            sys.stdin.buffer.read() if item.source == "-" else item.source,
+                            pdf_dpi=pdf_dpi,
+                            pages=pages,
+                            pdf_text=pdf_text,
+                            on_page_error=partial(done.page_failed, item.name, broken),
+                            **options.model_dump(exclude_none=True),
+                        )
+                        count = writer.write(item, results, broken)
+                        done.pages += count
+                        done.files += count > 0
+                    except (InputError, TimedOut, EngineError, MemoryError) as error:
+                        done.failed(item.name, error)
+                bar.advance(task)
     except KeyboardInterrupt:
         again = "; the same command with --resume reads the rest" if folders else ""
         click.echo(f"interrupted: {done.text()}{again}", err=True)
@@ -200,28 +206,50 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _stdin() -> bytes:
-    return sys.stdin.buffer.read()
+def _progress_bar() -> Progress:
+    """On stderr, where that is a terminal. Text on the same terminal is written above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        Remaining(),
+        TextColumn("{task.description}", markup=False),
+        console=Console(stderr=True, markup=False, emoji=False, highlight=False),
+        redirect_stdout=sys.stdout.isatty(),
+        disable=not sys.stderr.isatty(),
+    )
 
 
 @dataclass(slots=True)
 class _Done:
-    """What was done so far."""
+    """What was done so far, and what is said of it on stderr."""
 
+    console: Console
     files: int = 0
     pages: int = 0
     skipped: int = 0
     errors: int = 0
 
-    def failed(self, say: Say) -> Callable[[str, BaseException], None]:
-        """Counts an error and reports it, by the name of its input."""
+    def say(self, message: str) -> None:
+        self.console.print(message, soft_wrap=True)
 
-        def report(name: str, error: BaseException) -> None:
-            self.errors += 1
-            message = _reason(error)
-            say(f"Error: {message}" if name in message else f"Error: {name}: {message}")
+    def failed(self, name: str, error: BaseException) -> None:
+        """Count an error and report it, by the name of its input."""
+        self.errors += 1
+        message = _reason(error)
+        self.say(f"Error: {message}" if name in message else f"Error: {name}: {message}")
 
-        return report
+    def page_failed(
+        self, name: str, broken: dict[int, str], _: str, page_index: int | None, error: Exception
+    ) -> None:
+        """The same of a page of that input; `broken` gets its number, from 1, and the reason."""
+        number = (page_index or 0) + 1
+        broken[number] = reason = _reason(error)
+        is_named = page_index is None or f", page {number}" in reason
+        self.failed(name if is_named else f"{name}, page {number}", error)
 
     def text(self) -> str:
         """For example `14 files read (20 pages), 1 failed`."""
@@ -235,23 +263,6 @@ class _Done:
 
 def _reason(error: BaseException) -> str:
     return printable(str(error) or type(error).__name__)
-
-
-@dataclass(slots=True)
-class _Broken:
-    """The pages of an input that could not be read."""
-
-    name: str
-    report: Callable[[str, BaseException], None]
-    pages: dict[int, str] = field(default_factory=dict)
-    """Number, from 1, and why."""
-
-    def add(self, _: str, page_index: int | None, error: Exception) -> None:
-        """Called as soon as a page has failed."""
-        number = (page_index or 0) + 1
-        self.pages[number] = reason = _reason(error)
-        tells = page_index is None or f", page {number}" in reason
-        self.report(self.name if tells else f"{self.name}, page {number}", error)
 
 
 def _counted(count: int, noun: str) -> str:
@@ -276,13 +287,13 @@ class _Inputs:
     without: Collection[str]
     """Real paths of folders that are not read: those that are written."""
 
-    def each(self, on_error: Callable[[str, BaseException], None]) -> Iterator[_Input]:
+    def each(self, on_error: OnError) -> Iterator[_Input]:
         """Yield the inputs; a folder that cannot be read, or has nothing to read, is an error."""
         base = self._base()
         for path in self.paths:
             if path == "-":
                 yield _Input("-", "-", "stdin")
-            elif _is_url(path):
+            elif is_url(path):
                 yield _Input(path, path, _shortened(re.sub(r"[^\w.-]+", "_", path), path, 0))
             elif Path(path).is_dir():
                 yield from self._in_folder(path, base, on_error)
@@ -299,11 +310,7 @@ class _Inputs:
                     what = _counted(count, "folder")
                     yield f"{printable(str(folder))}: {what} in it not read, without --recursive"
 
-    def _in_folder(
-        self, folder: str, base: str, on_error: Callable[[str, BaseException], None]
-    ) -> Iterator[_Input]:
-        from serving.imaging.source import is_supported, list_files
-
+    def _in_folder(self, folder: str, base: str, on_error: OnError) -> Iterator[_Input]:
         count = 0
         for path in list_files(
             Path(folder),
@@ -321,7 +328,7 @@ class _Inputs:
 
     def _base(self) -> str:
         """The deepest folder that has all inputs in it."""
-        local = [_absolute(path) for path in self.paths if path != "-" and not _is_url(path)]
+        local = [_absolute(path) for path in self.paths if path != "-" and not is_url(path)]
         tops = [path if path.is_dir() else path.parent for path in local]
         return os.path.commonpath(tops) if tops else ""
 
@@ -336,12 +343,8 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.normpath(Path(path).absolute()))
 
 
-def _is_url(path: str) -> bool:
-    return path.lower().startswith(("http://", "https://"))
-
-
 def _shortened(name: str, whole: str, max_bytes: int = _MAX_NAME) -> str:
-    """The name itself or, where it is too long, its begin and a hash of `whole`."""
+    """The name itself or, where it is too long, its beginning and a hash of `whole`."""
     if len(os.fsencode(name)) <= max_bytes:
         return name
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]
@@ -349,7 +352,7 @@ def _shortened(name: str, whole: str, max_bytes: int = _MAX_NAME) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _Writer:
     """Puts what was read where it belongs, a page at a time."""
 
     form: str
@@ -365,142 +368,128 @@ class _Work:
 
     def is_done(self, item: _Input) -> bool:
         """Whether all that is to be written for this input is there, whole and not older."""
+        written_last = []
+        if self.output is not None:
+            written_last.append(self._output(self.output, item))
+        if self.save_img is not None:
+            written_last.append(self._image(self.save_img, item, self.first_page))
         with suppress(OSError):
             newest = item.source.stat().st_mtime_ns if isinstance(item.source, Path) else 0
-            marks = all(_is_whole(path, newest) for path in self._marks(item))
-            return marks and not any(path.exists() for path in self._errors(item))
+            whole = all(_is_whole(path, newest) for path in written_last)
+            return whole and not any(path.exists() for path in self._errors(item))
         return False
 
-    def _marks(self, item: _Input) -> Iterator[Path]:
-        """The files that are written last."""
-        if self.output is not None:
-            yield self._output(self.output, item)
-        if self.save_img is not None:
-            yield self._image(item, self.first_page)
+    def write(self, item: _Input, results: Iterator[PageResult], broken: Mapping[int, str]) -> int:
+        """Take the pages of an input, and count them. Nothing half done is left.
+
+        broken: grows, as `results` goes on, by the pages that cannot be read. What holds all pages
+        has an empty one in their place. Where there is no other page, nothing is written.
+        """
+        files = _StagedFiles()
+        stream: AbstractContextManager[TextIOWrapper]
+        try:
+            if self.output is None:
+                stream = nullcontext(cast(TextIOWrapper, sys.stdout))
+            else:
+                path = files.add(self._output(self.output, item))
+                stream = path.open("w", encoding="utf-8")
+            with stream as out:
+                count, last = self._write_pages(item, _with_gaps(results, broken), out, files)
+            if not count:
+                return 0
+            for path in self._errors(item) if broken else ():
+                said = (f"page {number}: {reason}\n" for number, reason in broken.items())
+                files.add(path).write_text("".join(said), encoding="utf-8")
+            files.publish()
+        finally:
+            files.remove()
+        self._remove_old(item, broken, last)
+        return count
+
+    def _write_pages(
+        self,
+        item: _Input,
+        pages: Iterable[tuple[int, PageResult | None]],
+        out: TextIOWrapper,
+        files: _StagedFiles,
+    ) -> tuple[int, int]:
+        """How many were read, and the number of the last one."""
+        count = number = 0
+        data: Data = b""
+        read: list[ReadPage] = []
+        for index, (number, page) in enumerate(pages):
+            if self.form == "text":
+                if not index and self.headed and self.output is None:
+                    print(f"==> {item.name} <==", file=out)
+                text = "\n".join(line.text for line in page.lines) if page is not None else ""
+                # A file ends with a line feed, also where a page has no text.
+                end = "\n" if text or self.output is not None else ""
+                print("\f" * (index > 0) + text, end=end, file=out)
+            elif self.document is not None:
+                if page is not None and not count and self.document.check is not None:
+                    self.document.check(page.data, self.decoder)
+                read.append(_read_page(number, page))
+            elif page is not None:
+                print(json.dumps(self._json(item, number, page), ensure_ascii=False), file=out)
+            if page is not None:
+                if self.save_img is not None:
+                    page.save_to_img(files.add(self._image(self.save_img, item, number)))
+                count, data = count + 1, page.data
+        if count and self.document is not None:
+            out.buffer.write(self.document.write(read, [data], self.decoder))
+        return count, number
+
+    def _json(self, item: _Input, number: int, page: PageResult) -> dict[str, Any]:
+        if self.form == "paddlex":
+            page["input_path"] = item.name
+            return page.json
+        answer = page_answer(_read_page(number, page))
+        values = {key: value for key, value in answer.items() if key in _JSON_KEYS}
+        return {"path": item.name, **values}
 
     def _output(self, folder: Path, item: _Input) -> Path:
         suffix = self.document.suffix if self.document else _SUFFIXES[self.form]
         return folder / f"{item.target}{suffix}"
 
-    def _image(self, item: _Input, number: int) -> Path:
-        assert self.save_img is not None
-        return self.save_img / f"{item.target}.page-{number}.png"
+    def _image(self, folder: Path, item: _Input, number: int) -> Path:
+        return folder / f"{item.target}.page-{number}.png"
 
     def _errors(self, item: _Input) -> set[Path]:
         """The files that name pages which could not be read."""
         folders = (self.output, self.save_img)
         return {folder / f"{item.target}.errors.txt" for folder in folders if folder is not None}
 
-    def read(self, item: _Input, results: Iterator[PageResult], broken: Mapping[int, str]) -> int:
-        """Take the pages of an input, and count them. Nothing half done is left.
-
-        broken: grows, as `results` goes on, by the pages that cannot be read. What holds all pages
-        has an empty one in their place. Where there is no other page, nothing is written.
-        """
-        count = last = 0
-        data: Data = b""
-        pages: list[ReadPage] = []
-        with _staged() as files, ExitStack() as stack:
-            out = cast(TextIOWrapper, sys.stdout)
-            if self.output is not None:
-                path = files.add(self._output(self.output, item))
-                out = stack.enter_context(path.open("w", encoding="utf-8"))
-            text = _Text(out)
-            for page in results:
-                number = (page.page_index or 0) + 1
-                page["input_path"] = item.name
-                if self.form == "text":
-                    if not count and self.headed and self.output is None:
-                        print(f"==> {item.name} <==", file=out)
-                    text.write_empty(_after(last, broken))
-                    text.write(line.text for line in page.lines)
-                elif self.document is None:
-                    content = page.json if self.form == "paddlex" else _page(page)
-                    print(json.dumps(content, ensure_ascii=False), file=out)
-                else:
-                    if not count and self.document.check is not None:
-                        self.document.check(page.data, self.decoder)
-                    data = page.data
-                    pages += map(_empty, _after(last, broken))
-                    pages.append(ReadPage(0, number - 1, number, page.page, page.dpi))
-                if self.save_img is not None:
-                    page.save_to_img(files.add(self._image(item, number)))
-                count, last = count + 1, number
-            if not count:
-                files.discard()
-                return 0
-            if self.form == "text":
-                text.write_empty(_after(last, broken))
-            if self.document is not None:
-                pages += map(_empty, _after(last, broken))
-                out.buffer.write(self.document.write(pages, [data], self.decoder))
-            for path in self._errors(item) if broken else ():
-                said = (f"page {number}: {reason}\n" for number, reason in broken.items())
-                files.add(path).write_text("".join(said), encoding="utf-8")
-        self._remove_old(item, broken, max(last, *broken) if broken else last)
-        return count
-
-    def _remove_old(self, item: _Input, broken: Collection[int], last: int) -> None:
+    def _remove_old(self, item: _Input, broken: Iterable[int], last: int) -> None:
         """Remove what an earlier run wrote for this input, and this one did not."""
         for path in () if broken else self._errors(item):
             path.unlink(missing_ok=True)
         if self.save_img is not None:
             for number in broken:
-                self._image(item, number).unlink(missing_ok=True)
+                self._image(self.save_img, item, number).unlink(missing_ok=True)
             for number in itertools.count(last + 1):
                 try:
-                    self._image(item, number).unlink()
+                    self._image(self.save_img, item, number).unlink()
                 except FileNotFoundError:
                     break
 
 
-class _Text:
-    """Writes pages of text, parted by form feeds."""
-
-    def __init__(self, out: IO[str]) -> None:
-        self._out = out
-        self._written = 0
-
-    def write(self, lines: Iterable[str]) -> None:
-        text = "\n".join(lines)
-        # A file ends with a line feed, also where a page has no text.
-        end = "\n" if text or self._out is not sys.stdout else ""
-        print("\f" * (self._written > 0) + text, end=end, file=self._out)
-        self._written += 1
-
-    def write_empty(self, pages: Iterable[int]) -> None:
-        """An empty page for each of these."""
-        for _ in pages:
-            self.write(())
+def _with_gaps(
+    results: Iterable[PageResult], broken: Iterable[int]
+) -> Iterator[tuple[int, PageResult | None]]:
+    """Every page by its number, None for a broken one. Nothing where all are broken."""
+    last = 0
+    for page in results:
+        yield from ((number, None) for number in broken if number > last)
+        last = (page.page_index or 0) + 1
+        yield last, page
+    if last:
+        yield from ((number, None) for number in broken if number > last)
 
 
-def _after(last: int, broken: Iterable[int]) -> list[int]:
-    return [number for number in broken if number > last]
-
-
-def _empty(number: int) -> ReadPage:
-    return ReadPage(0, number - 1, number, Page(0, 0))
-
-
-def _page(result: PageResult) -> dict[str, Any]:
-    lines = []
-    for line in result.lines:
-        words = [
-            {"data": word.text, "score": word.score, "box": _points(word.box)}
-            for word in line.words
-        ]
-        lines.append(
-            {"data": line.text, "score": line.score, "box": _points(line.box)}
-            | ({"words": words} if words else {})
-        )
-    size = {"width": result.page.width, "height": result.page.height}
-    source = result.page.source
-    where = {"path": result["input_path"], "page": result.page_index or 0, "source": source}
-    return {**where, **size, "lines": lines}
-
-
-def _points(quad: Sequence[Sequence[int]]) -> list[list[int]]:
-    return [list(point) for point in quad]
+def _read_page(number: int, page: PageResult | None) -> ReadPage:
+    if page is None:
+        return ReadPage(0, number - 1, number, Page(0, 0))
+    return ReadPage(0, number - 1, number, page.page, page.dpi)
 
 
 def _is_whole(path: Path, newest: int) -> bool:
@@ -514,80 +503,25 @@ def _is_whole(path: Path, newest: int) -> bool:
 
 
 @dataclass(slots=True)
-class _Staged:
-    """Files with temporary names beside their own."""
+class _StagedFiles:
+    """Files with temporary names beside their own, which they get together at the end."""
 
-    paths: list[tuple[Path, Path]] = field(default_factory=list)
+    paths: dict[Path, Path] = field(default_factory=dict)
+    """The temporary name of each, and its own."""
 
     def add(self, path: Path) -> Path:
         """A temporary name for `path`, which a next run overwrites if this one is killed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self.paths.append((partial, path))
-        return partial
+        temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self.paths[temporary] = path
+        return temporary
 
-    def discard(self) -> None:
-        """Remove them all."""
-        for partial, _ in self.paths:
-            partial.unlink(missing_ok=True)
-        self.paths.clear()
+    def publish(self) -> None:
+        """Give them their names, the first one last."""
+        for temporary, path in reversed(self.paths.items()):
+            temporary.replace(path)
 
-
-@contextmanager
-def _staged() -> Iterator[_Staged]:
-    """Files that get their names together at the end, the first one last; else they are removed."""
-    files = _Staged()
-    try:
-        yield files
-        for partial, path in reversed(files.paths):
-            partial.replace(path)
-    except BaseException:
-        files.discard()
-        raise
-
-
-class _Shown:
-    """Messages on stderr, and nothing else."""
-
-    def say(self, message: str) -> None:
-        """Show a line."""
-        click.echo(message, err=True)
-
-    def begin(self, name: str) -> None:
-        """The input before is done, and this one begins."""
-
-
-class _Bar(_Shown):
-    """Messages above a progress bar."""
-
-    def __init__(self, bar: Progress, total: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("", total=total, completed=-1)
-
-    def say(self, message: str) -> None:
-        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    def begin(self, name: str) -> None:
-        from rich.markup import escape
-
-        self._bar.update(self._task, advance=1, description=escape(name))
-
-
-@contextmanager
-def _shown(inputs: _Inputs) -> Iterator[_Shown]:
-    """What is shown on stderr: a progress bar where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield _Shown()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = BarColumn(), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}")
-    # Text on the same terminal is written above the bar; text for elsewhere is left alone.
-    with Progress(
-        *columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()
-    ) as bar:
-        shown = _Bar(bar, sum(1 for _ in inputs.each(lambda name, error: None)))
-        yield shown
-        shown.begin("")
+    def remove(self) -> None:
+        """Remove those that still have temporary names."""
+        for temporary in self.paths:
+            temporary.unlink(missing_ok=True)

@@ -11,8 +11,9 @@ import click
 
 from serving.cli.options import (
     COUNT,
-    Device,
-    PipelineSpec,
+    DEVICE,
+    PIPELINE,
+    Parsed,
     max_pages_option,
     max_pixels_option,
     models_option,
@@ -26,20 +27,10 @@ if TYPE_CHECKING:
     from serving.http.settings import Settings
 
 
-class UrlHosts(click.ParamType):  # type: ignore[type-arg]
-    """Patterns of hosts, parted by commas."""
+def _url_hosts(text: str) -> tuple[HostPattern, ...]:
+    from serving.download import HostPattern
 
-    name = "HOST,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[HostPattern, ...]:
-        if isinstance(value, tuple):
-            return value
-        from serving.download import HostPattern
-
-        try:
-            return tuple(HostPattern.parse(part) for part in str(value).split(",") if part.strip())
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    return tuple(HostPattern.parse(part) for part in text.split(",") if part.strip())
 
 
 @click.command()
@@ -50,7 +41,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     "--shadow",
     "shadows",
     multiple=True,
-    type=PipelineSpec(),
+    type=PIPELINE,
     help="A pipeline YAML that reads some pages of the pipeline NAME again, while the server is "
     "idle. /metrics counts how far the two agree; answers do not change.",
 )
@@ -60,7 +51,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
     type=click.FloatRange(0, 1, min_open=True),
     help="The share of its pages that a shadow reads.",
 )
-@setting("--device", type=Device(), help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
+@setting("--device", type=DEVICE, help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
 @setting(
     "--allow-cpu-fallback",
     is_flag=True,
@@ -107,7 +98,7 @@ class UrlHosts(click.ParamType):  # type: ignore[type-arg]
 @setting(
     "--allow-url-hosts",
     default=(),
-    type=UrlHosts(),
+    type=Parsed("HOST,...", _url_hosts),
     help="Hosts from which pictures are fetched, where a request has an http(s) URL in place of "
     "base64; for example: example.org,*.example.com,example.net:8443. Private and loopback "
     "addresses are refused, redirects are checked again.  [default: no URL is fetched]",

@@ -17,8 +17,8 @@ import requests
 from serving.cli.evaluate import by_option, confidence_option, data_option, print_figures, worse
 from serving.cli.options import (
     COUNT,
-    Device,
-    PipelineSpec,
+    DEVICE,
+    PIPELINE,
     models_option,
     pipelines_option,
     setting,
@@ -35,7 +35,7 @@ _LOAD_TIME = 960.0
 
 
 @click.command()
-@click.argument("swap", type=PipelineSpec(), metavar="NAME=YAML")
+@click.argument("swap", type=PIPELINE, metavar="NAME=YAML")
 @pipelines_option("As the server has it: the YAML file that it serves NAME from.")
 @setting(
     "--pidfile",
@@ -49,7 +49,7 @@ _LOAD_TIME = 960.0
 @by_option
 @confidence_option
 @click.option("--threads", type=COUNT, help="Cores of the server's plans.  [default: all usable]")
-@setting("--device", type=Device(), help="As the server has it.  [default: what `build` chose]")
+@setting("--device", type=DEVICE, help="As the server has it.  [default: what `build` chose]")
 @models_option
 def command(
     swap: tuple[str, Path],
@@ -80,7 +80,7 @@ def command(
         raise click.UsageError(f"--pipeline: there is none of the name {name}")
     if shipped(served) or not served.is_file():
         raise click.UsageError(
-            f"--pipeline: {served} is no file here that the server reads; give NAME=FILE as the "
+            f"--pipeline: {served} is not a file here that the server reads; give NAME=FILE as the "
             "server has it (`ocr-hpi init` writes the shipped ones)"
         )
     load_served(new)
@@ -127,7 +127,7 @@ def _master(pidfile: Path) -> int:
         pid = int(pidfile.read_text())
         if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
             return pid
-        reason = f"process {pid} is no server"
+        reason = f"process {pid} is not a server"
     except (OSError, ValueError) as error:
         reason = str(error)
     raise ConfigError(

@@ -94,39 +94,51 @@ class RecognitionModel:
 Model = DetectionModel | OrientationModel | PageOrientationModel | UnwarpingModel | RecognitionModel
 
 
+def read_inference_yml(folder: Path) -> Any:
+    """The document in a model folder, as plain values. Raises ModelInvalid."""
+    path = folder / "inference.yml"
+    try:
+        return read_yaml(path, max_bytes=MAX_BYTES)
+    except FileNotFoundError:
+        raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
+    except ConfigError as error:
+        raise ModelInvalid(str(error)) from error
+
+
 def load_model(folder: Path, name: str, kind: str) -> Model:
     """Read `folder/inference.yml` for a model of PaddleX's module `kind`.
 
     `kind` is one of `MODULE_NAMES`. Raises ModelInvalid.
     """
-    path = folder / "inference.yml"
+    data = read_inference_yml(folder)
     try:
-        data = read_yaml(path, max_bytes=MAX_BYTES)
         if kind == "image_unwarping":  # PaddleX's predictor uses nothing of the file
             return UnwarpingModel(name)
         ops = _operations(data["PreProcess"]["transform_ops"])
         return _READERS[kind](name, ops, data.get("PostProcess") or {})
-    except FileNotFoundError:
-        raise ModelInvalid(f"{path}: missing; PaddleX exports it beside the graph") from None
-    except ConfigError as error:
-        raise ModelInvalid(str(error)) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ModelInvalid(f"{path}: cannot be used as a {kind} model: {reason}") from error
+        raise ModelInvalid(
+            f"{folder / 'inference.yml'}: cannot be used as a {kind} model: {reason}"
+        ) from error
 
 
 def _operations(ops: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return {key: value or {} for op in ops for key, value in op.items()}
 
 
-def _normalisation(ops: Mapping[str, Any], *, default_order: str = "RGB") -> Normalisation:
+def _normalisation(ops: Mapping[str, Any]) -> Normalisation:
     settings = ops.get("NormalizeImage", {})
     return Normalisation(
         scale=_scale(settings.get("scale", 1 / 255)),
         mean=tuple(map(float, settings.get("mean", (0.485, 0.456, 0.406)))),
         std=tuple(map(float, settings.get("std", (0.229, 0.224, 0.225)))),
-        order=ops.get("DecodeImage", {}).get("img_mode", default_order),
+        order=_order(ops),
     )
+
+
+def _order(ops: Mapping[str, Any]) -> Any:
+    return ops.get("DecodeImage", {}).get("img_mode", "RGB")
 
 
 def _scale(value: float | str) -> float:
@@ -207,7 +219,7 @@ def _recognition(name: str, ops: Mapping[str, Any], post: Mapping[str, Any]) -> 
     return RecognitionModel(
         name=name,
         # RecResizeImg itself normalises to -1..1.
-        normalisation=Normalisation(order=ops.get("DecodeImage", {}).get("img_mode", "RGB")),
+        normalisation=Normalisation(order=_order(ops)),
         height=int(height),
         width=int(width),
         characters=("", *map(str, post["character_dict"]), " "),

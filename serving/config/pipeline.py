@@ -384,44 +384,27 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
         config = PipelineConfig.model_validate({**data, "source": source})
     except ValidationError as error:
         raise config_error(error, where=source, schema=PipelineConfig) from None
-    document = config.doc_preprocessor
-    for key, is_set, section, part in (
-        (
-            "use_textline_orientation",
-            config.use_textline_orientation,
-            "SubModules.TextLineOrientation",
-            config.sub_modules.orientation,
-        ),
-        (
-            "use_doc_preprocessor",
-            config.use_doc_preprocessor,
-            "SubPipelines.DocPreprocessor",
-            config.sub_pipelines.doc_preprocessor,
-        ),
-        (
-            "use_doc_orientation_classify",
-            document.use_doc_orientation_classify,
-            key_path("DocOrientationClassify"),
-            document.sub_modules.orientation,
-        ),
-        (
-            "use_doc_unwarping",
-            document.use_doc_unwarping,
-            key_path("DocUnwarping"),
-            document.sub_modules.unwarping,
-        ),
-    ):
-        if is_set and part is None:
-            raise ConfigError(
-                f"{source}: {key} is True (absent means True), but {section} is missing; add it, "
-                f"or set {key}: False"
-            )
+    for key, section in _missing_sections(config):
+        raise ConfigError(
+            f"{source}: {key} is True (absent means True), but {section} is missing; add it, or "
+            f"set {key}: False"
+        )
     for level, path, reason in _without_effect(config):
         _log_once(level, f"{source}: {path} has no effect here: {reason}")
     return config
 
 
-_BATCH_SIZE = "the engine plan sets how many lines go into one call"
+def _missing_sections(config: PipelineConfig) -> Iterator[tuple[str, str]]:
+    """(key that is True, section of the YAML that it needs)."""
+    document = config.doc_preprocessor
+    if config.use_textline_orientation and config.sub_modules.orientation is None:
+        yield "use_textline_orientation", "SubModules.TextLineOrientation"
+    if config.use_doc_preprocessor and config.sub_pipelines.doc_preprocessor is None:
+        yield "use_doc_preprocessor", "SubPipelines.DocPreprocessor"
+    if document.use_doc_orientation_classify and document.sub_modules.orientation is None:
+        yield "use_doc_orientation_classify", key_path("DocOrientationClassify")
+    if document.use_doc_unwarping and document.sub_modules.unwarping is None:
+        yield "use_doc_unwarping", key_path("DocUnwarping")
 
 
 def _without_effect(config: PipelineConfig) -> Iterator[tuple[int, str, str]]:
@@ -436,7 +419,8 @@ def _without_effect(config: PipelineConfig) -> Iterator[tuple[int, str, str]]:
     for section, module in config.sections():
         key = key_path(section)
         if module.batch_size != 1:
-            yield logging.INFO, f"{key}.batch_size", _BATCH_SIZE
+            why = "the engine plan sets how many lines go into one call"
+            yield logging.INFO, f"{key}.batch_size", why
         if module.module_name not in (None, MODULE_NAMES[section]):
             why = f"a model of {section} is a {MODULE_NAMES[section]} model"
             yield logging.WARNING, f"{key}.module_name: {module.module_name}", why
@@ -455,32 +439,31 @@ def _log_once(level: int, message: str) -> None:
 
 def check_supported(config: PipelineConfig) -> None:
     """Raise ConfigError for a valid key that is not supported, with how to fix it."""
-    modules: list[Module | DocPreprocessor] = [*config.modules, config.doc_preprocessor]
-    unsupported = [
-        (
-            config.sub_modules.recognition.input_shape is not None,
-            "SubModules.TextRecognition.input_shape: a line is read at its own width here",
-            "remove input_shape",
-        ),
-        (
-            not all((config.enable_hpi, *(m.enable_hpi is not False for m in modules))),
+    for problem in _unsupported(config):
+        raise ConfigError(f"{config.source}: {problem}")
+    for module in config.modules:
+        check_hpi(config.hpi(module), config.source)
+
+
+def _unsupported(config: PipelineConfig) -> Iterator[str]:
+    inner: list[Module | DocPreprocessor] = [*config.modules, config.doc_preprocessor]
+    if config.sub_modules.recognition.input_shape is not None:
+        yield (
+            "SubModules.TextRecognition.input_shape: a line is read at its own width here; remove "
+            "input_shape"
+        )
+    if not config.enable_hpi or any(section.enable_hpi is False for section in inner):
+        yield (
             "enable_hpi: False: that is plain PaddleX, which has no engine plan and is not served; "
-            "`ocr-hpi predict`, `evaluate` and load_pipeline() run it",
-            "set enable_hpi: True",
-        ),
-    ]
+            "`ocr-hpi predict`, `evaluate` and load_pipeline() run it; set enable_hpi: True"
+        )
     for key, instead in (
         ("engine", "hpi_config.backend chooses the engine here"),
         ("engine_config", "an engine's settings are hpi_config.backend_config here"),
         ("genai_config", "it is for vision-language models, which are not served here"),
     ):
-        is_set = any(getattr(section, key, None) is not None for section in (config, *modules))
-        unsupported.append((is_set, f"{key}: {instead}", f"remove {key}"))
-    for is_set, message, fix in unsupported:
-        if is_set:
-            raise ConfigError(f"{config.source}: {message}; {fix}")
-    for module in config.modules:
-        check_hpi(config.hpi(module), config.source)
+        if any(getattr(section, key, None) is not None for section in (config, *inner)):
+            yield f"{key}: {instead}; remove {key}"
 
 
 def check_hpi(hpi: HpiConfig, where: str) -> None:

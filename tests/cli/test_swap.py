@@ -120,10 +120,10 @@ def test_a_wrong_option_is_told_before_anything_is_done(served: Served, tmp_path
     other = tmp_path / "pid"
     other.write_text(str(os.getpid()))
     for options, message in (
-        (["--pipeline", "accurate=x.yaml"], "x.yaml is no file here"),
+        (["--pipeline", "accurate=x.yaml"], "x.yaml is not a file here"),
         (["--pipeline", f"accurate={served.folder / 'worse.yaml'}"], "another plan"),
         (["--pidfile", str(tmp_path / "absent")], "give the file that"),
-        (["--pidfile", str(other)], "is no server"),
+        (["--pidfile", str(other)], "is not a server"),
         (["--url", "http://127.0.0.1:9"], "not a server of ocr-hpi"),
         (["--data", str(tmp_path)], "no labels"),
     ):

@@ -12,8 +12,9 @@ import pytest
 
 from serving.errors import ConversionError, ModelInvalid
 from serving.models import conversion
+from serving.models.conversion_child import rounds
 from serving.models.files import model_files
-from serving.models.probe import model_kind, text_rounds
+from serving.models.probe import draw_text, image_sizes
 from serving.models.progress import Lines
 from serving.models.store import Store
 
@@ -30,9 +31,10 @@ PostProcess: {name: DBPostProcess}
 STAND_IN = """\
 import numpy as np, onnx, sys
 from onnx import TensorProto as T, helper as h
-graph, weights, work, opset = sys.argv[3:]
-inputs = np.load(work + "/inputs.npz")
-np.savez(work + "/outputs.npz", **{k + "0": v + 1 + WRONG for k, v in inputs.items()})
+graph, weights, work, sizes, opset = sys.argv[3:]
+x = np.load(work + "/text.npy").astype("float32").transpose(2, 0, 1)[None] / 255 - 1
+np.savez(work + "/inputs.npz", **{"0.x": x})
+np.savez(work + "/outputs.npz", **{"0.0": x + 1 + WRONG})
 shape = ["N", 3, "H", "W"]
 one = h.make_tensor("one", T.FLOAT, [], [1.0])
 g = h.make_graph([h.make_node("Add", ["x", "one"], ["y"])], "g",
@@ -212,7 +214,7 @@ def test_an_incomplete_model_is_an_error(paddle_model: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
-        ("PP-OCRv4_mobile_det", [(1, 3, 480, 640), (1, 3, 320, 480)]),
+        ("PP-OCRv4_mobile_det", [(1, 3, 480, 640), (2, 3, 320, 480)]),
         ("PP-OCRv4_mobile_rec", [(1, 3, 48, 320), (2, 3, 48, 416)]),
         ("ch_ppocr_mobile_v2.0_cls", [(1, 3, 48, 192), (2, 3, 48, 192)]),
     ],
@@ -223,9 +225,9 @@ def test_the_probe_is_a_picture_of_text(
     folder = tmp_path / name
     folder.mkdir()
     shutil.copy(model_store.folder(name) / "inference.yml", folder)
-    kind = model_kind(folder)
-    assert kind is not None
-    inputs = [arrays[""] for arrays in text_rounds(folder, kind)]
+    image = {"name": "x", "shape": [-1, 3, -1, -1], "dtype": "float32"}
+    text = draw_text(640, 640)
+    inputs = [arrays["x"] for arrays in rounds([image], text, image_sizes(folder))]
     assert [array.shape for array in inputs] == shapes
     for array in inputs:
         assert array.dtype == np.float32

@@ -24,7 +24,7 @@ from serving.errors import BadRequest
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.openapi import READING_ERRORS, Routes
-from serving.http.schemas import CallerOptions, PipelinePath
+from serving.http.routes.ocr import CallerOptions, PipelinePath
 from serving.http.service import ReadRequest, Service
 from serving.http.uploads import check_json, first_finding
 from serving.output.pages import described, read_pages, total_timing

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Literal, NotRequired
+
 from flask import Response, current_app
+from typing_extensions import TypedDict
 
 from serving.http.context import json_response
 from serving.http.openapi import Routes
-from serving.http.schemas import HealthState, PipelinesAnswer
+from serving.http.registry import PipelineAnswer
 from serving.http.service import Service
+from serving.output.pages import described
 
 blueprint = Routes("health", __name__, tag="Health", url_prefix="/health")
+
+
+@described
+class ReloadError(TypedDict):
+    """Why the last reload, or the last replacement of a worker, failed."""
+
+    time: str
+    message: str
+
+
+@described
+class ReloadAnswer(TypedDict):
+    """How it stands with loading files anew."""
+
+    state: Literal["idle", "loading", "finishing"]
+    """`finishing`: the new ones serve, the old ones finish what they have in work."""
+    error: ReloadError | None
+
+
+@described
+class PipelinesAnswer(TypedDict):
+    """What is served here."""
+
+    pipelines: list[PipelineAnswer]
+    generation: NotRequired[int]
+    """Grows by one with every reload that succeeds."""
+    reload: NotRequired[ReloadAnswer]
+
+
+@described
+class HealthState(TypedDict):
+    """Of GET /health/live and /health/ready."""
+
+    status: str
 
 
 _HEALTH = {"application/json": HealthState}

@@ -15,7 +15,7 @@ from serving.http.admission import Admission
 from serving.http.body import BodyGuard
 from serving.http.keys import Keys, require_keys
 from serving.http.registry import Registry
-from serving.http.routes import BLUEPRINTS, page
+from serving.http.routes import docs, jobs, kserve, ocr, paddlex, page, status
 from serving.http.service import Service
 from serving.http.settings import Settings
 
@@ -68,8 +68,8 @@ def create_app(
     if settings.allow_origins:
         exposed = ["X-Request-Id", "Server-Timing", "Retry-After", "X-OCR-Hint"]
         CORS(app, origins=settings.allow_origins, expose_headers=exposed)
-    for blueprint in BLUEPRINTS:
-        app.register_api(blueprint)
+    for group in (ocr, paddlex, jobs, kserve, status, docs):
+        app.register_api(group.blueprint)
     app.register_blueprint(page.blueprint)  # for people: no part of the API
     app.wsgi_app = BodyGuard(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app

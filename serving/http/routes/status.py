@@ -13,7 +13,7 @@ from serving.http.registry import PipelineAnswer
 from serving.http.service import Service
 from serving.output.pages import described
 
-blueprint = Routes("health", __name__, tag="Health", url_prefix="/health")
+blueprint = Routes("status", __name__, tag="Health")
 
 
 @described
@@ -53,13 +53,13 @@ class HealthState(TypedDict):
 _HEALTH = {"application/json": HealthState}
 
 
-@blueprint.get("/live", responses=blueprint.answers(_HEALTH))
+@blueprint.get("/health/live", responses=blueprint.answers(_HEALTH))
 def live() -> Response:
     """The process answers."""
     return json_response({"status": "live"})
 
 
-@blueprint.get("/ready", responses=blueprint.answers(_HEALTH, 503))
+@blueprint.get("/health/ready", responses=blueprint.answers(_HEALTH, 503))
 def ready() -> Response:
     """Every pipeline has answered a real warm-up image."""
     service: Service = current_app.extensions["ocr"]
@@ -67,10 +67,7 @@ def ready() -> Response:
     return json_response({"status": "ready"})
 
 
-metrics_blueprint = Routes("metrics", __name__, tag="Health")
-
-
-@metrics_blueprint.get("/metrics", responses=metrics_blueprint.answers({"text/plain": str}, 401))
+@blueprint.get("/metrics", responses=blueprint.answers({"text/plain": str}, 401))
 def metrics() -> Response:
     """Figures of all workers, for Prometheus."""
     service: Service = current_app.extensions["ocr"]
@@ -79,12 +76,7 @@ def metrics() -> Response:
     )
 
 
-pipelines_blueprint = Routes("pipelines", __name__, tag="Health")
-
-
-@pipelines_blueprint.get(
-    "/ocr/v1", responses=pipelines_blueprint.answers({"application/json": PipelinesAnswer}, 401)
-)
+@blueprint.get("/ocr/v1", responses=blueprint.answers({"application/json": PipelinesAnswer}, 401))
 def pipelines() -> Response:
     """The pipelines, their models and the engines in force; how the last reload went."""
     service: Service = current_app.extensions["ocr"]

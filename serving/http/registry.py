@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, Protocol, cast
 
+import numpy as np
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 from werkzeug.exceptions import NotFound
 
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.errors import BadRequest, NotReady
+from serving.models.probe import draw_text
 from serving.output.pages import described
 from serving.types import Image, Page
 
@@ -124,6 +126,11 @@ class ServedPipeline(Protocol):
         """Free the engines."""
 
 
+def warmup_image() -> Image:
+    """A small page of text that every pipeline reads before it is ready, (480, 640, 3) uint8."""
+    return np.array(draw_text(480, 640))
+
+
 class Registry:
     """Pipelines by name, in the order given. Each appears once it has read a warm-up image."""
 
@@ -136,13 +143,12 @@ class Registry:
         self._pipelines: dict[str, ServedPipeline] = {}
         self._of_paddlex: set[str] = set()
 
-    def open(
-        self, load: Callable[[str], ServedPipeline], image: Image, *, warm: bool = False
-    ) -> None:
-        """Load every pipeline and let it read `image`; warm it first if so asked.
+    def open(self, load: Callable[[str], ServedPipeline], *, warm: bool = False) -> None:
+        """Load every pipeline and let it read a page; warm it first if so asked.
 
         Raises what `load`, `warm` and `read` raise.
         """
+        image = warmup_image()
         for name in self.names:
             pipeline = load(name)
             if warm:

@@ -18,7 +18,6 @@ from serving import errors
 from serving.errors import EngineError, OcrError
 from serving.http.app import App, create_app
 from serving.http.errors import TABLE
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.keys import Keys
 from serving.http.registry import Registry
 from serving.http.settings import Settings
@@ -39,7 +38,7 @@ def client(app: App) -> FlaskClient:
 
 def load(app: App) -> FakeReader:
     reader = FakeReader()
-    app.service.registry.open(lambda name: reader, warmup_image())
+    app.service.registry.open(lambda name: reader)
     return reader
 
 
@@ -104,7 +103,7 @@ def test_a_pipeline_that_cannot_read_the_warm_up_image_is_not_ready(app: App) ->
             raise EngineError("broken")
 
     with pytest.raises(EngineError):
-        app.service.registry.open(lambda name: Broken(), warmup_image())
+        app.service.registry.open(lambda name: Broken())
     assert not app.service.registry.ready
 
 
@@ -151,7 +150,7 @@ def test_what_waits_too_long_is_a_504(tmp_path: Path) -> None:
     settings = Settings(pipelines={"accurate": Path()}, threads=1, timeout=0.05, page_time=0.05)
     app = create_app(settings, Registry(("accurate",)))
     gate = tmp_path / "gate"
-    app.service.registry.open(lambda name: FakeReader(gate=gate), warmup_image())
+    app.service.registry.open(lambda name: FakeReader(gate=gate))
     first = threading.Thread(
         target=lambda: Client(app).post("/ocr/v1/accurate", data=picture(colour="red"))
     )

@@ -16,7 +16,6 @@ from http_fake import Client, FakeReader, picture
 from serving.cli import main
 from serving.errors import ConfigError
 from serving.http.app import App, create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.keys import Keys, new_key, read_keys
 from serving.http.registry import Registry
 from serving.http.settings import Settings
@@ -31,7 +30,7 @@ def hashed(key: str) -> str:
 @pytest.fixture
 def app() -> Iterator[App]:
     pipelines = Registry(["accurate"])
-    pipelines.open(FakeReader, warmup_image())
+    pipelines.open(FakeReader)
     name, _, value = LINE.partition(":")
     keys = Keys({name: value, "bob": hashed("bob's key")})
     app = create_app(Settings(pipelines={"accurate": Path()}), pipelines, keys=keys)

@@ -18,7 +18,6 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.metrics import RuntimeCollector
 from serving.http.registry import Registry
 from serving.http.settings import Settings
@@ -48,7 +47,7 @@ def client() -> Iterator[Client]:
     settings = Settings(pipelines={"accurate": Path(), "second": Path()}, max_pages=3)
     app = create_app(settings, registry)
     count = app.service.metrics.engine_called
-    registry.open(lambda name: FakeReader(name, on_batch=partial(count, name)), warmup_image())
+    registry.open(lambda name: FakeReader(name, on_batch=partial(count, name)))
     yield Client(app)
     app.service.close()
 

@@ -18,7 +18,6 @@ from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.registry import Registry
 from serving.http.settings import Settings
 
@@ -35,7 +34,7 @@ def client() -> Iterator[FlaskClient]:
         max_pages=4,
     )
     registry = Registry(tuple(READERS))
-    registry.open(READERS.__getitem__, warmup_image()[:100, :100])
+    registry.open(READERS.__getitem__)
     app = create_app(settings, registry)
     yield Client(app)
     app.service.close()

@@ -22,9 +22,8 @@ from PIL import Image
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.openapi import document
-from serving.http.registry import Registry
+from serving.http.registry import Registry, warmup_image
 from serving.http.settings import Settings
 
 CASES = {"fake": 0, "real": 0}

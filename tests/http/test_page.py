@@ -14,7 +14,6 @@ from http_fake import Client, FakeReader, picture
 from PIL import Image
 
 from serving.http.app import App, create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.registry import Registry
 from serving.http.settings import Settings
 
@@ -36,7 +35,7 @@ def client(app: App) -> FlaskClient:
 
 @pytest.fixture
 def ready(app: App, client: FlaskClient) -> FlaskClient:
-    app.service.registry.open(lambda name: FakeReader(), warmup_image())
+    app.service.registry.open(lambda name: FakeReader())
     return client
 
 

@@ -19,15 +19,16 @@ from gunicorn.arbiter import Arbiter
 from serving.config.paddlex import ServedConfig, load_served
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
-from serving.errors import ConfigError, DeviceError
+from serving.errors import ConfigError, DeviceError, OcrError
 from serving.http.admission import Admission
 from serving.http.app import App, create_app
 from serving.http.gunicorn.messages import SharedState, WorkerEvents
-from serving.http.gunicorn.worker import Worker, load_in_background
+from serving.http.gunicorn.worker import Worker
 from serving.http.keys import Keys, read_keys
 from serving.http.logs import GunicornLogger
 from serving.http.metrics import remove_metrics
 from serving.http.registry import Registry, ServedPipeline
+from serving.http.service import Service
 from serving.http.settings import Settings
 from serving.integrations.paddlex.served import check_served
 from serving.machine import usable_cores
@@ -183,35 +184,53 @@ class Application(BaseApplication):
         return problem
 
     def _start_loading(self, worker: Worker) -> None:
+        """The worker answers /health meanwhile."""
         assert self._app is not None
-        configs, service = self.generation.configs, self._app.service
+        self._loader = threading.Thread(
+            target=self._load_all, args=(worker, self._app.service), name="loader", daemon=True
+        )
+        self._loader.start()
+
+    def _load_all(self, worker: Worker, service: Service) -> None:
+        """Load the pipelines and tell the master; then the shadows.
+
+        The hot shapes are warmed before where others serve meanwhile. Otherwise after: the first
+        seconds are slower, but begin seconds earlier.
+        """
+        registry, warm_first = service.registry, worker.paused
 
         def load(name: str) -> ServedPipeline:
             def on_batch(module: str, lines: int) -> None:
-                if service.registry.ready:  # the warm-up is not counted
+                if registry.ready:  # the warm-up is not counted
                     service.metrics.engine_called(name, module, lines)
 
-            return self._load(name, configs[name], worker.slot, on_batch)
+            return self._load(name, self.generation.configs[name], worker.slot, on_batch)
 
-        def load_shadows() -> None:
-            for name, config in self.generation.shadows.items():
-                assert service.shadow is not None
-                try:
-                    shadow = self._load(name, config, worker.slot, lambda *_: None)
-                except Exception:  # its pages are counted as dropped
-                    _LOG.error("the shadow of %s does not load", name, exc_info=True)
-                else:
-                    service.shadow.open(name, shadow)
-                    _LOG.info("shadow ready", extra={"fields": {"pipeline": name}})
-
-        self._loader = load_in_background(
-            service.registry,
-            load,
-            self.events,
-            delay=worker.load_delay,
-            warm_first=worker.paused,  # meanwhile the older generation serves
-            then=load_shadows,
-        )
+        time.sleep(worker.load_delay)
+        try:
+            registry.open(load, warm=warm_first)
+        except OcrError as error:
+            self.events.failed(str(error))
+            return
+        except BaseException as error:
+            _LOG.error("a pipeline does not load", exc_info=True)
+            self.events.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
+            return
+        self.events.ready(registry.identities)
+        if not warm_first:
+            try:
+                registry.warm()
+            except Exception:
+                _LOG.error("a pipeline does not warm up; it serves all the same", exc_info=True)
+        for name, config in self.generation.shadows.items():
+            assert service.shadow is not None
+            try:
+                shadow = self._load(name, config, worker.slot, lambda *_: None)
+            except Exception:  # its pages are counted as dropped
+                _LOG.error("the shadow of %s does not load", name, exc_info=True)
+            else:
+                service.shadow.open(name, shadow)
+                _LOG.info("shadow ready", extra={"fields": {"pipeline": name}})
 
     def _close(self, master: Arbiter, worker: Any) -> None:
         if worker.pid != os.getpid() or self._app is None:

@@ -13,26 +13,19 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.workers.gthread import ThreadWorker
 
-from serving.errors import OcrError
 from serving.http.context import new_request_id
 from serving.http.errors import code_of, error_body
-from serving.http.gunicorn.messages import WorkerEvents
 from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER, Header, TimedListener
 from serving.http.metrics import count_as
-from serving.http.registry import Registry, ServedPipeline
-from serving.models.probe import draw_text
-from serving.types import Image
 
 if TYPE_CHECKING:
     from serving.http.gunicorn.application import Generation
@@ -323,50 +316,3 @@ class _ResponseRecorder(io.BytesIO):
 
     def gettimeout(self) -> float:
         return 0.0
-
-
-def warmup_image() -> Image:
-    """A small page of text that every pipeline reads before it is ready, (480, 640, 3) uint8."""
-    return np.array(draw_text(480, 640))
-
-
-def load_in_background(
-    registry: Registry,
-    load: Callable[[str], ServedPipeline],
-    events: WorkerEvents,
-    *,
-    delay: float = 0.0,
-    warm_first: bool = False,
-    then: Callable[[], None] = lambda: None,
-) -> threading.Thread:
-    """Load the pipelines while the worker already answers /health; report the result.
-
-    delay: seconds to wait before. warm_first: warm the hot shapes before reporting. Otherwise after
-    it: the first seconds are slower, but begin seconds earlier. then: what can wait for all this.
-    """
-
-    def work() -> None:
-        time.sleep(delay)
-        try:
-            registry.open(load, warmup_image(), warm=warm_first)
-        except OcrError as error:
-            events.failed(str(error))
-        except BaseException as error:
-            _LOG.error("a pipeline does not load", exc_info=True)
-            events.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
-        else:
-            events.ready(registry.identities)
-            if not warm_first:
-                _warm(registry)
-            then()
-
-    thread = threading.Thread(target=work, name="loader", daemon=True)
-    thread.start()
-    return thread
-
-
-def _warm(registry: Registry) -> None:
-    try:
-        registry.warm()
-    except Exception:
-        _LOG.error("a pipeline does not warm up; it serves all the same", exc_info=True)

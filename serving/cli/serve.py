@@ -220,7 +220,7 @@ def command(
                     on_step=startup.report,
                 )
             from serving.http.gunicorn.application import read_generation
-            from serving.http.gunicorn.server import run
+            from serving.http.gunicorn.master import run
 
             first = read_generation(1, started)  # a wrong YAML or plan ends here
         if workers is None and threads is None:

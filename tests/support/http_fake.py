@@ -23,7 +23,7 @@ from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
 from serving.errors import EngineError, OcrError
 from serving.http.gunicorn import master
-from serving.http.gunicorn.server import run
+from serving.http.gunicorn.master import run
 from serving.http.settings import Settings
 from serving.types import Image, Line, Page
 

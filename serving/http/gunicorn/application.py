@@ -16,7 +16,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from serving.config.paddlex import ServedConfig, load_served
+from serving.config.paddlex import PaddleXConfig, ServedConfig, load_served
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
 from serving.errors import ConfigError, DeviceError, OcrError
@@ -242,6 +242,29 @@ class Application(BaseApplication):
         self._app.service.close()
 
 
+def load_built(
+    settings: Settings, name: str, config: ServedConfig, slot: int, on_batch: OnBatch
+) -> ServedPipeline:
+    """The `Load` of the engines that were built for the settings' YAML."""
+    # After the fork: vendors' libraries start threads, which do not survive one.
+    from serving.integrations.paddlex.served import PaddleXPipeline
+    from serving.plan.load import open_pipeline
+
+    if isinstance(config, PaddleXConfig):
+        return PaddleXPipeline(config, settings.models, settings.workers)
+    return open_pipeline(
+        config,
+        models=settings.models,
+        threads=settings.cores,
+        device=settings.device,
+        slot=slot,
+        on_batch=on_batch,
+        workers=settings.workers,
+        allow_cpu_fallback=settings.allow_cpu_fallback,
+        warm=False,
+    )
+
+
 def _max_connections(threads: int) -> int:
     """Connections that a worker with so many threads may hold.
 
@@ -250,10 +273,9 @@ def _max_connections(threads: int) -> int:
     """
     needed = _CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    allowed = needed if soft == resource.RLIM_INFINITY else min(soft, needed)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < _OTHER_FILES + threads:
         raise ConfigError(
             f"this process may open {allowed} files, and a worker needs {_OTHER_FILES + threads}; "

@@ -22,19 +22,31 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from serving.errors import ConfigError, OcrError
-from serving.http.gunicorn.application import Application, Generation, read_generation
+from serving.http.gunicorn import check_version
+from serving.http.gunicorn.application import (
+    Application,
+    Generation,
+    Load,
+    load_built,
+    read_generation,
+)
 from serving.http.gunicorn.messages import WorkerEvent
 from serving.http.gunicorn.worker import BLOCKED_AT_FORK, Worker
-from serving.http.metrics import forget_gauges
+from serving.http.logs import configure_logs
+from serving.http.metrics import forget_gauges, metrics_folder
+from serving.http.settings import Settings
+from serving.http.startup import bind, is_loopback
 from serving.machine import is_stopped
 
 _LOG = logging.getLogger("serving.http")
@@ -49,6 +61,44 @@ _KILL_DELAY = 10.0
 """Seconds for a worker without requests to end."""
 _STOP_TIME = 5.0
 """Seconds that a worker may be stopped by a signal; its callers wait, and nothing else helps."""
+
+
+def run(
+    settings: Settings,
+    load: Load | None = None,
+    first: Generation | None = None,
+    listener: socket.socket | None = None,
+) -> None:
+    """Serve until a signal ends it. Prints `ready http://HOST:PORT` once all workers can answer.
+
+    load: loads a pipeline by its name; default: the settings' YAML on the engines built for it.
+    first: the files to serve at first; default: read now. listener: of `bind`; default: bound now.
+    SIGTERM finishes the requests in progress; SIGINT and SIGQUIT do not. SIGHUP reloads all files.
+    Raises OcrError where the address is in use or a pipeline does not load.
+    """
+    check_version()
+    first = first or read_generation(1, settings)
+    listener = listener or bind(settings)
+    configure_logs()
+    if first.keys is None and not is_loopback(listener):
+        _LOG.warning(
+            "listening on %s without API keys: everyone who can reach it can use it",
+            settings.host,
+        )
+    application = Application(settings, load or partial(load_built, settings), listener)
+    master, pid = Master(application, first), os.getpid()
+    try:
+        with metrics_folder():
+            master.run()
+    except SystemExit as end:
+        if os.getpid() != pid:
+            raise  # in a worker; its events are for the master
+        late = (event.error for event in application.events.receive() if event.error)
+        failure = master.failure or next(late, None)
+        if failure is not None:
+            raise OcrError(failure) from None
+        if end.code:
+            raise OcrError(f"the server ended with status {end.code}; see its log") from None
 
 
 class Master(Arbiter):

@@ -62,6 +62,13 @@ _KILL_DELAY = 10.0
 _STOP_TIME = 5.0
 """Seconds that a worker may be stopped by a signal; its callers wait, and nothing else helps."""
 
+_STOPS: dict[int, str] = {
+    signal.SIGTERM: "stopping once the requests in progress are answered",
+    signal.SIGINT: "stopping at once",
+    signal.SIGQUIT: "stopping at once",
+}
+"""What is logged of the signals that end the server."""
+
 
 def run(
     settings: Settings,
@@ -99,6 +106,8 @@ def run(
             raise OcrError(failure) from None
         if end.code:
             raise OcrError(f"the server ended with status {end.code}; see its log") from None
+        if master.signalled:
+            _LOG.info("stopped")
 
 
 class Master(Arbiter):
@@ -111,6 +120,8 @@ class Master(Arbiter):
         super().__init__(application)
         self.failure: str | None = None
         """Why the server had to end."""
+        self.signalled = False
+        """Whether it ends because of a signal."""
         self._application = application
         self._current = first
         self._next: Generation | None = None
@@ -120,7 +131,6 @@ class Master(Arbiter):
         self._error: dict[str, str] | None = None
         self._problem: str | None = None
         """Why no worker can serve at the moment."""
-        self._signalled = False
         self._spawn_at = 0.0
         self.cfg.set("pre_fork", self._before_fork)
         self.cfg.set("child_exit", self._worker_exited)
@@ -137,6 +147,11 @@ class Master(Arbiter):
         """Wait for signals, and handle the events of workers meanwhile."""
         busy = self._next is not None or not all(worker.ready for worker in self._workers())
         signals: list[int] = super().wait_for_signals(0.1 if busy else timeout)
+        for number in signals:
+            if message := _STOPS.get(number):
+                self.signalled = True
+                name = signal.Signals(number).name
+                _LOG.info(message, extra={"fields": {"signal": name}})
         for event in self._application.events.receive():
             self._handle_event(event)
         return signals
@@ -176,32 +191,9 @@ class Master(Arbiter):
         except (RuntimeError, OSError) as error:
             raise ConfigError(f"--pidfile: {error}") from error
 
-    def handle_term(self) -> None:
-        self._stop_at("SIGTERM", "stopping once the requests in progress are answered")
-        super().handle_term()
-
-    def handle_int(self) -> None:
-        self._stop_at("SIGINT", "stopping at once")
-        super().handle_int()
-
-    def handle_quit(self) -> None:
-        self._stop_at("SIGQUIT", "stopping at once")
-        super().handle_quit()
-
-    def _stop_at(self, signal_name: str, message: str) -> None:
-        self._signalled = True
-        _LOG.info(message, extra={"fields": {"signal": signal_name}})
-
     def stop(self, graceful: bool = True) -> None:
         self._stopping = True
         super().stop(graceful)
-
-    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
-        try:
-            super().halt(reason, exit_status)
-        finally:
-            if self._signalled:
-                _LOG.info("stopped")
 
     def reap_workers(self) -> None:
         for worker in self._workers():

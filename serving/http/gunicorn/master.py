@@ -207,11 +207,9 @@ class Master(Arbiter):
         worker.spawned = time.monotonic()
         worker.slot = free_number(other.slot for other in self._workers_of(worker.generation))
         worker.number = free_number(other.number for other in self._workers())
-        if any(other.ready for other in self._workers()):
-            worker.pause_accepting()
+        worker.paused = any(other.ready for other in self._workers())
 
     def _worker_exited(self, master: Arbiter, worker: Worker) -> None:
-        worker.resume_accepting()
         forget_gauges(worker.number)
         if self._stopping:
             return
@@ -250,7 +248,7 @@ class Master(Arbiter):
             worker.generation.loaded = event.loaded
             worker.ready = True
             if worker.generation is self._current:
-                worker.resume_accepting()
+                self._let_accept(worker)
                 self._problem = None
                 if self._current.failures and self._all_ready(self._current):
                     _LOG.info("all workers are ready again")
@@ -335,7 +333,7 @@ class Master(Arbiter):
         self._spawn_at, self._problem = 0.0, None
         self._publish_state()  # first: the old workers look there how to end
         for worker in self._workers_of(new):
-            worker.resume_accepting()
+            self._let_accept(worker)
         for worker in self._workers_of(old):
             self._terminate_worker(worker, self._application.longest_request)
         _LOG.info("serving", extra={"fields": {"generation": new.number}})
@@ -364,6 +362,11 @@ class Master(Arbiter):
         )
 
     # Workers
+
+    def _let_accept(self, worker: Worker) -> None:
+        if worker.paused:
+            worker.paused = False
+            self.kill_worker(worker.pid, signal.SIGUSR2)
 
     def _terminate_worker(self, worker: Worker, seconds: float) -> None:
         """Let a worker finish its requests and end; kill it after so many seconds."""

@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import logging
-import os
 import select
 import selectors
 import signal
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("serving.http")
 
 BLOCKED_AT_FORK = (
-    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGHUP,
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGHUP, signal.SIGUSR2,
 )  # fmt: skip
 """Signals that wait until a new worker has handlers of its own: Gunicorn's default would end it."""
 
@@ -71,24 +70,8 @@ class Worker(ThreadWorker):
     """In the master: when it was last seen not stopped by a signal (`time.monotonic`)."""
     kill_at: float | None = None
     """In the master: when it is killed if it has not ended by then (`time.monotonic`)."""
-    _accept_event: int | None = None
-    """An eventfd that ends the pause; None when connections are accepted."""
-
-    def pause_accepting(self) -> None:
-        """In the master, before the fork: accept no connections until `resume_accepting`."""
-        self._accept_event = os.eventfd(0)
-
-    @property
-    def paused(self) -> bool:
-        """Whether it accepts no connections yet, because an older generation serves."""
-        return self._accept_event is not None
-
-    def resume_accepting(self) -> None:
-        """In the master: let the worker accept connections."""
-        if self._accept_event is not None:
-            os.eventfd_write(self._accept_event, 1)
-            os.close(self._accept_event)
-            self._accept_event = None
+    paused = False
+    """It accepts no connections yet, because others serve; until the master sends SIGUSR2."""
 
     def init_process(self) -> None:
         listeners: list[Any] = [TimedListener(listener) for listener in self.sockets]
@@ -107,17 +90,14 @@ class Worker(ThreadWorker):
     def init_signals(self) -> None:
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `pkill -HUP` is meant for the master
+        signal.signal(signal.SIGUSR2, self._resume)
+        signal.siginterrupt(signal.SIGUSR2, False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_FORK)
 
-    def run(self) -> None:
-        if self._accept_event is not None:
-            self.poller.register(self._accept_event, selectors.EVENT_READ, self._on_resume)
-        super().run()
-
-    def _on_resume(self, event: int) -> None:
-        self.poller.unregister(event)
-        os.close(event)
-        self._accept_event = None
+    def _resume(self, *_: object) -> None:
+        self.paused = False
+        if self.alive:
+            self.method_queue.defer(lambda: None)  # wakes the main loop, which accepts then
 
     # A connection has a thread only from a request's whole header to its answer. Before and after
     # that it waits in the poller, for a limited time.
@@ -256,8 +236,7 @@ class Worker(ThreadWorker):
         Gunicorn keeps them open to the end, and resets connections made in between. Once a newer
         generation serves, it accepts them instead.
         """
-        paused = self.paused
-        super().set_accept_enabled(bool(enabled and self.alive and not paused))
+        super().set_accept_enabled(bool(enabled and self.alive and not self.paused))
         if self.alive:
             return
         replaced = self.app.is_replaced
@@ -266,7 +245,7 @@ class Worker(ThreadWorker):
         listeners, self.sockets = self.sockets, []
         soon = time.monotonic() + _LINGER_TIME
         for listener in listeners:
-            while not replaced and not paused and select.select([listener], [], [], 0)[0]:
+            while not replaced and not self.paused and select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
                 if time.monotonic() > soon:  # no more files may be opened
                     break

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import logging
 import select
 import selectors
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.workers.gthread import ThreadWorker
 
-from serving.http.context import new_request_id
+from serving.http.context import raw_answer, request_id
 from serving.http.errors import code_of, error_body
 from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER, Header, TimedListener
 from serving.http.metrics import count_as
@@ -124,16 +123,14 @@ class Worker(ThreadWorker):
             conn.data_ready = True
             super().enqueue_req(conn)
         elif header is Header.TOO_LARGE:
-            most = f"the header is larger than {MAX_HEADER} bytes"
-            self._refuse(conn, "431 Request Header Fields Too Large", most)
+            self._refuse(conn, 431, f"the header is larger than {MAX_HEADER} bytes")
         else:
             then = partial(self._read_header, conn, deadline)
             self._wait(conn, selectors.EVENT_READ, deadline, then, self._header_is_late)
 
     def _header_is_late(self, conn: Any) -> None:
         if conn.sock.held:
-            late = f"the header has not arrived within {HEADER_TIME:.0f} s"
-            self._refuse(conn, "408 Request Timeout", late)
+            self._refuse(conn, 408, f"the header has not arrived within {HEADER_TIME:.0f} s")
         else:
             self._drop(conn)
 
@@ -161,10 +158,10 @@ class Worker(ThreadWorker):
         else:
             then()
 
-    def _refuse(self, conn: Any, status_line: str, message: str) -> None:
+    def _refuse(self, conn: Any, status: int, message: str) -> None:
         """Answer without a thread what has no whole header, and close."""
         try:
-            conn.sock.sendall(_error_response(status_line, message))
+            conn.sock.sendall(_error_answer(status, message))
         except OSError:
             self._drop(conn)
         else:
@@ -263,28 +260,18 @@ class Worker(ThreadWorker):
         """Answer in JSON what never reached the app, such as a malformed header."""
         recorder = _ResponseRecorder()
         super().handle_error(req, cast(Any, recorder), addr, exc)
-        status_line = recorder.getvalue().partition(b"\r\n")[0].decode("latin-1")
-        status_line = status_line.partition(" ")[2] or "500 Internal Server Error"
+        answer = recorder.getvalue().split()
+        status = int(answer[1]) if answer else 500
         if isinstance(exc, UnsupportedTransferCoding):  # Gunicorn: 501
-            status_line = "400 Bad Request"
-        message = f"malformed request: {exc}"
-        if status_line.startswith("5"):
-            message = "internal error"
+            status = 400
+        message = "internal error" if status >= 500 else f"malformed request: {exc}"
         with contextlib.suppress(OSError):
-            client.sendall(_error_response(status_line, message))
+            client.sendall(_error_answer(status, message))
 
 
-def _error_response(status_line: str, message: str) -> bytes:
-    """A whole answer, after which the connection is closed."""
-    request_id = new_request_id()
-    code = code_of(int(status_line.split()[0]))
-    body = json.dumps(error_body(code, message, request_id)).encode()
-    head = (
-        f"HTTP/1.1 {status_line}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"X-Request-Id: {request_id}\r\nServer-Timing: total;dur=0.0\r\n\r\n"
-    )
-    return head.encode() + body
+def _error_answer(status: int, message: str) -> bytes:
+    number = request_id()
+    return raw_answer(status, error_body(code_of(status), message, number), number)
 
 
 class _ResponseRecorder(io.BytesIO):

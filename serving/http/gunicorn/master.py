@@ -31,6 +31,7 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
+from prometheus_client.multiprocess import mark_process_dead
 
 from serving.errors import ConfigError, OcrError
 from serving.http.gunicorn import check_version
@@ -44,7 +45,7 @@ from serving.http.gunicorn.application import (
 from serving.http.gunicorn.messages import WorkerEvent
 from serving.http.gunicorn.worker import BLOCKED_AT_FORK, Worker
 from serving.http.logs import configure_logs
-from serving.http.metrics import forget_gauges, metrics_folder
+from serving.http.metrics import metrics_folder
 from serving.http.settings import Settings
 from serving.http.startup import bind, is_loopback
 from serving.machine import is_stopped
@@ -210,7 +211,7 @@ class Master(Arbiter):
         worker.paused = any(other.ready for other in self._workers())
 
     def _worker_exited(self, master: Arbiter, worker: Worker) -> None:
-        forget_gauges(worker.number)
+        mark_process_dead(worker.number)  # its gauges: what it had in progress has ended with it
         if self._stopping:
             return
         if worker.kill_at is not None:

@@ -286,15 +286,14 @@ class RuntimeCollector:
 
 def count_requests(app: Flask) -> None:
     """Count every request of `app`."""
-    app.after_request(_count)
 
-
-def _count(response: Response) -> Response:
-    service = current_app.extensions["ocr"]
-    seconds = time.perf_counter() - g.start
-    pipeline = _requested_pipeline(service.registry)
-    service.metrics.request_answered(pipeline, response.status_code, seconds)
-    return response
+    @app.after_request
+    def count(response: Response) -> Response:
+        service = current_app.extensions["ocr"]
+        seconds = time.perf_counter() - g.start
+        pipeline = _requested_pipeline(service.registry)
+        service.metrics.request_answered(pipeline, response.status_code, seconds)
+        return response
 
 
 def _requested_pipeline(registry: Registry) -> str:
@@ -307,13 +306,11 @@ def _requested_pipeline(registry: Registry) -> str:
 
 def _open_gpus() -> list[object]:
     """NVML's handles of the GPUs; none where NVML or a driver is missing."""
-    try:
+    with suppress(ImportError):
         import pynvml
 
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-    except ImportError:
-        return []
-    except pynvml.NVMLError:
-        return []
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            count = pynvml.nvmlDeviceGetCount()
+            return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    return []

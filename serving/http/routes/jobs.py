@@ -21,7 +21,7 @@ from serving.http.openapi import READING_ERRORS, Routes
 from serving.http.routes.ocr import NDJSON
 from serving.http.routes.paddlex import InferOptions
 from serving.http.service import Service
-from serving.http.uploads import check_json, first_finding, read_form
+from serving.http.uploads import first_finding, parse_json, read_form
 from serving.imaging.formats import RANGES_PATTERN
 from serving.output.pages import described
 
@@ -234,21 +234,18 @@ def _owner() -> str:
 def _read_body(body: Body) -> tuple[JobForm | JobUrl, bytes | Url, InferOptions]:
     """What is wanted, the document, and the overrides. Raises BadRequest, UnsupportedMedia."""
     kind, options = parse_options_header(request.content_type or "")
-    try:
-        if kind.lower() == "multipart/form-data":
-            files, texts = read_form(body, options.get("boundary", ""), 1, _TEXTS)
-            if len(files) > 1:
-                raise BadRequest(f"{len(files)} files; a job reads one")
+    if kind.lower() == "multipart/form-data":
+        files, texts = read_form(body, options.get("boundary", ""), 1, _TEXTS)
+        if len(files) > 1:
+            raise BadRequest(f"{len(files)} files; a job reads one")
+        try:
             form = JobForm.model_validate({"file": files[0], **texts})
-            check_json(form.optionalPayload.encode(), 1)
-            return form, form.file, InferOptions.model_validate_json(form.optionalPayload)
-        if kind.lower() == "application/json":
-            data = body.read()
-            check_json(data, 1)
-            wanted = JobUrl.model_validate_json(data)
-            return wanted, Url(wanted.fileUrl), wanted.optionalPayload
-    except ValidationError as error:
-        raise BadRequest(first_finding(error)) from None
+        except ValidationError as error:
+            raise BadRequest(first_finding(error)) from None
+        return form, form.file, parse_json(form.optionalPayload.encode(), InferOptions)
+    if kind.lower() == "application/json":
+        wanted = parse_json(body.read(), JobUrl)
+        return wanted, Url(wanted.fileUrl), wanted.optionalPayload
     raise UnsupportedMedia(
         f"unsupported Content-Type {kind[:60]}; send multipart/form-data with file and model, or "
         "application/json with fileUrl and model"

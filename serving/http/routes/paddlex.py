@@ -16,7 +16,7 @@ from serving.http.context import add_timing, json_response
 from serving.http.errors import ErrorAnswer
 from serving.http.openapi import READING_ERRORS, Routes
 from serving.http.service import ReadRequest, Service
-from serving.http.uploads import Base64OrUrl, check_json, first_finding
+from serving.http.uploads import Base64OrUrl, first_finding, parse_json
 from serving.output.paddlex import InferAnswer, infer_answer, pictures
 from serving.output.pages import described, read_pages, total_timing
 
@@ -90,12 +90,7 @@ def infer() -> Response:
     pipeline = service.registry.get(name)
     body = Body.of(request.environ)
     service.admit(body)
-    data = body.read()
-    check_json(data, 1)
-    try:
-        wanted = InferRequest.model_validate_json(data)
-    except ValidationError as error:
-        raise BadRequest(first_finding(error)) from None
+    wanted = parse_json(body.read(), InferRequest)
     options = wanted.options()
     draw = None if wanted.visualize is False else pictures
     [document] = service.fetch([wanted.file], request.environ)

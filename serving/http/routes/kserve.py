@@ -334,7 +334,8 @@ def _answer(name: str, wanted: TensorRequest, lines: Sequence[Line]) -> Response
             name=spec["name"], datatype=spec["datatype"], shape=[len(lines), *spec["shape"][1:]]
         )
         if binary[spec["name"]]:
-            behind.append(_packed(data) if spec["datatype"] == "BYTES" else _floats(data))
+            is_text = spec["datatype"] == "BYTES"
+            behind.append(_packed(data) if is_text else np.array(data, "<f4").tobytes())
             tensor["parameters"] = {"binary_data_size": len(behind[-1])}
         else:
             tensor["data"] = data
@@ -348,10 +349,6 @@ def _answer(name: str, wanted: TensorRequest, lines: Sequence[Line]) -> Response
         response = Response(b"".join([head, *behind]), mimetype="application/octet-stream")
         response.headers[_LENGTH] = str(len(head))
     return response
-
-
-def _floats(values: Sequence[float]) -> bytes:
-    return np.array(values, "<f4").tobytes()
 
 
 def _packed(texts: Sequence[str]) -> bytes:

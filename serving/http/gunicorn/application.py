@@ -70,11 +70,9 @@ class Generation:
 def read_generation(number: int, settings: Settings) -> Generation:
     """Read all that a SIGHUP reloads.
 
-    Raises ConfigError, PlanError, EngineError where PaddleX is needed and not installed, and, of a
-    shadow, ModelError and DeviceError.
+    Raises what `read_files` does, PlanError and, of a shadow, ModelError and DeviceError.
     """
-    configs = {name: load_served(path) for name, path in settings.pipelines.items()}
-    shadows = {name: read_shadow(configs[name], path) for name, path in settings.shadows.items()}
+    configs, shadows, keys = read_files(settings)
     for shadow in shadows.values():  # here, because what a worker cannot load is only logged
         try:
             check_plan(shadow, settings.models, settings.cores, settings.device)
@@ -82,8 +80,6 @@ def read_generation(number: int, settings: Settings) -> Generation:
             if not settings.allow_cpu_fallback:
                 raise
     ours = [config for config in configs.values() if isinstance(config, PipelineConfig)]
-    for config in configs.values():
-        check_served(config, settings.device)
     planned = planned_workers(
         settings.models,
         ours,
@@ -95,13 +91,27 @@ def read_generation(number: int, settings: Settings) -> Generation:
         number,
         configs,
         shadows,
-        keys=read_keys(settings.api_keys_file) if settings.api_keys_file else None,
+        keys,
         planned=planned if len(ours) == len(configs) else 1,  # PaddleX's memory was not measured
     )
 
 
-def read_shadow(served: ServedConfig, path: Path) -> PipelineConfig:
-    """The shadow, of that YAML, of a pipeline. Raises ConfigError."""
+def read_files(
+    settings: Settings,
+) -> tuple[dict[str, ServedConfig], dict[str, PipelineConfig], Keys | None]:
+    """The pipelines, the shadows and the keys, without a look at models or plans.
+
+    Raises ConfigError, and EngineError where PaddleX is needed and not installed.
+    """
+    configs = {name: load_served(path) for name, path in settings.pipelines.items()}
+    shadows = {name: _read_shadow(configs[name], path) for name, path in settings.shadows.items()}
+    for config in (*configs.values(), *shadows.values()):
+        check_served(config, settings.device)
+    keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
+    return configs, shadows, keys
+
+
+def _read_shadow(served: ServedConfig, path: Path) -> PipelineConfig:
     shadow = load_served(path)
     if isinstance(served, PipelineConfig) and isinstance(shadow, PipelineConfig):
         return shadow

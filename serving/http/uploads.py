@@ -132,14 +132,15 @@ def _check_part(part: MultipartSegment, texts: Collection[str]) -> None:
     """Raise BadRequest for a part that is no file, or in another field."""
     named = any("filename" in value for name, value in part.headerlist if name != "Content-Type")
     is_file = named or (part.content_type or "").startswith(_FILE_TYPES)
-    if part.name in _FIELDS and not is_file:
-        raise BadRequest(f"the field {part.name} is text, not a file; {_WAYS}")
-    if part.name not in _FIELDS and (is_file or part.name not in texts):
-        what = "a file in" if is_file else "unknown form"
-        hint = "the field is image or file" if is_file else "options go into the query string"
-        if texts and not is_file:
-            hint = f"known are file, {', '.join(texts)}"
-        raise BadRequest(f"{what} field {part.name[:60]!r}; {hint}")
+    if part.name in _FIELDS:
+        if not is_file:
+            raise BadRequest(f"the field {part.name} is text, not a file; {_WAYS}")
+    elif is_file:
+        raise BadRequest(f"a file in field {part.name[:60]!r}; the field is image or file")
+    elif part.name not in texts:
+        known = ", ".join(("file", *texts))
+        hint = f"known are {known}" if texts else "options go into the query string"
+        raise BadRequest(f"unknown form field {part.name[:60]!r}; {hint}")
 
 
 def _decoded(value: Any) -> bytes | Url:

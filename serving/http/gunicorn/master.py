@@ -291,7 +291,6 @@ class Master(Arbiter):
             elif now > worker.stopped + _STOP_TIME:
                 _LOG.error("a worker (process %d) was stopped by a signal: killing it", worker.pid)
                 self.kill_worker(worker.pid, signal.SIGKILL)
-        for worker in self._ending():
             if worker.kill_at is not None and now > worker.kill_at:
                 self.kill_worker(worker.pid, signal.SIGKILL)
         if not self._ready and self._all_ready(self._current):

@@ -35,16 +35,17 @@ class App(OpenAPI):
 
 def create_app(
     settings: Settings,
-    pipelines: Registry,
     admission: Admission | None = None,
     state: Callable[[], Mapping[str, Any]] = dict,
+    problem: Callable[[], str | None] = lambda: None,
     keys: Keys | None = None,
 ) -> App:
     """Build the app of one worker process.
 
-    pipelines: may still be empty; until they are loaded, requests get 503.
+    Until `app.service.registry` has loaded the pipelines, requests get 503.
     admission: shared by all workers, made before the fork; without it, this worker's own.
     state: what GET /ocr/v1 shows beside the pipelines: the generation, the last reload.
+    problem: why no worker is ready, if the master knows.
     keys: of which every request needs one; without it, none.
     Close `app.service` at the end.
     """
@@ -58,7 +59,8 @@ def create_app(
         static_folder=None,
     )
     app.url_map.strict_slashes = False
-    app.service = Service(settings, pipelines, admission or Admission(settings.permits))
+    registry = Registry(tuple(settings.pipelines), problem)
+    app.service = Service(settings, registry, admission or Admission(settings.permits))
     app.extensions["ocr"] = app.service
     app.extensions["ocr.state"] = state
     context.register(app)

@@ -43,11 +43,10 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    registry = Registry(("accurate", "second"))
     settings = Settings(pipelines={"accurate": Path(), "second": Path()}, max_pages=3)
-    app = create_app(settings, registry)
+    app = create_app(settings)
     count = app.service.metrics.engine_called
-    registry.open(lambda name: FakeReader(name, on_batch=partial(count, name)))
+    app.service.registry.open(lambda name: FakeReader(name, on_batch=partial(count, name)))
     yield Client(app)
     app.service.close()
 

@@ -14,7 +14,6 @@ from http_fake import Client, FakeReader, picture
 from PIL import Image
 
 from serving.http.app import App, create_app
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 
 FILES = Path(__file__).resolve().parents[2] / "serving" / "http" / "page"
@@ -23,7 +22,7 @@ URL = "/ocr/v1/accurate"
 
 @pytest.fixture
 def app() -> Iterator[App]:
-    app = create_app(Settings(pipelines={"accurate": Path()}), Registry(("accurate",)))
+    app = create_app(Settings(pipelines={"accurate": Path()}))
     yield app
     app.service.close()
 

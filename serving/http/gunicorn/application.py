@@ -27,7 +27,7 @@ from serving.http.gunicorn.worker import Worker
 from serving.http.keys import Keys, read_keys
 from serving.http.logs import GunicornLogger
 from serving.http.metrics import remove_metrics
-from serving.http.registry import Registry, ServedPipeline
+from serving.http.registry import ServedPipeline
 from serving.http.service import Service
 from serving.http.settings import Settings
 from serving.integrations.paddlex.served import check_served
@@ -168,9 +168,12 @@ class Application(BaseApplication):
 
     def load(self) -> Any:
         """In a worker: the app, with no pipelines yet."""
-        registry = Registry(tuple(self.settings.pipelines), self._problem)
         self._app = create_app(
-            self.settings, registry, self._admission, self._reload_state, self.generation.keys
+            self.settings,
+            self._admission,
+            self._reload_state,
+            self._problem,
+            self.generation.keys,
         )
         return self._app
 

@@ -23,7 +23,6 @@ from serving.http.settings import Settings
 class _Json(DefaultJSONProvider):
     ensure_ascii = False
     sort_keys = False
-    compact = True
 
 
 class App(OpenAPI):

@@ -90,7 +90,7 @@ def test_the_package_does_not_import_benchmarks(repo: Path) -> None:
 
 def test_a_server_does_not_load_what_scores_texts_and_boxes() -> None:
     """Its libraries would make every start slower; builds, evaluations and shadows need them."""
-    program = "import sys, serving.http.gunicorn.server, serving.http.app; print(*sys.modules)"
+    program = "import sys, serving.http.gunicorn.master, serving.http.app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"serving.scores", "shapely", "rapidfuzz"} & set(done.stdout.split())

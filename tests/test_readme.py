@@ -13,7 +13,7 @@ from docs_text import links, pages, programs
 from serving import OcrPipeline, PageResult, load_pipeline
 from serving.config import load_config
 from serving.http.errors import TABLE
-from serving.http.schemas import OcrQuery
+from serving.http.routes.ocr import OcrQuery
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from serving.cli.prepare import lacking, prepare
 
 if TYPE_CHECKING:
     from serving.download import HostPattern
-    from serving.http.settings import Settings
 
 
 def _url_hosts(text: str) -> tuple[HostPattern, ...]:
@@ -191,17 +190,21 @@ def command(
         **settings,
     )
     if check:
-        _check(started)
+        from serving.http.gunicorn.application import read_files
+
+        read_files(started)
         bind(started).close()
         return
     signal.signal(signal.SIGTERM, _stop)  # process 1 of a container would ignore it
     planned_cores = None if threads is None else cores
     with bind(started) as listener:
         with StartupServer(listener) as startup:
+            from serving.http.gunicorn.application import read_files, read_generation
+
             yamls = (*started.pipelines.values(), *started.shadows.values())
             own = [path for path in yamls if build or shipped(path)]
             if todo := lacking(own, started.models, planned_cores, started.device):
-                _check(started)
+                read_files(started)  # what is wrong there ends here, and not after a build
                 prepare(
                     todo,
                     started.models,
@@ -210,8 +213,7 @@ def command(
                     may_fail=started.allow_cpu_fallback,  # the server itself names what is missing
                     on_step=startup.report,
                 )
-            from serving.http.gunicorn.application import read_generation
-            from serving.http.gunicorn.server import run
+            from serving.http.gunicorn.master import run
 
             first = read_generation(1, started)  # a wrong YAML or plan ends here
         if workers is None and threads is None:
@@ -222,18 +224,3 @@ def command(
 
 def _stop(*_: object) -> None:
     raise click.exceptions.Exit(128 + signal.SIGTERM)
-
-
-def _check(settings: Settings) -> None:
-    """Raise ConfigError for what would keep the server from starting, beside models and port."""
-    from serving.config.paddlex import load_served
-    from serving.http.gunicorn.application import read_shadow
-    from serving.http.keys import read_keys
-    from serving.integrations.paddlex.served import check_served
-
-    configs = {name: load_served(path) for name, path in settings.pipelines.items()}
-    shadows = [read_shadow(configs[name], path) for name, path in settings.shadows.items()]
-    for config in (*configs.values(), *shadows):
-        check_served(config, settings.device)
-    if settings.api_keys_file is not None:
-        read_keys(settings.api_keys_file)

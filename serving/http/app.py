@@ -15,7 +15,7 @@ from serving.http.admission import Admission
 from serving.http.body import BodyGuard
 from serving.http.keys import Keys, require_keys
 from serving.http.registry import Registry
-from serving.http.routes import BLUEPRINTS, page
+from serving.http.routes import docs, jobs, kserve, ocr, paddlex, page, status
 from serving.http.service import Service
 from serving.http.settings import Settings
 
@@ -23,7 +23,6 @@ from serving.http.settings import Settings
 class _Json(DefaultJSONProvider):
     ensure_ascii = False
     sort_keys = False
-    compact = True
 
 
 class App(OpenAPI):
@@ -35,16 +34,17 @@ class App(OpenAPI):
 
 def create_app(
     settings: Settings,
-    pipelines: Registry,
     admission: Admission | None = None,
     state: Callable[[], Mapping[str, Any]] = dict,
+    problem: Callable[[], str | None] = lambda: None,
     keys: Keys | None = None,
 ) -> App:
     """Build the app of one worker process.
 
-    pipelines: may still be empty; until they are loaded, requests get 503.
+    Until `app.service.registry` has loaded the pipelines, requests get 503.
     admission: shared by all workers, made before the fork; without it, this worker's own.
     state: what GET /ocr/v1 shows beside the pipelines: the generation, the last reload.
+    problem: why no worker is ready, if the master knows.
     keys: of which every request needs one; without it, none.
     Close `app.service` at the end.
     """
@@ -58,7 +58,8 @@ def create_app(
         static_folder=None,
     )
     app.url_map.strict_slashes = False
-    app.service = Service(settings, pipelines, admission or Admission(settings.permits))
+    registry = Registry(tuple(settings.pipelines), problem)
+    app.service = Service(settings, registry, admission or Admission(settings.permits))
     app.extensions["ocr"] = app.service
     app.extensions["ocr.state"] = state
     context.register(app)
@@ -68,8 +69,8 @@ def create_app(
     if settings.allow_origins:
         exposed = ["X-Request-Id", "Server-Timing", "Retry-After", "X-OCR-Hint"]
         CORS(app, origins=settings.allow_origins, expose_headers=exposed)
-    for blueprint in BLUEPRINTS:
-        app.register_api(blueprint)
+    for group in (ocr, paddlex, jobs, kserve, status, docs):
+        app.register_api(group.blueprint)
     app.register_blueprint(page.blueprint)  # for people: no part of the API
     app.wsgi_app = BodyGuard(app.wsgi_app, settings)  # type: ignore[method-assign]
     return app

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
@@ -32,19 +32,12 @@ _DRAIN_FACTOR = 4
 """A refused body, which may be refused for its size, is read up to so many times the limit."""
 
 
-class Readable(Protocol):
-    """What WSGI gives as input."""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; none at the end."""
-
-
 class Body:
     """Reads a body piece by piece within a limit of bytes and of time."""
 
     def __init__(
         self,
-        stream: Readable,
+        stream: IO[bytes],
         *,
         length: int | None,
         settings: Settings,

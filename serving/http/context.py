@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, current_app, g, request
@@ -31,14 +33,24 @@ def json_response(data: Any, status: int = 200) -> Response:
     return Response(text + "\n", status=status, mimetype="application/json")
 
 
-def request_id(given: str) -> str:
-    """The caller's own X-Request-Id where it is short and plain, else a new one."""
-    return given if _SANE.fullmatch(given) else new_request_id()
+def raw_answer(status: int, body: Any, request_id: str) -> bytes:
+    """An answer to what never reaches the app; the connection is closed after it."""
+    data = json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    lines = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(data)}",
+        f"X-Request-Id: {request_id}",
+        "X-Content-Type-Options: nosniff",
+        "Server-Timing: total;dur=0.0",
+        "Connection: close\r\n\r\n",
+    )
+    return "\r\n".join(lines).encode() + data
 
 
-def new_request_id() -> str:
-    """32 hexadecimal digits."""
-    return uuid.uuid4().hex
+def request_id(given: str = "") -> str:
+    """The caller's own X-Request-Id where it is short and plain; else 32 hexadecimal digits."""
+    return given if _SANE.fullmatch(given) else uuid.uuid4().hex
 
 
 def _begin() -> None:

@@ -162,7 +162,7 @@ class Spool:
         making = self.folder / f".{job_id}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(self.folder):  # room is counted and taken by one at a time
+            with locked(self.folder):  # room is counted and taken by one at a time
                 self.expire()
                 self.check_room(_JOB_BYTES + len(document) + total * _PAGE_BYTES)
                 making.mkdir(mode=0o700)
@@ -219,7 +219,7 @@ class Spool:
     def _claim(self, held: ExitStack) -> Job | None:
         for job_id in self._unended():
             with suppress(FileNotFoundError), ExitStack() as lock:
-                if lock.enter_context(_locked(self.folder / job_id, wait=False)):
+                if lock.enter_context(locked(self.folder / job_id, wait=False)):
                     job = self._find(job_id)
                     if job is not None and (job.folder / "document").exists():
                         held.enter_context(lock.pop_all())
@@ -253,8 +253,8 @@ class Spool:
                     if now > folder.stat().st_mtime + _UNFINISHED:
                         shutil.rmtree(folder, ignore_errors=True)
                 elif now > (folder / "state.json").stat().st_mtime + self._seconds:
-                    with _locked(folder, wait=False) as locked:
-                        if locked:
+                    with locked(folder, wait=False) as is_free:
+                        if is_free:
                             _remove(folder)
 
     def collect(self) -> Iterator[Metric]:
@@ -369,7 +369,7 @@ class JobRunner:
 
 
 @contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the folder's lock for the `with` block; whether it was free, where it does not wait."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -8,7 +8,6 @@ worker goes on counting where an earlier one of its number stopped.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -31,9 +30,10 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from serving.http.jobs import locked
 from serving.http.registry import Registry
 from serving.types import Page
 
@@ -68,37 +68,22 @@ def metrics_folder() -> Iterator[None]:
     master = os.getpid()
     parent = _SHM if _SHM.is_dir() else Path(tempfile.gettempdir())
     for folder in parent.glob(f"{_PREFIX}*"):
-        if time.time() - folder.stat().st_mtime > _STARTING and _is_abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError), locked(folder, wait=False) as abandoned:  # or another user's
+            if abandoned and time.time() - folder.stat().st_mtime > _STARTING:
+                shutil.rmtree(folder, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    lock = os.open(folder, os.O_RDONLY)  # the workers inherit it, and may outlive a killed master
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    os.environ[_FOLDER] = str(folder)
-    try:
-        yield
-    finally:
-        if os.getpid() == master:  # a forked worker leaves this block as well
-            os.close(lock)
-            remove_metrics()
+    with locked(folder):  # the workers inherit the lock, and may outlive a killed master
+        os.environ[_FOLDER] = str(folder)
+        try:
+            yield
+        finally:
+            if os.getpid() == master:  # a forked worker leaves this block as well
+                remove_metrics()
 
 
 def remove_metrics() -> None:
     """When the server has ended, or in a worker whose master was killed."""
     shutil.rmtree(os.environ.pop(_FOLDER, ""), ignore_errors=True)
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError:  # another user's, or gone
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(lock)
-    return True
 
 
 def count_as(number: int, pipelines: int) -> None:
@@ -118,11 +103,6 @@ def count_as(number: int, pipelines: int) -> None:
         values.ValueClass = values.MutexValue
     else:
         values.ValueClass = values.MultiProcessValue(lambda: number)
-
-
-def forget_gauges(number: int) -> None:
-    """In the master: the worker of this number has ended, and what it had in progress with it."""
-    mark_process_dead(number)
 
 
 class Metrics:
@@ -306,15 +286,14 @@ class RuntimeCollector:
 
 def count_requests(app: Flask) -> None:
     """Count every request of `app`."""
-    app.after_request(_count)
 
-
-def _count(response: Response) -> Response:
-    service = current_app.extensions["ocr"]
-    seconds = time.perf_counter() - g.start
-    pipeline = _requested_pipeline(service.registry)
-    service.metrics.request_answered(pipeline, response.status_code, seconds)
-    return response
+    @app.after_request
+    def count(response: Response) -> Response:
+        service = current_app.extensions["ocr"]
+        seconds = time.perf_counter() - g.start
+        pipeline = _requested_pipeline(service.registry)
+        service.metrics.request_answered(pipeline, response.status_code, seconds)
+        return response
 
 
 def _requested_pipeline(registry: Registry) -> str:
@@ -327,13 +306,11 @@ def _requested_pipeline(registry: Registry) -> str:
 
 def _open_gpus() -> list[object]:
     """NVML's handles of the GPUs; none where NVML or a driver is missing."""
-    try:
+    with suppress(ImportError):
         import pynvml
 
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-    except ImportError:
-        return []
-    except pynvml.NVMLError:
-        return []
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            count = pynvml.nvmlDeviceGetCount()
+            return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    return []

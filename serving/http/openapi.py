@@ -54,7 +54,7 @@ class Routes(APIBlueprint):
             name,
             import_name,
             abp_tags=[Tag(name=tag)],
-            operation_id_callback=_operation_id,
+            operation_id_callback=lambda *, name, **_: name,
             **options,
         )
 
@@ -134,34 +134,25 @@ def _schemas(kind: Any, mode: JsonSchemaMode) -> tuple[dict[str, Any], dict[str,
     return found["it", mode], {name: Schema(**schema) for name, schema in components.items()}
 
 
-def _operation_id(*, name: str, **_: Any) -> str:
-    return name
-
-
 def document(app: Flask) -> dict[str, Any]:
     """All that is served, as OpenAPI 3.1."""
     api: dict[str, Any] = app.api_doc  # type: ignore[attr-defined]
     api["servers"] = [{"url": "."}]  # relative to this document, also behind a path prefix
     names = {"type": "string", "enum": list(app.extensions["ocr"].registry.names)}
-    for operations in api["paths"].values():
+    has_keys = app.extensions["ocr.keys"] is not None
+    if has_keys:
+        api["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+    for path, operations in api["paths"].items():
         for operation in operations.values():
+            if has_keys and not is_open(path):
+                operation["security"] = [{"bearer": []}, {"header": []}]
             for item in operation.get("parameters", ()):
                 if (item["in"], item["name"]) == ("path", "name"):
                     item["schema"] = names
-    if app.extensions["ocr.keys"] is not None:
-        _require_keys(api)
     return api
-
-
-def _require_keys(api: dict[str, Any]) -> None:
-    api["components"]["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    }
-    for path, operations in api["paths"].items():
-        if not is_open(path):
-            for operation in operations.values():
-                operation["security"] = [{"bearer": []}, {"header": []}]
 
 
 def parse_query(args: MultiDict[str, str], model: type[Query]) -> Query:

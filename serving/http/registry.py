@@ -3,14 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NotRequired, Protocol, cast
 
+import numpy as np
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 from werkzeug.exceptions import NotFound
 
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.errors import BadRequest, NotReady
-from serving.http.schemas import ModelAnswer, PipelineAnswer, PlanAnswer
+from serving.models.probe import draw_text
+from serving.output.pages import described
 from serving.types import Image, Page
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True, extra="allow"))
+class EngineAnswer(TypedDict):
+    """What a model runs on."""
+
+    name: NotRequired[str]
+    """As `ocr-hpi plan` prints it; on a CPU, 2x4 is 2 streams of 4 threads each."""
+    backend: str
+    precision: NotRequired[str]
+    streams: NotRequired[int]
+    """Calls that run side by side."""
+    threads: NotRequired[int]
+    """Threads of all streams together."""
+    options: NotRequired[dict[str, Any]]
+    """Settings in the backend's own words."""
+
+
+@described
+class ModelAnswer(TypedDict):
+    """One model and the engine in force."""
+
+    model: str
+    engine: EngineAnswer
+
+
+@described
+class MeasuredAnswer(TypedDict):
+    """What was measured of one model's engine."""
+
+    ms: float | None
+    """Shortest time of the model's share of the calibration pages."""
+    figures: dict[str, float]
+    """What the accuracy gate found against float32 ONNX Runtime."""
+
+
+@described
+class WorkersAnswer(TypedDict):
+    """What so many worker processes, which share the cores, read together."""
+
+    workers: int
+    pages_per_second: float | None
+    latency_ms: float | None
+    """Of a single request."""
+    memory_mb: dict[str, int]
+    """MiB of one process at most: `memory` and, with a GPU, `GPU memory`."""
+    chosen: bool
+    reason: str
+    """Why it was not chosen, or not measured."""
+    noise: float
+    """Relative spread of the measurements where they left the choice open, else 0."""
+
+
+@described
+class PlanAnswer(TypedDict):
+    """The engine plan in force, as it was measured on this machine."""
+
+    key: str
+    made: str
+    cores: int
+    pages_per_second: NotRequired[float]
+    latency_ms: NotRequired[float]
+    """Of a single request with a whole page."""
+    small_latency_ms: NotRequired[float]
+    """Of a single request with a small picture."""
+    models: dict[str, MeasuredAnswer]
+    workers: int
+    """Worker processes that `serve` starts unless it is told a number; for each of several GPUs."""
+    worker_trials: list[WorkersAnswer]
+
+
+@described
+class PipelineAnswer(TypedDict):
+    """One pipeline that is served."""
+
+    name: str
+    url: str
+    """Relative to this address, so that it holds behind a proxy with a path prefix."""
+    ready: bool
+    models: NotRequired[dict[str, ModelAnswer]]
+    """By section of the pipeline's YAML, once loaded."""
+    plan: NotRequired[PlanAnswer]
 
 
 class ServedPipeline(Protocol):
@@ -40,6 +126,11 @@ class ServedPipeline(Protocol):
         """Free the engines."""
 
 
+def warmup_image() -> Image:
+    """A small page of text that every pipeline reads before it is ready, (480, 640, 3) uint8."""
+    return np.array(draw_text(480, 640))
+
+
 class Registry:
     """Pipelines by name, in the order given. Each appears once it has read a warm-up image."""
 
@@ -52,13 +143,12 @@ class Registry:
         self._pipelines: dict[str, ServedPipeline] = {}
         self._of_paddlex: set[str] = set()
 
-    def open(
-        self, load: Callable[[str], ServedPipeline], image: Image, *, warm: bool = False
-    ) -> None:
-        """Load every pipeline and let it read `image`; warm it first if so asked.
+    def open(self, load: Callable[[str], ServedPipeline], *, warm: bool = False) -> None:
+        """Load every pipeline and let it read a page; warm it first if so asked.
 
         Raises what `load`, `warm` and `read` raise.
         """
+        image = warmup_image()
         for name in self.names:
             pipeline = load(name)
             if warm:

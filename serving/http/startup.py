@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import re
 import socket
 import threading
 from contextlib import suppress
-from http import HTTPStatus
 
 from serving.errors import ConfigError, NotReady
-from serving.http.context import request_id
+from serving.http.context import raw_answer, request_id
 from serving.http.errors import error_answer
 from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER
 from serving.http.settings import Settings
@@ -132,13 +130,4 @@ class StartupServer:
         status, body = 200, {"status": "live"}
         if head.split()[1:2] != [b"/health/live"]:
             status, body = error_answer(NotReady(f"not ready yet: {self._step}"), number)
-        data = json.dumps(body, ensure_ascii=False).encode() + b"\n"
-        lines = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(data)}",
-            f"X-Request-Id: {number}",
-            "X-Content-Type-Options: nosniff",
-            "Connection: close\r\n\r\n",
-        )
-        return "\r\n".join(lines).encode() + data
+        return raw_answer(status, body, number)

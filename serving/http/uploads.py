@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from multipart import (
     MultipartError,
@@ -39,6 +39,8 @@ class FormBody(BaseModel):
     file: list[bytes] = Field(default_factory=list)
 
 
+Model = TypeVar("Model", bound=BaseModel)
+
 _FIELDS = tuple(FormBody.model_fields)
 _RAW = ("application/pdf", "application/octet-stream")
 _IMAGES = tuple(f"image/{kind}" for kind in ("jpeg", "png", "webp", "bmp", "tiff", "gif"))
@@ -70,7 +72,8 @@ def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes |
     if kind == "multipart/form-data":
         documents = [*read_form(body, options.get("boundary", ""), max_images)[0]]
     elif kind == "application/json":
-        documents = _json(body.read(), max_images)
+        given = parse_json(body.read(), JsonBody, max_images=max_images, hint=f"; {_WAYS}")
+        documents = given.images or [given.image]
     elif not kind or kind.startswith("image/") or kind in _RAW:
         documents = [body.read()]
     else:
@@ -129,14 +132,15 @@ def _check_part(part: MultipartSegment, texts: Collection[str]) -> None:
     """Raise BadRequest for a part that is no file, or in another field."""
     named = any("filename" in value for name, value in part.headerlist if name != "Content-Type")
     is_file = named or (part.content_type or "").startswith(_FILE_TYPES)
-    if part.name in _FIELDS and not is_file:
-        raise BadRequest(f"the field {part.name} is text, not a file; {_WAYS}")
-    if part.name not in _FIELDS and (is_file or part.name not in texts):
-        what = "a file in" if is_file else "unknown form"
-        hint = "the field is image or file" if is_file else "options go into the query string"
-        if texts and not is_file:
-            hint = f"known are file, {', '.join(texts)}"
-        raise BadRequest(f"{what} field {part.name[:60]!r}; {hint}")
+    if part.name in _FIELDS:
+        if not is_file:
+            raise BadRequest(f"the field {part.name} is text, not a file; {_WAYS}")
+    elif is_file:
+        raise BadRequest(f"a file in field {part.name[:60]!r}; the field is image or file")
+    elif part.name not in texts:
+        known = ", ".join(("file", *texts))
+        hint = f"known are {known}" if texts else "options go into the query string"
+        raise BadRequest(f"unknown form field {part.name[:60]!r}; {hint}")
 
 
 def _decoded(value: Any) -> bytes | Url:
@@ -179,10 +183,6 @@ class JsonBody(BaseModel):
             raise ValueError('give either "image" or "images"')
         return self
 
-    def documents(self) -> list[bytes | Url]:
-        """What was sent, in order."""
-        return self.images or [self.image]
-
 
 BODIES = {
     "multipart/form-data": FormBody,
@@ -199,24 +199,23 @@ def first_finding(error: ValidationError) -> str:
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def check_json(data: bytes, max_values: int) -> None:
-    """Refuse JSON that would cost much more to parse than it has bytes, before it is parsed.
+def parse_json(
+    data: bytes, model: type[Model], *, max_images: int = 1, strict: bool = False, hint: str = ""
+) -> Model:
+    """Check a body of JSON. Raises BadRequest.
 
-    A caller's array of a million numbers becomes a million objects, or errors. Raises BadRequest.
+    JSON that would cost much more to parse than it has bytes is refused before it is parsed: a
+    caller's array of a million numbers becomes a million objects, or errors.
     """
     marks = sum(map(data.count, (b",", b"[", b"{")))
-    if marks > 4 * max_values + _MAX_MARKS or _LONG_NUMBER.search(data):
+    if marks > 4 * max_images + _MAX_MARKS or _LONG_NUMBER.search(data):
         raise BadRequest(
-            f"the JSON has more values than a request of {max_values} images (--max-pages), or a "
+            f"the JSON has more values than a request of {max_images} images (--max-pages), or a "
             f"number of 30 digits; {_WAYS}"
         )
-
-
-def _json(data: bytes, max_images: int) -> list[bytes | Url]:
-    check_json(data, max_images)
     try:
-        return JsonBody.model_validate_json(data).documents()
+        return model.model_validate_json(data, strict=strict)
     except ValidationError as error:
         where = error.errors(include_input=False, include_url=False)[0]["loc"]
         index = next((part for part in where if isinstance(part, int)), None)
-        raise BadRequest(f"{first_finding(error)}; {_WAYS}", index=index) from None
+        raise BadRequest(first_finding(error) + hint, index=index) from None

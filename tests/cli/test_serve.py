@@ -23,7 +23,7 @@ def started(monkeypatch: pytest.MonkeyPatch, repo: Path) -> list[Settings]:
     """The settings that the server would start with."""
     seen: list[Settings] = []
     monkeypatch.setattr(
-        "serving.http.gunicorn.server.run", lambda settings, first, listener: seen.append(settings)
+        "serving.http.gunicorn.master.run", lambda settings, first, listener: seen.append(settings)
     )
     monkeypatch.setattr(  # the port of the settings may be another server's
         "serving.http.startup.bind", lambda settings: socket.create_server(("127.0.0.1", 0))

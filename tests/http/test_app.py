@@ -18,16 +18,14 @@ from serving import errors
 from serving.errors import EngineError, OcrError
 from serving.http.app import App, create_app
 from serving.http.errors import TABLE
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.keys import Keys
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 
 
 @pytest.fixture
 def app() -> Iterator[App]:
     settings = Settings(pipelines={"accurate": Path()})
-    app = create_app(settings, Registry(("accurate",)))
+    app = create_app(settings)
     yield app
     app.service.close()
 
@@ -39,7 +37,7 @@ def client(app: App) -> FlaskClient:
 
 def load(app: App) -> FakeReader:
     reader = FakeReader()
-    app.service.registry.open(lambda name: reader, warmup_image())
+    app.service.registry.open(lambda name: reader)
     return reader
 
 
@@ -104,7 +102,7 @@ def test_a_pipeline_that_cannot_read_the_warm_up_image_is_not_ready(app: App) ->
             raise EngineError("broken")
 
     with pytest.raises(EngineError):
-        app.service.registry.open(lambda name: Broken(), warmup_image())
+        app.service.registry.open(lambda name: Broken())
     assert not app.service.registry.ready
 
 
@@ -133,9 +131,7 @@ def test_a_bug_is_a_500_that_tells_the_caller_nothing(
 
 
 def test_busy_says_when_to_come_back(tmp_path: Path) -> None:
-    app = create_app(
-        Settings(pipelines={"accurate": Path()}, threads=1, queue=0), Registry(("accurate",))
-    )
+    app = create_app(Settings(pipelines={"accurate": Path()}, threads=1, queue=0))
     load(app)
     sender = SimpleNamespace(lag=0.0, evict=lambda: None)
     give_back = app.service.admission.admit(sender)
@@ -149,9 +145,9 @@ def test_busy_says_when_to_come_back(tmp_path: Path) -> None:
 
 def test_what_waits_too_long_is_a_504(tmp_path: Path) -> None:
     settings = Settings(pipelines={"accurate": Path()}, threads=1, timeout=0.05, page_time=0.05)
-    app = create_app(settings, Registry(("accurate",)))
+    app = create_app(settings)
     gate = tmp_path / "gate"
-    app.service.registry.open(lambda name: FakeReader(gate=gate), warmup_image())
+    app.service.registry.open(lambda name: FakeReader(gate=gate))
     first = threading.Thread(
         target=lambda: Client(app).post("/ocr/v1/accurate", data=picture(colour="red"))
     )
@@ -182,7 +178,7 @@ def test_every_link_holds_behind_a_path_prefix(app: App) -> None:
 
 def test_pages_of_other_origins_are_allowed_only_where_said() -> None:
     settings = Settings(pipelines={"accurate": Path()}, allow_origins=("https://app.example",))
-    app = create_app(settings, Registry(("accurate",)), keys=Keys({"alice": "0" * 64}))
+    app = create_app(settings, keys=Keys({"alice": "0" * 64}))
     load(app)
     client = app.test_client()
     preflight = {

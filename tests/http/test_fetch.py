@@ -11,16 +11,13 @@ from http_fake import Client, FakeReader
 from http_pictures import HERE, Host
 
 from serving.http.app import App, create_app
-from serving.http.gunicorn.worker import warmup_image
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 
 
 @pytest.fixture
 def app() -> Iterator[App]:
-    pipelines = Registry(["accurate"])
-    pipelines.open(FakeReader, warmup_image())
-    app = create_app(Settings(pipelines={"accurate": Path()}), pipelines)
+    app = create_app(Settings(pipelines={"accurate": Path()}))
+    app.service.registry.open(FakeReader)
     app.test_client_class = Client
     yield app
     app.service.close()

@@ -16,9 +16,7 @@ from http_fake import Client, FakeReader, picture
 from serving.cli import main
 from serving.errors import ConfigError
 from serving.http.app import App, create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.keys import Keys, new_key, read_keys
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 
 KEY, LINE = new_key("alice")
@@ -30,11 +28,10 @@ def hashed(key: str) -> str:
 
 @pytest.fixture
 def app() -> Iterator[App]:
-    pipelines = Registry(["accurate"])
-    pipelines.open(FakeReader, warmup_image())
     name, _, value = LINE.partition(":")
     keys = Keys({name: value, "bob": hashed("bob's key")})
-    app = create_app(Settings(pipelines={"accurate": Path()}), pipelines, keys=keys)
+    app = create_app(Settings(pipelines={"accurate": Path()}), keys=keys)
+    app.service.registry.open(FakeReader)
     app.test_client_class = Client
     yield app
     app.service.close()

@@ -20,8 +20,6 @@ from http_server import PATIENCE, Server, real_server
 from benchmarks.corpus import Sample
 from benchmarks.soak import pdf
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 from serving.scores import character_overlap
 
@@ -33,10 +31,9 @@ Tensor = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[FlaskClient]:
-    registry = Registry(("accurate",))
-    registry.open(lambda _: READER, warmup_image())
     settings = Settings(pipelines={"accurate": Path()}, max_body=4_000_000, max_pixels=100_000)
-    app = create_app(settings, registry)
+    app = create_app(settings)
+    app.service.registry.open(lambda _: READER)
     yield Client(app)
     app.service.close()
 

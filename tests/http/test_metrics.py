@@ -18,7 +18,6 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.metrics import RuntimeCollector
 from serving.http.registry import Registry
 from serving.http.settings import Settings
@@ -44,11 +43,10 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    registry = Registry(("accurate", "second"))
     settings = Settings(pipelines={"accurate": Path(), "second": Path()}, max_pages=3)
-    app = create_app(settings, registry)
+    app = create_app(settings)
     count = app.service.metrics.engine_called
-    registry.open(lambda name: FakeReader(name, on_batch=partial(count, name)), warmup_image())
+    app.service.registry.open(lambda name: FakeReader(name, on_batch=partial(count, name)))
     yield Client(app)
     app.service.close()
 

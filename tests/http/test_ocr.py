@@ -18,8 +18,6 @@ from PIL import Image
 
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 
 READERS = {"accurate": FakeReader("accurate"), "second": FakeReader("second")}
@@ -34,9 +32,8 @@ def client() -> Iterator[FlaskClient]:
         max_pixels=300_000,
         max_pages=4,
     )
-    registry = Registry(tuple(READERS))
-    registry.open(READERS.__getitem__, warmup_image()[:100, :100])
-    app = create_app(settings, registry)
+    app = create_app(settings)
+    app.service.registry.open(READERS.__getitem__)
     yield Client(app)
     app.service.close()
     assert all(reader.closed for reader in READERS.values())

@@ -22,9 +22,8 @@ from PIL import Image
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
 from serving.http.openapi import document
-from serving.http.registry import Registry
+from serving.http.registry import warmup_image
 from serving.http.settings import Settings
 
 CASES = {"fake": 0, "real": 0}
@@ -63,7 +62,7 @@ schemathesis.openapi.format("byte", _IMAGES.map(lambda data: base64.b64encode(da
 
 
 def _document() -> Any:
-    app = create_app(Settings(pipelines={"accurate": Path()}), Registry(("accurate",)))
+    app = create_app(Settings(pipelines={"accurate": Path()}))
     app.service.close()
     with app.app_context():
         return document(app)
@@ -156,7 +155,7 @@ def test_the_server_serves_that_document(server: Server) -> None:
 
 
 def test_everything_that_is_served_is_described() -> None:
-    app = create_app(Settings(pipelines={"accurate": Path()}), Registry(("accurate",)))
+    app = create_app(Settings(pipelines={"accurate": Path()}))
     app.service.close()
     rules = {str(rule).replace("<", "{").replace(">", "}") for rule in app.url_map.iter_rules()}
     for_people = {rule for rule in rules if rule == "/" or rule.startswith(("/page/", "/docs/"))}

@@ -18,8 +18,6 @@ from PIL import Image
 
 from serving.config.options import Options
 from serving.http.app import create_app
-from serving.http.gunicorn.worker import warmup_image
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 
 READERS = {"first": FakeReader("first"), "second": FakeReader("second")}
@@ -27,9 +25,8 @@ READERS = {"first": FakeReader("first"), "second": FakeReader("second")}
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[FlaskClient]:
-    registry = Registry(tuple(READERS))
-    registry.open(READERS.__getitem__, warmup_image())
-    app = create_app(Settings(pipelines=dict.fromkeys(READERS, Path())), registry)
+    app = create_app(Settings(pipelines=dict.fromkeys(READERS, Path())))
+    app.service.registry.open(READERS.__getitem__)
     yield Client(app)
     app.service.close()
 

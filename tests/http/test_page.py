@@ -14,8 +14,6 @@ from http_fake import Client, FakeReader, picture
 from PIL import Image
 
 from serving.http.app import App, create_app
-from serving.http.gunicorn.worker import warmup_image
-from serving.http.registry import Registry
 from serving.http.settings import Settings
 
 FILES = Path(__file__).resolve().parents[2] / "serving" / "http" / "page"
@@ -24,7 +22,7 @@ URL = "/ocr/v1/accurate"
 
 @pytest.fixture
 def app() -> Iterator[App]:
-    app = create_app(Settings(pipelines={"accurate": Path()}), Registry(("accurate",)))
+    app = create_app(Settings(pipelines={"accurate": Path()}))
     yield app
     app.service.close()
 
@@ -36,7 +34,7 @@ def client(app: App) -> FlaskClient:
 
 @pytest.fixture
 def ready(app: App, client: FlaskClient) -> FlaskClient:
-    app.service.registry.open(lambda name: FakeReader(), warmup_image())
+    app.service.registry.open(lambda name: FakeReader())
     return client
 
 

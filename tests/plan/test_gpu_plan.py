@@ -24,7 +24,7 @@ from serving.engines.base import EngineSpec
 from serving.engines.tensorrt import ABOUT, CONTEXT, Profile
 from serving.errors import ConfigError, DeviceError, EngineError, PlanError
 from serving.http.gunicorn.master import free_number
-from serving.http.gunicorn.worker import warmup_image
+from serving.http.registry import warmup_image
 from serving.imaging.crop import crop
 from serving.machine import usable_cores
 from serving.models.pipeline_models import PipelineModel, pipeline_models

@@ -22,7 +22,7 @@ from serving import machine
 from serving.config import PipelineConfig, load_config
 from serving.engines.base import EngineSpec
 from serving.errors import EngineError
-from serving.http.gunicorn.worker import warmup_image
+from serving.http.registry import warmup_image
 from serving.plan.child import ChildProcess
 from serving.plan.load import open_pipeline
 from serving.plan.plan import Plan, find_plan

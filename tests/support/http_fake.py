@@ -23,7 +23,6 @@ from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
 from serving.errors import EngineError, OcrError
 from serving.http.gunicorn import master
-from serving.http.gunicorn.server import run
 from serving.http.settings import Settings
 from serving.types import Image, Line, Page
 
@@ -140,8 +139,7 @@ def _raising(error: type[Exception]) -> Any:
 def main() -> int:
     told = json.loads(sys.argv[1])
     pipelines = told["settings"]["pipelines"]
-    if error := told["settings"].pop("fail_reload", None):
-        master.read_generation = _raising(getattr(builtins, error))
+    fail_reload = told["settings"].pop("fail_reload", None)
     if isinstance(pipelines, list):
         pipelines = dict.fromkeys(pipelines, CONFIG)
     for name in ("api_keys_file", "models", "pidfile", "spool"):
@@ -169,7 +167,10 @@ def main() -> int:
         return FakeReader(name, Path(told["gate"]), identity, on_batch)
 
     try:
-        run(settings, load)
+        first = master.read_generation(1, settings)
+        if fail_reload:
+            master.read_generation = _raising(getattr(builtins, fail_reload))
+        master.run(settings, load, first)
     except OcrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

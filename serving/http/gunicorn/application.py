@@ -16,18 +16,19 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from serving.config.paddlex import ServedConfig, load_served
+from serving.config.paddlex import PaddleXConfig, ServedConfig, load_served
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
-from serving.errors import ConfigError, DeviceError
+from serving.errors import ConfigError, DeviceError, OcrError
 from serving.http.admission import Admission
 from serving.http.app import App, create_app
 from serving.http.gunicorn.messages import SharedState, WorkerEvents
-from serving.http.gunicorn.worker import Worker, load_in_background
+from serving.http.gunicorn.worker import Worker
 from serving.http.keys import Keys, read_keys
 from serving.http.logs import GunicornLogger
 from serving.http.metrics import remove_metrics
-from serving.http.registry import Registry, ServedPipeline
+from serving.http.registry import ServedPipeline
+from serving.http.service import Service
 from serving.http.settings import Settings
 from serving.integrations.paddlex.served import check_served
 from serving.machine import usable_cores
@@ -69,11 +70,9 @@ class Generation:
 def read_generation(number: int, settings: Settings) -> Generation:
     """Read all that a SIGHUP reloads.
 
-    Raises ConfigError, PlanError, EngineError where PaddleX is needed and not installed, and, of a
-    shadow, ModelError and DeviceError.
+    Raises what `read_files` does, PlanError and, of a shadow, ModelError and DeviceError.
     """
-    configs = {name: load_served(path) for name, path in settings.pipelines.items()}
-    shadows = {name: read_shadow(configs[name], path) for name, path in settings.shadows.items()}
+    configs, shadows, keys = read_files(settings)
     for shadow in shadows.values():  # here, because what a worker cannot load is only logged
         try:
             check_plan(shadow, settings.models, settings.cores, settings.device)
@@ -81,8 +80,6 @@ def read_generation(number: int, settings: Settings) -> Generation:
             if not settings.allow_cpu_fallback:
                 raise
     ours = [config for config in configs.values() if isinstance(config, PipelineConfig)]
-    for config in configs.values():
-        check_served(config, settings.device)
     planned = planned_workers(
         settings.models,
         ours,
@@ -94,13 +91,27 @@ def read_generation(number: int, settings: Settings) -> Generation:
         number,
         configs,
         shadows,
-        keys=read_keys(settings.api_keys_file) if settings.api_keys_file else None,
+        keys,
         planned=planned if len(ours) == len(configs) else 1,  # PaddleX's memory was not measured
     )
 
 
-def read_shadow(served: ServedConfig, path: Path) -> PipelineConfig:
-    """The shadow, of that YAML, of a pipeline. Raises ConfigError."""
+def read_files(
+    settings: Settings,
+) -> tuple[dict[str, ServedConfig], dict[str, PipelineConfig], Keys | None]:
+    """The pipelines, the shadows and the keys, without a look at models or plans.
+
+    Raises ConfigError, and EngineError where PaddleX is needed and not installed.
+    """
+    configs = {name: load_served(path) for name, path in settings.pipelines.items()}
+    shadows = {name: _read_shadow(configs[name], path) for name, path in settings.shadows.items()}
+    for config in (*configs.values(), *shadows.values()):
+        check_served(config, settings.device)
+    keys = read_keys(settings.api_keys_file) if settings.api_keys_file else None
+    return configs, shadows, keys
+
+
+def _read_shadow(served: ServedConfig, path: Path) -> PipelineConfig:
     shadow = load_served(path)
     if isinstance(served, PipelineConfig) and isinstance(shadow, PipelineConfig):
         return shadow
@@ -157,9 +168,12 @@ class Application(BaseApplication):
 
     def load(self) -> Any:
         """In a worker: the app, with no pipelines yet."""
-        registry = Registry(tuple(self.settings.pipelines), self._problem)
         self._app = create_app(
-            self.settings, registry, self._admission, self._reload_state, self.generation.keys
+            self.settings,
+            self._admission,
+            self._reload_state,
+            self._problem,
+            self.generation.keys,
         )
         return self._app
 
@@ -183,35 +197,53 @@ class Application(BaseApplication):
         return problem
 
     def _start_loading(self, worker: Worker) -> None:
+        """The worker answers /health meanwhile."""
         assert self._app is not None
-        configs, service = self.generation.configs, self._app.service
+        self._loader = threading.Thread(
+            target=self._load_all, args=(worker, self._app.service), name="loader", daemon=True
+        )
+        self._loader.start()
+
+    def _load_all(self, worker: Worker, service: Service) -> None:
+        """Load the pipelines and tell the master; then the shadows.
+
+        The hot shapes are warmed before where others serve meanwhile. Otherwise after: the first
+        seconds are slower, but begin seconds earlier.
+        """
+        registry, warm_first = service.registry, worker.paused
 
         def load(name: str) -> ServedPipeline:
             def on_batch(module: str, lines: int) -> None:
-                if service.registry.ready:  # the warm-up is not counted
+                if registry.ready:  # the warm-up is not counted
                     service.metrics.engine_called(name, module, lines)
 
-            return self._load(name, configs[name], worker.slot, on_batch)
+            return self._load(name, self.generation.configs[name], worker.slot, on_batch)
 
-        def load_shadows() -> None:
-            for name, config in self.generation.shadows.items():
-                assert service.shadow is not None
-                try:
-                    shadow = self._load(name, config, worker.slot, lambda *_: None)
-                except Exception:  # its pages are counted as dropped
-                    _LOG.error("the shadow of %s does not load", name, exc_info=True)
-                else:
-                    service.shadow.open(name, shadow)
-                    _LOG.info("shadow ready", extra={"fields": {"pipeline": name}})
-
-        self._loader = load_in_background(
-            service.registry,
-            load,
-            self.events,
-            delay=worker.load_delay,
-            warm_first=worker.paused,  # meanwhile the older generation serves
-            then=load_shadows,
-        )
+        time.sleep(worker.load_delay)
+        try:
+            registry.open(load, warm=warm_first)
+        except OcrError as error:
+            self.events.failed(str(error))
+            return
+        except BaseException as error:
+            _LOG.error("a pipeline does not load", exc_info=True)
+            self.events.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
+            return
+        self.events.ready(registry.identities)
+        if not warm_first:
+            try:
+                registry.warm()
+            except Exception:
+                _LOG.error("a pipeline does not warm up; it serves all the same", exc_info=True)
+        for name, config in self.generation.shadows.items():
+            assert service.shadow is not None
+            try:
+                shadow = self._load(name, config, worker.slot, lambda *_: None)
+            except Exception:  # its pages are counted as dropped
+                _LOG.error("the shadow of %s does not load", name, exc_info=True)
+            else:
+                service.shadow.open(name, shadow)
+                _LOG.info("shadow ready", extra={"fields": {"pipeline": name}})
 
     def _close(self, master: Arbiter, worker: Any) -> None:
         if worker.pid != os.getpid() or self._app is None:
@@ -223,6 +255,29 @@ class Application(BaseApplication):
         self._app.service.close()
 
 
+def load_built(
+    settings: Settings, name: str, config: ServedConfig, slot: int, on_batch: OnBatch
+) -> ServedPipeline:
+    """The `Load` of the engines that were built for the settings' YAML."""
+    # After the fork: vendors' libraries start threads, which do not survive one.
+    from serving.integrations.paddlex.served import PaddleXPipeline
+    from serving.plan.load import open_pipeline
+
+    if isinstance(config, PaddleXConfig):
+        return PaddleXPipeline(config, settings.models, settings.workers)
+    return open_pipeline(
+        config,
+        models=settings.models,
+        threads=settings.cores,
+        device=settings.device,
+        slot=slot,
+        on_batch=on_batch,
+        workers=settings.workers,
+        allow_cpu_fallback=settings.allow_cpu_fallback,
+        warm=False,
+    )
+
+
 def _max_connections(threads: int) -> int:
     """Connections that a worker with so many threads may hold.
 
@@ -231,10 +286,9 @@ def _max_connections(threads: int) -> int:
     """
     needed = _CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    allowed = needed if soft == resource.RLIM_INFINITY else min(soft, needed)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < _OTHER_FILES + threads:
         raise ConfigError(
             f"this process may open {allowed} files, and a worker needs {_OTHER_FILES + threads}; "

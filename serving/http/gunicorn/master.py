@@ -22,19 +22,32 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
+from prometheus_client.multiprocess import mark_process_dead
 
 from serving.errors import ConfigError, OcrError
-from serving.http.gunicorn.application import Application, Generation, read_generation
+from serving.http.gunicorn import check_version
+from serving.http.gunicorn.application import (
+    Application,
+    Generation,
+    Load,
+    load_built,
+    read_generation,
+)
 from serving.http.gunicorn.messages import WorkerEvent
 from serving.http.gunicorn.worker import BLOCKED_AT_FORK, Worker
-from serving.http.metrics import forget_gauges
+from serving.http.logs import configure_logs
+from serving.http.metrics import metrics_folder
+from serving.http.settings import Settings
+from serving.http.startup import bind, is_loopback
 from serving.machine import is_stopped
 
 _LOG = logging.getLogger("serving.http")
@@ -50,6 +63,53 @@ _KILL_DELAY = 10.0
 _STOP_TIME = 5.0
 """Seconds that a worker may be stopped by a signal; its callers wait, and nothing else helps."""
 
+_STOPS: dict[int, str] = {
+    signal.SIGTERM: "stopping once the requests in progress are answered",
+    signal.SIGINT: "stopping at once",
+    signal.SIGQUIT: "stopping at once",
+}
+"""What is logged of the signals that end the server."""
+
+
+def run(
+    settings: Settings,
+    load: Load | None = None,
+    first: Generation | None = None,
+    listener: socket.socket | None = None,
+) -> None:
+    """Serve until a signal ends it. Prints `ready http://HOST:PORT` once all workers can answer.
+
+    load: loads a pipeline by its name; default: the settings' YAML on the engines built for it.
+    first: the files to serve at first; default: read now. listener: of `bind`; default: bound now.
+    SIGTERM finishes the requests in progress; SIGINT and SIGQUIT do not. SIGHUP reloads all files.
+    Raises OcrError where the address is in use or a pipeline does not load.
+    """
+    check_version()
+    first = first or read_generation(1, settings)
+    listener = listener or bind(settings)
+    configure_logs()
+    if first.keys is None and not is_loopback(listener):
+        _LOG.warning(
+            "listening on %s without API keys: everyone who can reach it can use it",
+            settings.host,
+        )
+    application = Application(settings, load or partial(load_built, settings), listener)
+    master, pid = Master(application, first), os.getpid()
+    try:
+        with metrics_folder():
+            master.run()
+    except SystemExit as end:
+        if os.getpid() != pid:
+            raise  # in a worker; its events are for the master
+        late = (event.error for event in application.events.receive() if event.error)
+        failure = master.failure or next(late, None)
+        if failure is not None:
+            raise OcrError(failure) from None
+        if end.code:
+            raise OcrError(f"the server ended with status {end.code}; see its log") from None
+        if master.signalled:
+            _LOG.info("stopped")
+
 
 class Master(Arbiter):
     """Starts, replaces and ends workers; at most two generations of them live at a time."""
@@ -61,6 +121,8 @@ class Master(Arbiter):
         super().__init__(application)
         self.failure: str | None = None
         """Why the server had to end."""
+        self.signalled = False
+        """Whether it ends because of a signal."""
         self._application = application
         self._current = first
         self._next: Generation | None = None
@@ -70,7 +132,6 @@ class Master(Arbiter):
         self._error: dict[str, str] | None = None
         self._problem: str | None = None
         """Why no worker can serve at the moment."""
-        self._signalled = False
         self._spawn_at = 0.0
         self.cfg.set("pre_fork", self._before_fork)
         self.cfg.set("child_exit", self._worker_exited)
@@ -87,6 +148,11 @@ class Master(Arbiter):
         """Wait for signals, and handle the events of workers meanwhile."""
         busy = self._next is not None or not all(worker.ready for worker in self._workers())
         signals: list[int] = super().wait_for_signals(0.1 if busy else timeout)
+        for number in signals:
+            if message := _STOPS.get(number):
+                self.signalled = True
+                name = signal.Signals(number).name
+                _LOG.info(message, extra={"fields": {"signal": name}})
         for event in self._application.events.receive():
             self._handle_event(event)
         return signals
@@ -126,32 +192,9 @@ class Master(Arbiter):
         except (RuntimeError, OSError) as error:
             raise ConfigError(f"--pidfile: {error}") from error
 
-    def handle_term(self) -> None:
-        self._stop_at("SIGTERM", "stopping once the requests in progress are answered")
-        super().handle_term()
-
-    def handle_int(self) -> None:
-        self._stop_at("SIGINT", "stopping at once")
-        super().handle_int()
-
-    def handle_quit(self) -> None:
-        self._stop_at("SIGQUIT", "stopping at once")
-        super().handle_quit()
-
-    def _stop_at(self, signal_name: str, message: str) -> None:
-        self._signalled = True
-        _LOG.info(message, extra={"fields": {"signal": signal_name}})
-
     def stop(self, graceful: bool = True) -> None:
         self._stopping = True
         super().stop(graceful)
-
-    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
-        try:
-            super().halt(reason, exit_status)
-        finally:
-            if self._signalled:
-                _LOG.info("stopped")
 
     def reap_workers(self) -> None:
         for worker in self._workers():
@@ -165,12 +208,10 @@ class Master(Arbiter):
         worker.spawned = time.monotonic()
         worker.slot = free_number(other.slot for other in self._workers_of(worker.generation))
         worker.number = free_number(other.number for other in self._workers())
-        if any(other.ready for other in self._workers()):
-            worker.pause_accepting()
+        worker.paused = any(other.ready for other in self._workers())
 
     def _worker_exited(self, master: Arbiter, worker: Worker) -> None:
-        worker.resume_accepting()
-        forget_gauges(worker.number)
+        mark_process_dead(worker.number)  # its gauges: what it had in progress has ended with it
         if self._stopping:
             return
         if worker.kill_at is not None:
@@ -208,7 +249,7 @@ class Master(Arbiter):
             worker.generation.loaded = event.loaded
             worker.ready = True
             if worker.generation is self._current:
-                worker.resume_accepting()
+                self._let_accept(worker)
                 self._problem = None
                 if self._current.failures and self._all_ready(self._current):
                     _LOG.info("all workers are ready again")
@@ -250,7 +291,6 @@ class Master(Arbiter):
             elif now > worker.stopped + _STOP_TIME:
                 _LOG.error("a worker (process %d) was stopped by a signal: killing it", worker.pid)
                 self.kill_worker(worker.pid, signal.SIGKILL)
-        for worker in self._ending():
             if worker.kill_at is not None and now > worker.kill_at:
                 self.kill_worker(worker.pid, signal.SIGKILL)
         if not self._ready and self._all_ready(self._current):
@@ -293,7 +333,7 @@ class Master(Arbiter):
         self._spawn_at, self._problem = 0.0, None
         self._publish_state()  # first: the old workers look there how to end
         for worker in self._workers_of(new):
-            worker.resume_accepting()
+            self._let_accept(worker)
         for worker in self._workers_of(old):
             self._terminate_worker(worker, self._application.longest_request)
         _LOG.info("serving", extra={"fields": {"generation": new.number}})
@@ -322,6 +362,11 @@ class Master(Arbiter):
         )
 
     # Workers
+
+    def _let_accept(self, worker: Worker) -> None:
+        if worker.paused:
+            worker.paused = False
+            self.kill_worker(worker.pid, signal.SIGUSR2)
 
     def _terminate_worker(self, worker: Worker, seconds: float) -> None:
         """Let a worker finish its requests and end; kill it after so many seconds."""

@@ -75,7 +75,8 @@ class WorkerEvents:
         self._send(error[:600], "")
 
     def _send(self, error: str | None, loaded: str) -> None:
-        message = json.dumps([os.getpid(), error, loaded], ensure_ascii=False).encode()
+        text = json.dumps([os.getpid(), error, loaded], ensure_ascii=False)
+        message = text.encode(errors="replace")  # a path in an error may be of any bytes
         assert len(message) < _EVENT_BYTES
         os.write(self._write, message + b"\n")
 

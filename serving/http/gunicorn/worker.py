@@ -5,34 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import logging
-import os
 import select
 import selectors
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 from gunicorn.http.errors import UnsupportedTransferCoding
 from gunicorn.workers.gthread import ThreadWorker
 
-from serving.errors import OcrError
-from serving.http.context import new_request_id
+from serving.http.context import raw_answer, request_id
 from serving.http.errors import code_of, error_body
-from serving.http.gunicorn.messages import WorkerEvents
 from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER, Header, TimedListener
 from serving.http.metrics import count_as
-from serving.http.registry import Registry, ServedPipeline
-from serving.models.probe import draw_text
-from serving.types import Image
 
 if TYPE_CHECKING:
     from serving.http.gunicorn.application import Generation
@@ -40,7 +31,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("serving.http")
 
 BLOCKED_AT_FORK = (
-    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGHUP,
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGHUP, signal.SIGUSR2,
 )  # fmt: skip
 """Signals that wait until a new worker has handlers of its own: Gunicorn's default would end it."""
 
@@ -78,24 +69,8 @@ class Worker(ThreadWorker):
     """In the master: when it was last seen not stopped by a signal (`time.monotonic`)."""
     kill_at: float | None = None
     """In the master: when it is killed if it has not ended by then (`time.monotonic`)."""
-    _accept_event: int | None = None
-    """An eventfd that ends the pause; None when connections are accepted."""
-
-    def pause_accepting(self) -> None:
-        """In the master, before the fork: accept no connections until `resume_accepting`."""
-        self._accept_event = os.eventfd(0)
-
-    @property
-    def paused(self) -> bool:
-        """Whether it accepts no connections yet, because an older generation serves."""
-        return self._accept_event is not None
-
-    def resume_accepting(self) -> None:
-        """In the master: let the worker accept connections."""
-        if self._accept_event is not None:
-            os.eventfd_write(self._accept_event, 1)
-            os.close(self._accept_event)
-            self._accept_event = None
+    paused = False
+    """It accepts no connections yet, because others serve; until the master sends SIGUSR2."""
 
     def init_process(self) -> None:
         listeners: list[Any] = [TimedListener(listener) for listener in self.sockets]
@@ -114,17 +89,14 @@ class Worker(ThreadWorker):
     def init_signals(self) -> None:
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `pkill -HUP` is meant for the master
+        signal.signal(signal.SIGUSR2, self._resume)
+        signal.siginterrupt(signal.SIGUSR2, False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_FORK)
 
-    def run(self) -> None:
-        if self._accept_event is not None:
-            self.poller.register(self._accept_event, selectors.EVENT_READ, self._on_resume)
-        super().run()
-
-    def _on_resume(self, event: int) -> None:
-        self.poller.unregister(event)
-        os.close(event)
-        self._accept_event = None
+    def _resume(self, *_: object) -> None:
+        self.paused = False
+        if self.alive:
+            self.method_queue.defer(lambda: None)  # wakes the main loop, which accepts then
 
     # A connection has a thread only from a request's whole header to its answer. Before and after
     # that it waits in the poller, for a limited time.
@@ -151,16 +123,14 @@ class Worker(ThreadWorker):
             conn.data_ready = True
             super().enqueue_req(conn)
         elif header is Header.TOO_LARGE:
-            most = f"the header is larger than {MAX_HEADER} bytes"
-            self._refuse(conn, "431 Request Header Fields Too Large", most)
+            self._refuse(conn, 431, f"the header is larger than {MAX_HEADER} bytes")
         else:
             then = partial(self._read_header, conn, deadline)
             self._wait(conn, selectors.EVENT_READ, deadline, then, self._header_is_late)
 
     def _header_is_late(self, conn: Any) -> None:
         if conn.sock.held:
-            late = f"the header has not arrived within {HEADER_TIME:.0f} s"
-            self._refuse(conn, "408 Request Timeout", late)
+            self._refuse(conn, 408, f"the header has not arrived within {HEADER_TIME:.0f} s")
         else:
             self._drop(conn)
 
@@ -188,10 +158,10 @@ class Worker(ThreadWorker):
         else:
             then()
 
-    def _refuse(self, conn: Any, status_line: str, message: str) -> None:
+    def _refuse(self, conn: Any, status: int, message: str) -> None:
         """Answer without a thread what has no whole header, and close."""
         try:
-            conn.sock.sendall(_error_response(status_line, message))
+            conn.sock.sendall(_error_answer(status, message))
         except OSError:
             self._drop(conn)
         else:
@@ -263,8 +233,7 @@ class Worker(ThreadWorker):
         Gunicorn keeps them open to the end, and resets connections made in between. Once a newer
         generation serves, it accepts them instead.
         """
-        paused = self.paused
-        super().set_accept_enabled(bool(enabled and self.alive and not paused))
+        super().set_accept_enabled(bool(enabled and self.alive and not self.paused))
         if self.alive:
             return
         replaced = self.app.is_replaced
@@ -273,7 +242,7 @@ class Worker(ThreadWorker):
         listeners, self.sockets = self.sockets, []
         soon = time.monotonic() + _LINGER_TIME
         for listener in listeners:
-            while not replaced and not paused and select.select([listener], [], [], 0)[0]:
+            while not replaced and not self.paused and select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
                 if time.monotonic() > soon:  # no more files may be opened
                     break
@@ -291,28 +260,18 @@ class Worker(ThreadWorker):
         """Answer in JSON what never reached the app, such as a malformed header."""
         recorder = _ResponseRecorder()
         super().handle_error(req, cast(Any, recorder), addr, exc)
-        status_line = recorder.getvalue().partition(b"\r\n")[0].decode("latin-1")
-        status_line = status_line.partition(" ")[2] or "500 Internal Server Error"
+        answer = recorder.getvalue().split()
+        status = int(answer[1]) if answer else 500
         if isinstance(exc, UnsupportedTransferCoding):  # Gunicorn: 501
-            status_line = "400 Bad Request"
-        message = f"malformed request: {exc}"
-        if status_line.startswith("5"):
-            message = "internal error"
+            status = 400
+        message = "internal error" if status >= 500 else f"malformed request: {exc}"
         with contextlib.suppress(OSError):
-            client.sendall(_error_response(status_line, message))
+            client.sendall(_error_answer(status, message))
 
 
-def _error_response(status_line: str, message: str) -> bytes:
-    """A whole answer, after which the connection is closed."""
-    request_id = new_request_id()
-    code = code_of(int(status_line.split()[0]))
-    body = json.dumps(error_body(code, message, request_id)).encode()
-    head = (
-        f"HTTP/1.1 {status_line}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"X-Request-Id: {request_id}\r\nServer-Timing: total;dur=0.0\r\n\r\n"
-    )
-    return head.encode() + body
+def _error_answer(status: int, message: str) -> bytes:
+    number = request_id()
+    return raw_answer(status, error_body(code_of(status), message, number), number)
 
 
 class _ResponseRecorder(io.BytesIO):
@@ -323,50 +282,3 @@ class _ResponseRecorder(io.BytesIO):
 
     def gettimeout(self) -> float:
         return 0.0
-
-
-def warmup_image() -> Image:
-    """A small page of text that every pipeline reads before it is ready, (480, 640, 3) uint8."""
-    return np.array(draw_text(480, 640))
-
-
-def load_in_background(
-    registry: Registry,
-    load: Callable[[str], ServedPipeline],
-    events: WorkerEvents,
-    *,
-    delay: float = 0.0,
-    warm_first: bool = False,
-    then: Callable[[], None] = lambda: None,
-) -> threading.Thread:
-    """Load the pipelines while the worker already answers /health; report the result.
-
-    delay: seconds to wait before. warm_first: warm the hot shapes before reporting. Otherwise after
-    it: the first seconds are slower, but begin seconds earlier. then: what can wait for all this.
-    """
-
-    def work() -> None:
-        time.sleep(delay)
-        try:
-            registry.open(load, warmup_image(), warm=warm_first)
-        except OcrError as error:
-            events.failed(str(error))
-        except BaseException as error:
-            _LOG.error("a pipeline does not load", exc_info=True)
-            events.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
-        else:
-            events.ready(registry.identities)
-            if not warm_first:
-                _warm(registry)
-            then()
-
-    thread = threading.Thread(target=work, name="loader", daemon=True)
-    thread.start()
-    return thread
-
-
-def _warm(registry: Registry) -> None:
-    try:
-        registry.warm()
-    except Exception:
-        _LOG.error("a pipeline does not warm up; it serves all the same", exc_info=True)

@@ -23,8 +23,8 @@ export class Refusal extends Error {
 
 /** @returns {Promise<{name: string, ready: boolean}[]>} */
 export async function pipelines() {
-  const { body } = await ask("ocr/v1");
-  return body.pipelines;
+  const response = await send("ocr/v1", "application/json");
+  return (await whole(response.json())).pipelines;
 }
 
 /** The example page. @returns {Promise<File>} */
@@ -71,11 +71,7 @@ export async function* read(pipeline, file, { options, pictures, signal }) {
  */
 export async function converted(pipeline, file, options, query, type) {
   const response = await post(pipeline, file, options, query, type);
-  try {
-    return await response.blob();
-  } catch {
-    throw new Refusal("unreachable", CUT_OFF);
-  }
+  return whole(response.blob());
 }
 
 function post(pipeline, file, options, query, type, signal) {
@@ -85,13 +81,11 @@ function post(pipeline, file, options, query, type, signal) {
   return send(`ocr/v1/${encodeURIComponent(pipeline)}?${all}`, type, { method: "POST", body, signal });
 }
 
-async function ask(path) {
-  const response = await send(path, "application/json");
-  try {
-    return { body: await response.json() };
-  } catch {
+/** A response's body, if all of it arrives. @param {Promise} body */
+function whole(body) {
+  return body.catch(() => {
     throw new Refusal("unreachable", CUT_OFF);
-  }
+  });
 }
 
 /** The response, if it is of the requested type. */

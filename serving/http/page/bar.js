@@ -1,6 +1,6 @@
 /** The bar above picture and text: documents, pages, counts, times. */
 
-import { counted, duration, explained, isDoubtful } from "./text.js";
+import { counted, duration, errorText, isDoubtful } from "./text.js";
 
 const byId = (id) => document.getElementById(id);
 const COPIED_FOR = 1600; // ms
@@ -49,11 +49,6 @@ function showProgress({ state, answer, total }) {
   } else {
     meter.removeAttribute("value"); // indeterminate
   }
-}
-
-function errorText(refusal) {
-  const { title, message } = explained(refusal);
-  return `${title}. ${message}`;
 }
 
 /** Show on the button whether the text was copied. @param {boolean} done */

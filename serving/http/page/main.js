@@ -9,7 +9,7 @@ import * as lines from "./lines.js";
 import * as picture from "./picture.js";
 import { copy, inFormat, save, textOf } from "./export.js";
 import { listen as listenToOptions } from "./options.js";
-import { counted, explained } from "./text.js";
+import { counted, errorText, explained } from "./text.js";
 
 const byId = (id) => document.getElementById(id);
 const pipeline = byId("pipeline");
@@ -165,8 +165,7 @@ async function chosenPipeline() {
 }
 
 function showTrouble(refusal) {
-  const { title, message } = explained(refusal);
-  byId("trouble").textContent = `${title}. ${message}`;
+  byId("trouble").textContent = errorText(refusal);
 }
 
 async function start() {

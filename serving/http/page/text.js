@@ -63,6 +63,12 @@ export function explained({ code, message, wait }) {
   };
 }
 
+/** In one line. @param {import("./api.js").Refusal} refusal */
+export function errorText(refusal) {
+  const { title, message } = explained(refusal);
+  return `${title}. ${message}`;
+}
+
 /** Make a sentence: capitalise it and end it with a full stop. @param {string} text */
 export function sentence(text) {
   const end = /[.!?)]$/.test(text) ? "" : ".";

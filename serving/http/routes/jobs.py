@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 from flask import Response, current_app, g, request, send_file
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 from werkzeug.exceptions import NotFound
 from werkzeug.http import parse_options_header
 
@@ -13,27 +14,128 @@ from serving.download import Url
 from serving.errors import BadRequest, UnsupportedMedia
 from serving.http.body import Body
 from serving.http.context import json_response
-from serving.http.errors import JOBS
-from serving.http.jobs import Job, JobRequest, Spool
+from serving.http.errors import JOBS, ErrorAnswer
+from serving.http.jobs import Job, JobRequest, JobState, Spool
 from serving.http.logs import add_log_fields
 from serving.http.openapi import READING_ERRORS, Routes
 from serving.http.routes.ocr import NDJSON
-from serving.http.schemas import (
-    BatchData,
-    BatchPath,
-    InferOptions,
-    JobAnswer,
-    JobData,
-    JobError,
-    JobForm,
-    JobPath,
-    JobResultQuery,
-    JobUrl,
-)
+from serving.http.routes.paddlex import InferOptions
 from serving.http.service import Service
-from serving.http.uploads import check_json, first_finding, read_form
+from serving.http.uploads import first_finding, parse_json, read_form
+from serving.imaging.formats import RANGES_PATTERN
+from serving.output.pages import described
 
 blueprint = Routes("jobs", __name__, tag="Jobs")
+
+
+class JobFields(BaseModel):
+    """What every job has, in the names of PaddleOCR's client."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=64)]
+    """The name of a pipeline that is served here. PaddleOCR's PP-OCRv5, PP-OCRv5-latin and PP-OCRv6
+    stand for the first one, where none has that name."""
+    pageRanges: Annotated[str, Field(json_schema_extra={"pattern": RANGES_PATTERN})] = "1-"
+    """Which pages are read, for example 2,4-6; counted from 1."""
+    batchId: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """To ask for several jobs at once."""
+
+
+class JobForm(JobFields):
+    """A job whose document is sent along, as `multipart/form-data`."""
+
+    file: bytes
+    optionalPayload: str = "{}"
+    """Overrides as JSON: `InferOptions`."""
+
+
+class JobUrl(JobFields):
+    """A job whose document is fetched, from a host that the server allows (--allow-url-hosts)."""
+
+    fileUrl: Annotated[str, Field(pattern="^https?://")]
+    optionalPayload: InferOptions = InferOptions()
+
+
+class JobPath(BaseModel):
+    """The end of `/api/v2/ocr/jobs/ID`."""
+
+    job_id: str
+
+
+class BatchPath(BaseModel):
+    """The end of `/api/v2/ocr/jobs/batch/ID`."""
+
+    batch_id: str
+
+
+class JobResultQuery(BaseModel):
+    """`/api/v2/ocr/results/ID?secret=SECRET`: in the query, which the log leaves out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    secret: str
+
+
+@described
+class JobProgress(TypedDict):
+    """How far a job is."""
+
+    totalPages: int
+    extractedPages: int
+    startTime: str | None
+    endTime: str | None
+
+
+@described
+class JobResult(TypedDict):
+    """Where the result is."""
+
+    jsonUrl: str
+    """JSON lines, one a page, as `POST /ocr` answers. Opens without a key: keep it secret."""
+
+
+@described
+class JobData(TypedDict):
+    """One job."""
+
+    jobId: str
+    pipeline: str
+    """What reads it."""
+    state: JobState
+    extractProgress: JobProgress
+    resultUrl: NotRequired[JobResult]
+    """Once it is done."""
+    errorMsg: NotRequired[str]
+    """Why it failed."""
+
+
+@described
+class BatchData(TypedDict):
+    """Jobs that were given the same batchId."""
+
+    batchId: str
+    extractResult: list[JobData]
+
+
+@described
+class JobAnswer(TypedDict):
+    """What PaddleOCR's client reads."""
+
+    traceId: str
+    code: Literal[0]
+    msg: str
+    data: JobData | BatchData
+
+
+@described
+class JobError(ErrorAnswer):
+    """An error in both forms."""
+
+    traceId: str
+    code: int
+    msg: str
+
 
 _MODELS = ("PP-OCRv6", "PP-OCRv5", "PP-OCRv5-latin")
 """What PaddleOCR's client calls OCR; its other models parse documents."""
@@ -132,21 +234,18 @@ def _owner() -> str:
 def _read_body(body: Body) -> tuple[JobForm | JobUrl, bytes | Url, InferOptions]:
     """What is wanted, the document, and the overrides. Raises BadRequest, UnsupportedMedia."""
     kind, options = parse_options_header(request.content_type or "")
-    try:
-        if kind.lower() == "multipart/form-data":
-            files, texts = read_form(body, options.get("boundary", ""), 1, _TEXTS)
-            if len(files) > 1:
-                raise BadRequest(f"{len(files)} files; a job reads one")
+    if kind.lower() == "multipart/form-data":
+        files, texts = read_form(body, options.get("boundary", ""), 1, _TEXTS)
+        if len(files) > 1:
+            raise BadRequest(f"{len(files)} files; a job reads one")
+        try:
             form = JobForm.model_validate({"file": files[0], **texts})
-            check_json(form.optionalPayload.encode(), 1)
-            return form, form.file, InferOptions.model_validate_json(form.optionalPayload)
-        if kind.lower() == "application/json":
-            data = body.read()
-            check_json(data, 1)
-            wanted = JobUrl.model_validate_json(data)
-            return wanted, Url(wanted.fileUrl), wanted.optionalPayload
-    except ValidationError as error:
-        raise BadRequest(first_finding(error)) from None
+        except ValidationError as error:
+            raise BadRequest(first_finding(error)) from None
+        return form, form.file, parse_json(form.optionalPayload.encode(), InferOptions)
+    if kind.lower() == "application/json":
+        wanted = parse_json(body.read(), JobUrl)
+        return wanted, Url(wanted.fileUrl), wanted.optionalPayload
     raise UnsupportedMedia(
         f"unsupported Content-Type {kind[:60]}; send multipart/form-data with file and model, or "
         "application/json with fileUrl and model"

@@ -17,16 +17,17 @@ from typing import Annotated, Any, Literal, NotRequired
 import numpy as np
 from flask import Response, current_app, request
 from PIL import Image as PillowImage
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from typing_extensions import TypedDict
 
+from serving.config.options import first_set
 from serving.errors import BadRequest
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.openapi import READING_ERRORS, Routes
-from serving.http.schemas import CallerOptions, PipelinePath
+from serving.http.routes.ocr import CallerOptions, PipelinePath
 from serving.http.service import ReadRequest, Service
-from serving.http.uploads import check_json, first_finding
+from serving.http.uploads import parse_json
 from serving.output.pages import described, read_pages, total_timing
 from serving.types import Line
 
@@ -263,12 +264,8 @@ def _parse(body: bytes, length: str | None) -> tuple[TensorRequest, bytes]:
         numbers.append(found[1])
         return b'"data":[]'
 
-    head = _NUMBERS.sub(cut, head)  # the rest is a small JSON
-    check_json(head, 1)
-    try:
-        wanted = TensorRequest.model_validate_json(head, strict=True)
-    except ValidationError as error:
-        raise BadRequest(f"{first_finding(error)}; {_WAYS}") from None
+    head = _NUMBERS.sub(cut, head)  # the rest is small
+    wanted = parse_json(head, TensorRequest, strict=True, hint=f"; {_WAYS}")
     found: dict[str, memoryview | None] = {}
     for tensor in wanted.inputs:
         if tensor.name in found:
@@ -320,19 +317,14 @@ def _values(numbers: bytes) -> bytes:
 
 
 def _answer(name: str, wanted: TensorRequest, lines: Sequence[Line]) -> Response:
-    boxes = [[[float(x), float(y)] for x, y in line.box] for line in lines]
     values: dict[str, list[Any]] = {
-        "boxes": np.ravel(boxes).tolist(),
+        "boxes": [float(side) for line in lines for corner in line.box for side in corner],
         "txts": [line.text for line in lines],
         "scores": [round(float(line.score), 4) for line in lines],
     }
     asked = wanted.outputs or [RequestedOutput(name=name) for name in ("boxes", "txts", "scores")]
-    binary = {
-        output.name: wanted.parameters.binary_data_output
-        if output.parameters.binary_data is None
-        else output.parameters.binary_data
-        for output in asked
-    }
+    default = wanted.parameters.binary_data_output
+    binary = {out.name: first_set(out.parameters.binary_data, default) for out in asked}
     outputs, behind = [], []
     for spec in OUTPUTS:
         if spec["name"] not in binary:
@@ -342,7 +334,8 @@ def _answer(name: str, wanted: TensorRequest, lines: Sequence[Line]) -> Response
             name=spec["name"], datatype=spec["datatype"], shape=[len(lines), *spec["shape"][1:]]
         )
         if binary[spec["name"]]:
-            behind.append(_packed(data) if spec["datatype"] == "BYTES" else _floats(data))
+            is_text = spec["datatype"] == "BYTES"
+            behind.append(_packed(data) if is_text else np.array(data, "<f4").tobytes())
             tensor["parameters"] = {"binary_data_size": len(behind[-1])}
         else:
             tensor["data"] = data
@@ -356,10 +349,6 @@ def _answer(name: str, wanted: TensorRequest, lines: Sequence[Line]) -> Response
         response = Response(b"".join([head, *behind]), mimetype="application/octet-stream")
         response.headers[_LENGTH] = str(len(head))
     return response
-
-
-def _floats(values: Sequence[float]) -> bytes:
-    return np.array(values, "<f4").tobytes()
 
 
 def _packed(texts: Sequence[str]) -> bytes:

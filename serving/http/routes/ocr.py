@@ -6,23 +6,26 @@ import json
 import time
 from collections.abc import Generator, Iterator
 from itertools import chain, islice
-from typing import Any, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from flask import Response, current_app, g, request
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import ClientDisconnected
 
+from serving.config.options import Options, PdfText
 from serving.errors import BadRequest
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
-from serving.http.errors import error_answer
+from serving.http.errors import ErrorDetail, error_answer
 from serving.http.logs import add_log_fields
 from serving.http.openapi import READING_ERRORS, Routes
-from serving.http.schemas import FailedPage, Format, OcrQuery, PagesAnswer, PipelinePath
+from serving.http.registry import ModelAnswer
 from serving.http.service import Draw, ReadRequest, Service
 from serving.http.uploads import BODIES, read_uploads
-from serving.imaging.formats import PageRanges
-from serving.output.formats import DOCUMENTS
+from serving.imaging.formats import RANGES_PATTERN, PageRanges
+from serving.output.formats import DOCUMENTS, DocumentName
 from serving.output.image import drawn_png, page_jpeg
 from serving.output.paddlex import InferAnswer, infer_answer
 from serving.output.pages import (
@@ -30,6 +33,7 @@ from serving.output.pages import (
     PageAnswer,
     PlacedLine,
     ReadPage,
+    described,
     hints,
     page_answer,
     placed_lines,
@@ -42,6 +46,77 @@ blueprint = Routes("ocr", __name__, tag="Reading")
 
 NDJSON = "application/x-ndjson"
 """A JSON object a line."""
+Format = Literal["lines", "pages", "image", "paddlex", DocumentName]
+
+
+def _no_null(schema: dict[str, Any]) -> None:
+    """A parameter that is not given is absent: a query has no null."""
+    for name, field in schema["properties"].items():
+        [kind] = [kind for kind in field.pop("anyOf", [field]) if kind != {"type": "null"}]
+        schema["properties"][name] = {**field, **kind}
+        schema["properties"][name].pop("title", None)
+        if field.get("default", ...) is None:
+            del schema["properties"][name]["default"]
+
+
+class PipelinePath(BaseModel):
+    """Of `/ocr/v1/NAME` and `/v2/models/NAME`."""
+
+    name: str
+
+
+class CallerOptions(Options):
+    """Overrides for this request alone, within what a caller may ask for."""
+
+    text_det_max_side_limit: Annotated[int, Field(ge=1, le=4000)] | None = None
+    """The long side never has more pixels than that. A caller cannot ask for more than 4000."""
+
+    def options(self) -> Options:
+        """The overrides alone."""
+        return Options(**self.model_dump(include=set(Options.model_fields)))
+
+
+class OcrQuery(CallerOptions):
+    """`POST /ocr/v1/NAME?...`: the form of the answer, and overrides for this request alone."""
+
+    model_config = ConfigDict(json_schema_extra=_no_null)
+
+    format: Format | None = None
+    """The form of the answer; default: what Accept prefers, else lines."""
+    pdf_dpi: Annotated[int, Field(ge=36, le=1200)] = 144
+    """Dots per inch at which pages of a PDF are drawn; boxes are in their pixels."""
+    pages: Annotated[str, Field(json_schema_extra={"pattern": RANGES_PATTERN})] = "1-"
+    """Which pages of each document are read, for example 1-3,7 or 2-; no other is decoded."""
+    pdf_text: PdfText = "ignore"
+    """auto: take a PDF page's own text where it is all there, and read the other pages."""
+    partial: bool = False
+    """With format=lines or pages: what cannot be read has an error, and the rest is answered."""
+    pictures: bool = False
+    """With format=pages: each page's picture too, for viewers that cannot draw the document."""
+
+
+@described
+class FailedPage(TypedDict):
+    """With `partial`: a document, or a page of one, that cannot be read."""
+
+    image: int
+    page: NotRequired[int]
+    """Of a document whose other pages may be fine."""
+    error: ErrorDetail
+
+
+@described
+class PagesAnswer(TypedDict):
+    """The answer of `format=pages`."""
+
+    request_id: str
+    pages: list[PageAnswer | FailedPage]
+    timing: dict[str, float]
+    """Milliseconds by stage, all pages together."""
+    engine: dict[str, ModelAnswer]
+    """What read it, by section of the pipeline's YAML."""
+
+
 _FORMATS: dict[str, Format] = {
     "application/json": "lines",
     "image/png": "image",

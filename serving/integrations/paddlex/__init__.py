@@ -13,27 +13,14 @@ import os
 from pathlib import Path
 
 from serving.config.gate import Gate, GateName, named_gate
-from serving.integrations.paddlex.choice import Choose, ModelRequest, planned, simplest
+from serving.integrations.paddlex.choice import ModelRequest, planned
 from serving.integrations.paddlex.hook import install
 from serving.integrations.paddlex.plain import paddlex_config, plain_pipeline
 
-__all__ = [
-    "Choose",
-    "ModelRequest",
-    "enable",
-    "paddlex_config",
-    "plain_pipeline",
-    "planned",
-    "simplest",
-]
+__all__ = ["ModelRequest", "enable", "paddlex_config", "plain_pipeline", "planned"]
 
 
-def enable(
-    *,
-    gate: GateName | Gate = "default",
-    models: str | Path | None = None,
-    choose: Choose | None = None,
-) -> None:
+def enable(*, gate: GateName | Gate = "default", models: str | Path | None = None) -> None:
     """Make models that PaddleX opens with HPI in this process run on our engines.
 
     gate: how close to float32 an engine must read, by name (default, strict, exact) or by bounds.
@@ -44,12 +31,11 @@ def enable(
     models: the folder of models, whose `engines` has the plans and the conversions from Paddle;
     default: what OCR_HPI_MODELS names, else `models`. A model without `model_dir` is taken from
     there if it is there, else as PaddleX does.
-    choose: your own choice instead of the plans'.
-    PaddleX's other engines are not changed. Calling it again replaces all three arguments.
+    PaddleX's other engines are not changed. Calling it again replaces both arguments.
     Raises ConfigError for an unknown gate, EngineError where PaddleX is not installed or is of an
     unsupported version.
     """
     bounds = gate if isinstance(gate, Gate) else named_gate(gate)
     store = Path(models or os.environ.get("OCR_HPI_MODELS") or "models").absolute()
     lax = bounds.error_rate >= named_gate("default").error_rate
-    install(store, choose or planned(store, bounds), width_classes=lax)
+    install(store, planned(store, bounds), width_classes=lax)

@@ -83,11 +83,6 @@ def planned(models: Path, gate: Gate) -> Choose:
     return choose
 
 
-def simplest(request: ModelRequest) -> EngineSpec:
-    """The first candidate that `hpi_config` allows, by default float32 OpenVINO."""
-    return _allowed(request)[0]
-
-
 def measured(
     models: Path, files: str, specs: Sequence[EngineSpec], gate: Gate
 ) -> EngineSpec | None:

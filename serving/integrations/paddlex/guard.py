@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from contextlib import suppress
 from importlib import metadata
 
 from serving.errors import EngineError
@@ -47,20 +48,21 @@ def check_installed() -> str:
 
     Raises EngineError where it is absent, or it or a PaddleOCR beside it is of another series.
     """
-    try:
-        version = metadata.version("paddlex")
-    except metadata.PackageNotFoundError:
-        raise EngineError(f"PaddleX is not installed in {sys.prefix}; {_INSTALL}") from None
-    _check_series("PaddleX", version)
-    _check_paddleocr()
-    return version
+    versions = {}
+    for name in ("PaddleX", "PaddleOCR"):  # the settings that PaddleOCR gives PaddleX are relied on
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = version = metadata.version(name)
+            if not f"{version}.".startswith(f"{SERIES}."):
+                raise EngineError(
+                    f"{name} {version} is installed, and {name} {SERIES} is supported; {_INSTALL}"
+                )
+    if "PaddleX" not in versions:
+        raise EngineError(f"PaddleX is not installed in {sys.prefix}; {_INSTALL}")
+    return versions["PaddleX"]
 
 
 def check_paddlex() -> None:
-    """Raise EngineError where PaddleX is absent, of another series, or different internally.
-
-    An installed PaddleOCR of another series is an error, too.
-    """
+    """Raise EngineError as `check_installed` does, and where PaddleX differs internally."""
     version = check_installed()
     try:
         importlib.import_module("paddlex")
@@ -71,21 +73,6 @@ def check_paddlex() -> None:
         raise EngineError(
             f"PaddleX {version} differs from the supported PaddleX {SERIES}: "
             f"{'; '.join(changed)}. Please {_INSTALL}"
-        )
-
-
-def _check_paddleocr() -> None:
-    """PaddleOCR is optional, but its settings for PaddleX are relied on."""
-    try:
-        _check_series("PaddleOCR", metadata.version("paddleocr"))
-    except metadata.PackageNotFoundError:
-        return
-
-
-def _check_series(name: str, version: str) -> None:
-    if not f"{version}.".startswith(f"{SERIES}."):
-        raise EngineError(
-            f"{name} {version} is installed, and {name} {SERIES} is supported; {_INSTALL}"
         )
 
 

@@ -22,6 +22,7 @@ from http_fake import CONFIG, picture
 from http_server import HERE, PATIENCE, Server, eventually
 
 from serving.http.gunicorn.master import how_it_ended
+from serving.http.gunicorn.messages import WorkerEvents
 from serving.http.logs import JsonFormatter
 from serving.http.metrics import metrics_folder
 
@@ -282,6 +283,13 @@ def test_log_lines_have_no_control_characters() -> None:
     assert "字" in line
     assert json.loads(line)["message"] == hostile
     line.encode()
+
+
+def test_an_error_with_a_path_of_any_bytes_reaches_the_master() -> None:
+    events = WorkerEvents()
+    events.failed(os.fsdecode(b"models/\xff: ") + "字" * 1000)
+    [event] = events.receive()
+    assert event.error is not None and event.error.startswith("models/?: 字")
 
 
 def test_how_it_ended() -> None:

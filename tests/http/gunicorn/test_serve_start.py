@@ -77,7 +77,7 @@ def test_a_pipeline_that_does_not_load_ends_the_server(
 def test_no_thread_starts_before_the_fork() -> None:
     """Vendors' libraries start threads, which a fork does not copy: workers import them."""
     code = (
-        "import sys, threading, serving.http.gunicorn.server\n"
+        "import sys, threading, serving.http.gunicorn.master\n"
         "vendors = {'openvino', 'onnxruntime', 'pynvml'} & sys.modules.keys()\n"
         "print(vendors or '-', threading.active_count())"
     )

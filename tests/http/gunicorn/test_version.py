@@ -10,7 +10,7 @@ import pytest
 
 from serving.errors import OcrError
 from serving.http.gunicorn import SERIES, check_version
-from serving.http.gunicorn.server import run
+from serving.http.gunicorn.master import run
 from serving.http.settings import Settings
 
 

@@ -100,6 +100,7 @@ def _lines(
 ) -> Iterator[list[_Character]]:
     """The characters of each line, as PDFium parts them."""
     line: list[_Character] = []
+    pixel = pypdfium2.PdfPosConv(page, (0, 0, *size, 0)).to_bitmap
     box, x_origin, y_origin = pdfium.FS_RECTF(), ctypes.c_double(), ctypes.c_double()
     for index in range(count):
         text = chr(pdfium.FPDFText_GetUnicode(text_page, index))
@@ -111,24 +112,15 @@ def _lines(
             text = "-"
         pdfium.FPDFText_GetLooseCharBox(text_page, index, box)
         pdfium.FPDFText_GetCharOrigin(text_page, index, x_origin, y_origin)
-        corners = (
-            _pixel(page, size, box.left, box.top),
-            _pixel(page, size, box.right, box.bottom),
-        )
+        corners = pixel(box.left, box.top), pixel(box.right, box.bottom)
         xs, ys = (sorted(values) for values in zip(*corners, strict=True))
         if not (0 <= sum(xs) <= 2 * size[0] and 0 <= sum(ys) <= 2 * size[1]):
             continue  # beyond the CropBox: nobody sees it
         left, right = (min(max(x, 0), size[0]) for x in xs)
         top, bottom = (min(max(y, 0), size[1]) for y in ys)
-        origin = _pixel(page, size, x_origin.value, y_origin.value)
+        origin = pixel(x_origin.value, y_origin.value)
         line.append(_Character(text, (left, top, right, bottom), origin))
     yield line
-
-
-def _pixel(page: pypdfium2.PdfPage, size: tuple[int, int], x: float, y: float) -> tuple[int, int]:
-    across, down = ctypes.c_int(), ctypes.c_int()
-    pdfium.FPDF_PageToDevice(page, 0, 0, *size, 0, x, y, across, down)
-    return across.value, down.value
 
 
 def _parted(characters: list[_Character]) -> Iterator[OwnLine]:

@@ -16,7 +16,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 import cv2
@@ -60,12 +59,10 @@ if hasattr(_libc, "mallopt"):  # musl has neither
 _malloc_trim = getattr(_libc, "malloc_trim", lambda _: 0)
 
 
-class Pages(Iterator[Image]):
-    """The pages of one image or document, decoded one at a time by `next`.
+class Pages:
+    """The pages of one image or document, decoded one at a time.
 
-    Each is (H, W, 3), BGR, uint8, C-contiguous, upright. `next` raises Undecodable, TimedOut,
-    NotReady; after that, `next` goes on with the next page. Between pages only the file's bytes
-    are held.
+    Between pages only the file's bytes are held.
     """
 
     def __init__(
@@ -84,10 +81,9 @@ class Pages(Iterator[Image]):
         """Pages of the whole document; of a TIFF, those up to the last one selected."""
         self._own_lines = own_lines
         self._decode_page = decode_page
-        self._next = iter(self.pages)
 
-    def __next__(self) -> Image:
-        return self.decode(next(self._next))
+    def __iter__(self) -> Iterator[Image]:
+        return map(self.decode, self.pages)
 
     def own_text(self, page: PageInfo) -> Page | None:
         """The text that a PDF has of its page, with words; None where the page must be read.
@@ -102,7 +98,10 @@ class Pages(Iterator[Image]):
         return Page(*page.size, lines, {"pdf_text": spent}, source="pdf_text")
 
     def decode(self, page: PageInfo) -> Image:
-        """One of `pages`, in any order."""
+        """One of `pages`, in any order: (H, W, 3), BGR, uint8, C-contiguous, upright.
+
+        Raises Undecodable, TimedOut, NotReady; the other pages can still be decoded.
+        """
         image = self._decode_page(page)
         if image.nbytes > _LARGE_PAGE:
             weakref.finalize(image, _malloc_trim, 0).atexit = False
@@ -193,12 +192,7 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

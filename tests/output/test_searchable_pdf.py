@@ -146,7 +146,7 @@ def test_every_word_that_is_read_is_found_within_three_pixels(
     for sample in samples:
         data = pdf_of(sample.image, 1)
         pages = decoder.pages(data)
-        page = pipeline.read(next(pages), Options(return_word_box=True))
+        page = pipeline.read(next(iter(pages)), Options(return_word_box=True))
         made = searchable_pdf([ReadPage(0, 0, 1, page, pages.pages[0].dpi)], [data], decoder)
         assert poppler.pixels(made) == poppler.pixels(data)
         [found] = poppler.words(made)

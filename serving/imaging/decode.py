@@ -146,7 +146,7 @@ class Decoder:
                 ranges.check(1)
                 page = PageInfo(0, header.size, header.dpi)
                 return Pages(kind, [page], lambda _: _decode_image(kind, header))
-        return self._document_pages(self._sandbox.document(kind, data, pdf_dpi), ranges)
+        return self._document_pages(Document(kind, data, pdf_dpi), ranges)
 
     def _document_pages(self, document: Document, ranges: PageRanges) -> Pages:
         count, pages = self._sandbox.pages(document, ranges, self._limits.max_pages)

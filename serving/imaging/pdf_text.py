@@ -43,35 +43,32 @@ def own_text(page: pypdfium2.PdfPage, width: int, height: int) -> list[OwnLine] 
     That is a page without text, under a scan, with text that is not painted or whose characters are
     not known. width, height: of the page as it is drawn, in pixels.
     """
-    text_page = page.get_textpage()
-    try:
-        count = text_page.count_chars()
-        if not 0 < count <= _MAX_CHARACTERS:
-            return None
-        letters = hidden = unknown = 0
-        for index in range(count):
-            code = pdfium.FPDFText_GetUnicode(text_page, index)
-            if pdfium.FPDFText_IsGenerated(text_page, index) or chr(code).isspace():
-                continue
-            letters += 1
-            text_object = pdfium.FPDFText_GetTextObject(text_page, index)
-            hidden += pdfium.FPDFTextObj_GetTextRenderMode(text_object) in _INVISIBLE
-            unknown += _is_unknown(text_page, index, code)
-        pictures = _picture_share(page)
-        if (
-            letters == 0
-            or hidden > _MAX_HIDDEN * letters
-            or unknown > _MAX_UNKNOWN * letters
-            or (pictures > _MAX_PICTURES and letters < _MIN_CHARACTERS)
-        ):
-            return None
-        return [
-            line
-            for characters in _lines(page, text_page, count, (width, height))
-            for line in _parted(characters)
-        ]
-    finally:
-        text_page.close()
+    text_page = page.get_textpage()  # closed with the page
+    count = text_page.count_chars()
+    if not 0 < count <= _MAX_CHARACTERS:
+        return None
+    letters = hidden = unknown = 0
+    for index in range(count):
+        code = pdfium.FPDFText_GetUnicode(text_page, index)
+        if pdfium.FPDFText_IsGenerated(text_page, index) or chr(code).isspace():
+            continue
+        letters += 1
+        text_object = pdfium.FPDFText_GetTextObject(text_page, index)
+        hidden += pdfium.FPDFTextObj_GetTextRenderMode(text_object) in _INVISIBLE
+        unknown += _is_unknown(text_page, index, code)
+    pictures = _picture_share(page)
+    if (
+        letters == 0
+        or hidden > _MAX_HIDDEN * letters
+        or unknown > _MAX_UNKNOWN * letters
+        or (pictures > _MAX_PICTURES and letters < _MIN_CHARACTERS)
+    ):
+        return None
+    return [
+        line
+        for characters in _lines(page, text_page, count, (width, height))
+        for line in _parted(characters)
+    ]
 
 
 def _is_unknown(text_page: Any, index: int, code: int) -> bool:

@@ -30,7 +30,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,8 @@ class Document:
     kind: Kind
     data: Data
     dpi: int
-    number: int
-    """Unique within a sandbox."""
+    number: int = field(default_factory=itertools.count(1).__next__)
+    """Unique in this process."""
 
 
 _MIN_ROOM = 64 << 20
@@ -87,15 +87,10 @@ class Sandbox:
     ) -> None:
         self._page_seconds = page_seconds
         self._pool = _ProcessPool(processes, memory_bytes)
-        self._numbers = itertools.count(1)
 
     def close(self) -> None:
         """End all processes, busy ones too: their callers get NotReady."""
         self._pool.close()
-
-    def document(self, kind: Kind, data: Data, dpi: int) -> Document:
-        """What `pages` and `decode` take. Nothing is sent yet."""
-        return Document(kind, data, dpi, next(self._numbers))
 
     def pages(
         self, document: Document, ranges: PageRanges, max_pages: int
@@ -146,7 +141,7 @@ class Sandbox:
         """
         layers = json.dumps(texts).encode()
         content = b"".join([layers, *(bytes(data) for _, data in documents)])
-        document = self.document("pdf", content, 0)
+        document = Document("pdf", content, 0)
         parts = [(kind, len(data)) for kind, data in documents]
         request = {"page": None, "last": True, "searchable": parts, "layers": len(layers)}
         seconds = self._page_seconds + sum(map(len, texts))
@@ -158,7 +153,7 @@ class Sandbox:
     def check_searchable(self, data: Data) -> None:
         """Raise Undecodable for a PDF that `searchable` refuses; TimedOut, NotReady."""
         request = {"page": None, "last": True, "searchable": [("pdf", len(data))], "layers": 0}
-        self._request(self.document("pdf", data, 0), request)
+        self._request(Document("pdf", data, 0), request)
 
     def _request(
         self,
@@ -170,11 +165,12 @@ class Sandbox:
         what = display_name(document.kind, request["page"])
         seconds = seconds or self._page_seconds
         clock = 2 * seconds + 2  # the kernel counts whole seconds
+        request |= {"kind": document.kind, "dpi": document.dpi, "seconds": seconds}
         try:
             try:
-                answer = self._attempt(document, request, descriptors, seconds, clock)
+                answer = self._attempt(document, request, descriptors, clock)
             except _ProcessStalled:
-                answer = self._attempt(document, request, descriptors, seconds, clock)
+                answer = self._attempt(document, request, descriptors, clock)
         except _ProcessDied as error:
             raise Undecodable(f"{what}: {error}") from None
         except TimeoutError:
@@ -187,21 +183,11 @@ class Sandbox:
         return answer
 
     def _attempt(
-        self,
-        document: Document,
-        request: dict[str, Any],
-        descriptors: Sequence[int],
-        seconds: float,
-        clock: float,
+        self, document: Document, request: dict[str, Any], descriptors: Sequence[int], clock: float
     ) -> dict[str, Any]:
-        with self._pool.process(document.number) as process, _shared_memory() as data:
-            request |= {
-                "document": document.number,
-                "kind": document.kind,
-                "dpi": document.dpi,
-                "has_data": process.document != document.number,
-                "seconds": seconds,
-            }
+        number = document.number
+        with self._pool.process(number) as process, _shared_memory() as data:
+            request |= {"document": number, "has_data": process.document != number}
             if request["has_data"]:
                 data.write(document.data)
                 data.flush()
@@ -432,7 +418,7 @@ class _DecoderProcess:
             raise _ProcessDied(self._cause_of_death(message["seconds"])) from None
         if message.get("last") or "error" in answer:
             self.document = None
-        self.retired = self._documents >= _MAX_DOCUMENTS or bool(answer.get("exiting"))
+        self.retired = self._documents >= _MAX_DOCUMENTS or bool(answer.get("retire"))
         return answer
 
     def is_ready(self) -> bool:

@@ -21,7 +21,7 @@ from serving.errors import InputError, TimedOut
 from serving.evaluate.figures import FIGURES, TIMES, Evaluation
 from serving.evaluate.labels import LabelledPage
 from serving.imaging.source import load
-from serving.scores import Polygon, box_pairs, edit_distance, in_regions
+from serving.scores import Polygon, box_pairs, edit_distance, not_ignored
 from serving.types import Image
 
 _LINES, _PAGES, _CONFUSIONS, _PROBLEMS = 100, 12, 60, 50
@@ -167,8 +167,7 @@ def _pages(found: Evaluation, pictures: _Pictures) -> list[dict[str, Any]]:
             continue
         boxes = []
         for reading in found.readings[index]:
-            ignored = in_regions(reading.boxes, page.ignored)
-            read = [box for box, out in zip(reading.boxes, ignored, strict=True) if not out]
+            read = not_ignored(reading.boxes, reading.boxes, page.ignored)
             pairs = dict(box_pairs(page.boxes, read, 0.5))
             hits = set(pairs.values())
             boxes.append(

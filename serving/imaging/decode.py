@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from PIL.Image import DecompressionBombError
 
+from serving.config.options import PDF_DPI
 from serving.errors import BadRequest, TooLarge, Undecodable
 from serving.imaging import jpeg, pillow
 from serving.imaging.formats import (
@@ -49,7 +50,7 @@ _MEMORY_PER_PIXEL = 20
 # glibc keeps what decoders and engines free after a large page, up to 1 GB, and returns it only if
 # told to. That takes milliseconds: after pages of so many bytes.
 _LARGE_PAGE = 48 << 20
-# It keeps less where threads share arenas, and where what is large is never part of one.
+# It keeps less where threads share arenas and large blocks are allocated outside of them.
 _LARGE_ALLOCATION = 4 << 20
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _libc = ctypes.CDLL(None)
@@ -129,7 +130,7 @@ class Decoder:
             memory_bytes = _BASE_MEMORY + _MEMORY_PER_PIXEL * self._limits.max_pixels
         self._sandbox = Sandbox(processes, page_seconds=page_seconds, memory_bytes=memory_bytes)
 
-    def pages(self, data: Data, *, pdf_dpi: int = 144, ranges: PageRanges = ALL_PAGES) -> Pages:
+    def pages(self, data: Data, *, pdf_dpi: int = PDF_DPI, ranges: PageRanges = ALL_PAGES) -> Pages:
         """The selected pages of `data`, which must not change while they are read.
 
         Format, encryption and limits are checked here, before any pixel is decoded. Raises

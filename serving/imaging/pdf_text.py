@@ -9,6 +9,7 @@ import ctypes
 import math
 import unicodedata
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import pypdfium2
@@ -122,13 +123,8 @@ def _lines(
 
 def _parted(characters: list[_Character]) -> Iterator[OwnLine]:
     """The words of a line, and where gaps part it into several lines."""
-    words: list[list[_Character]] = [[]]
-    for character in characters:
-        if not character.text.isspace():
-            words[-1].append(character)
-        elif words[-1]:
-            words.append([])
-    words = [word for word in words if word]
+    runs = groupby(characters, key=lambda character: character.text.isspace())
+    words = [list(run) for is_space, run in runs if not is_space]
     if not words:
         return
     first, last = words[0][0].origin, words[-1][-1].origin

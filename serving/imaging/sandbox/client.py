@@ -30,7 +30,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -197,24 +197,22 @@ class Sandbox:
 
 def _line(own: protocol.OwnLine) -> Line:
     """With a word for each space, so that the words' texts concatenate to the line's."""
-    words: list[Word] = []
-    for text, (left, top, right, bottom) in own["words"]:
+
+    def line(text: str, left: int, top: int, right: int, bottom: int) -> Line:
         quad = (left, top), (right, top), (right, bottom), (left, bottom)
-        word = Word(text, Line("", 1.0, quad, own["turn"]).box, 1.0)
+        return Line(text, 1.0, quad, own["turn"])
+
+    words: list[Word] = []
+    for text, bounds in own["words"]:
+        box = line(text, *bounds).box
         if words:
             before = words[-1].box
-            space = before[1], word.box[0], word.box[3], before[2]
-            words.append(Word(" ", space, 1.0))
-        words.append(word)
-    xs, ys = zip(*(corner for word in words for corner in word.box), strict=True)
-    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
-    return Line(
-        text="".join(word.text for word in words),
-        score=1.0,
-        quad=((left, top), (right, top), (right, bottom), (left, bottom)),
-        turn=own["turn"],
-        words=tuple(words),
-    )
+            words.append(Word(" ", (before[1], box[0], box[3], before[2]), 1.0))
+        words.append(Word(text, box, 1.0))
+    lefts, tops, rights, bottoms = zip(*(bounds for _, bounds in own["words"]), strict=True)
+    text = "".join(word.text for word in words)
+    whole = line(text, min(lefts), min(tops), max(rights), max(bottoms))
+    return replace(whole, words=tuple(words))
 
 
 def _shared_memory() -> BufferedRandom:

@@ -20,7 +20,6 @@ from typing import Self
 
 import cv2
 import numpy as np
-from PIL.Image import DecompressionBombError
 
 from serving.config.options import PDF_DPI
 from serving.errors import BadRequest, TooLarge, Undecodable
@@ -204,7 +203,7 @@ def _decode_image(kind: SingleKind, header: Header) -> Image:
         if image is None:
             with pillow.damage_as_undecodable(kind):
                 image = _with_pillow(kind, header)
-    except (MemoryError, DecompressionBombError) as error:
+    except MemoryError as error:
         raise TooLarge(
             f"not enough memory to decode {header.width} x {header.height} pixels: send it smaller"
         ) from error

@@ -249,11 +249,8 @@ def _read_png(data: Data) -> Header:
         elif name == b"IEND":
             break
         elif name == b"pHYs" and len(body) == 9:
-            across, down, unit = struct.unpack(">IIB", body)
-            metre = 0.0254
-            dpi = (
-                pillow.plausible(round(across * metre, 1), round(down * metre, 1)) if unit else None
-            )
+            across, down, is_metre = struct.unpack(">IIB", body)
+            dpi = pillow.plausible(across * 0.0254, down * 0.0254) if is_metre else None
         elif profile is None:
             profile = _png_exif(name, bytes(body))
     else:

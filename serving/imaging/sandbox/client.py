@@ -82,9 +82,7 @@ class Sandbox:
     sandbox belongs to the process that made it: create it after the fork.
     """
 
-    def __init__(
-        self, processes: int = 2, *, page_seconds: float = 10.0, memory_bytes: int = 2 << 30
-    ) -> None:
+    def __init__(self, processes: int, *, page_seconds: float, memory_bytes: int) -> None:
         self._page_seconds = page_seconds
         self._pool = _ProcessPool(processes, memory_bytes)
 

@@ -21,7 +21,7 @@ _MAX_CHARACTERS = 100_000
 _MAX_HIDDEN = 0.1
 """Of the characters: more that are not painted are the text layer of a scan."""
 _MAX_UNKNOWN = 0.02
-"""Of the characters: more without a meaning is a font whose characters nobody can know."""
+"""Of the characters: where more map to no Unicode, the font does not tell what it shows."""
 _MAX_PICTURES = 0.5
 """Of the page's area: with more it is a scan ..."""
 _MIN_CHARACTERS = 200

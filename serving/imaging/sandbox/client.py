@@ -80,6 +80,8 @@ class Sandbox:
     more than twice that by the clock (then TimedOut: the machine is overloaded), and `memory_bytes`
     more than an idle process. A process that is stopped or hangs is replaced within seconds. A
     sandbox belongs to the process that made it: create it after the fork.
+
+    Every request raises Undecodable, TimedOut, NotReady.
     """
 
     def __init__(self, processes: int, *, page_seconds: float, memory_bytes: int) -> None:
@@ -95,7 +97,7 @@ class Sandbox:
     ) -> tuple[int, list[PageInfo]]:
         """How many pages the document has, and those selected; at most one over `max_pages`.
 
-        Counting may stop behind the last one selected. Raises Undecodable, TimedOut, NotReady.
+        Counting may stop behind the last one selected.
         """
         request = {"page": None, "ranges": ranges.ranges, "max_pages": max_pages}
         answer = self._request(document, request)
@@ -105,10 +107,7 @@ class Sandbox:
         ]
 
     def decode(self, document: Document, page: int, size: Size, *, last: bool = False) -> Image:
-        """The page, (H, W, 3) BGR. `last`: no other page will be requested.
-
-        Raises Undecodable, TimedOut, NotReady.
-        """
+        """The page, (H, W, 3) BGR. `last`: no other page will be requested."""
         width, height = size
         image = np.empty((height, width, 3), np.uint8)
         with _shared_memory() as pixels:
@@ -121,10 +120,7 @@ class Sandbox:
         return image
 
     def own_text(self, document: Document, page: int, size: Size) -> tuple[Line, ...] | None:
-        """The text that a PDF has of its page, with words; None where the page must be read.
-
-        Raises Undecodable, TimedOut, NotReady.
-        """
+        """The text that a PDF has of its page, with words; None where the page must be read."""
         request = {"page": page, "width": size[0], "height": size[1], "own_text": True}
         lines = self._request(document, request)["lines"]
         return None if lines is None else tuple(map(_line, lines))
@@ -134,8 +130,7 @@ class Sandbox:
     ) -> bytes:
         """One PDF of all documents, with the texts of their pages on them.
 
-        It may take a second of processor time for each page more. Raises Undecodable, TimedOut,
-        NotReady.
+        It may take a second of processor time for each page more.
         """
         layers = json.dumps(texts).encode()
         content = b"".join([layers, *(bytes(data) for _, data in documents)])
@@ -149,7 +144,7 @@ class Sandbox:
             return made.read(answer["bytes"])
 
     def check_searchable(self, data: Data) -> None:
-        """Raise Undecodable for a PDF that `searchable` refuses; TimedOut, NotReady."""
+        """Raise Undecodable for a PDF that `searchable` refuses."""
         request = {"page": None, "last": True, "searchable": [("pdf", len(data))], "layers": 0}
         self._request(Document("pdf", data, 0), request)
 

@@ -13,6 +13,7 @@ import struct
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ class _Font:
 
 
 def _copy(found: Any) -> Dictionary:
-    return Dictionary(found) if isinstance(found, Dictionary) else Dictionary()
+    return copy(found) if isinstance(found, Dictionary) else Dictionary()
 
 
 def _is_wide(character: str) -> bool:

@@ -145,8 +145,8 @@ def constant(name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32)
     """A Constant node."""
     import onnx
 
-    value = onnx.numpy_helper.from_array(np.asarray(value, dtype), name)
-    return new_node("Constant", [], name, value=value)
+    array = np.asarray(value, dtype)
+    return new_node("Constant", [], name, value=onnx.numpy_helper.from_array(array, name))
 
 
 def cast(source: str, output: str, dtype: npt.DTypeLike) -> onnx.NodeProto:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as PillowImage
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
@@ -16,6 +17,7 @@ from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.errors import EngineError
 from serving.imaging.decode import Decoder
+from serving.imaging.draw import draw
 from serving.imaging.formats import MAX_PIXELS, Limits, PageRanges
 from serving.imaging.source import IMAGE_SUFFIXES, Loaded, OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
@@ -188,10 +190,6 @@ class PageResult(dict[str, Any]):
     @property
     def img(self) -> Values:
         """`{"ocr_res_img": picture}`: the page with its boxes and, beside it, its text; RGB."""
-        from PIL import Image as PillowImage
-
-        from serving.imaging.draw import draw
-
         drawn = draw(self.image, self.lines)
         return {"ocr_res_img": PillowImage.fromarray(np.ascontiguousarray(drawn[:, :, ::-1]))}
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
 
 from serving.types import Image, Line
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
 
 FACE = "NotoSansCJKsc-Regular.otf"
 """In data/: Latin-1, GB2312, Big5 level 1, JIS X 0208 and hangul, for PDFium too."""
 
 _COLORS = ((36, 28, 214), (180, 105, 20), (32, 138, 34), (160, 32, 150), (0, 128, 214))
 _MIN_FONT_SIZE = 6
-FontOf = Callable[[int], "FreeTypeFont"]
+FontOf = Callable[[int], ImageFont.FreeTypeFont]
 
 
 def draw(image: Image, lines: Sequence[Line]) -> Image:
@@ -30,8 +29,6 @@ def draw(image: Image, lines: Sequence[Line]) -> Image:
 
     `image` is (H, W, 3) BGR and is not changed; the result is (H, 2 W, 3) BGR.
     """
-    import cv2
-
     height, width = image.shape[:2]
     canvas = np.full((height, 2 * width, 3), 255, np.uint8)
     canvas[:, :width] = image
@@ -48,8 +45,6 @@ def draw(image: Image, lines: Sequence[Line]) -> Image:
 
 def _write_text(canvas: Image, line: Line, font_of: FontOf) -> None:
     """Fit the line's text into its box, in the direction in which the line reads."""
-    import cv2
-
     box = np.array(line.box, np.float32)
     width = round(float(max(np.linalg.norm(box[1] - box[0]), np.linalg.norm(box[2] - box[3]))))
     height = round(float(max(np.linalg.norm(box[3] - box[0]), np.linalg.norm(box[2] - box[1]))))
@@ -70,9 +65,6 @@ def _write_text(canvas: Image, line: Line, font_of: FontOf) -> None:
 
 def _render(text: str, width: int, height: int, font_of: FontOf) -> Image:
     """The text in black on white, (height, width) grey, as large as fits."""
-    from PIL import Image as PillowImage
-    from PIL import ImageDraw
-
     size = max(_MIN_FONT_SIZE, round(height * 0.75))
     length = font_of(size).getlength(text)
     if length > width:
@@ -82,9 +74,7 @@ def _render(text: str, width: int, height: int, font_of: FontOf) -> Image:
     return np.asarray(tile, np.uint8)
 
 
-def _load_font(size: int) -> FreeTypeFont:
+def _load_font(size: int) -> ImageFont.FreeTypeFont:
     """At `size` pixels per em. Basic layout: Pillow has Raqm on some machines only."""
-    from PIL import ImageFont
-
     path = Path(__file__).parents[1] / "data" / FACE
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

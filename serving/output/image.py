@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from serving.errors import EngineError
@@ -22,8 +23,6 @@ def drawn_png(image: Image, lines: Sequence[Line]) -> bytes:
 
 def jpeg_base64(image: Image, max_size: tuple[int, int] = _MAX_SIZE, quality: int = 95) -> str:
     """The picture as base64 of a JPEG, scaled down to at most that (height, width)."""
-    import cv2
-
     height, width = image.shape[:2]
     scale = min(max_size[0] / height, max_size[1] / width)
     if scale < 1:
@@ -38,8 +37,6 @@ def page_jpeg(image: Image, _: Sequence[Line]) -> str:
 
 
 def _encoded(image: Image, kind: str, *settings: int) -> bytes:
-    import cv2
-
     written, data = cv2.imencode(kind, image, settings)
     if not written:
         raise EngineError(f"OpenCV cannot encode this page as {kind}")

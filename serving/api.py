@@ -6,10 +6,10 @@ import json
 import mimetypes
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image as PillowImage
 from pydantic import ValidationError
 
 from serving.config.errors import config_error
@@ -17,6 +17,7 @@ from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
 from serving.config.pipeline import PipelineConfig, load_config
 from serving.errors import EngineError
 from serving.imaging.decode import Decoder
+from serving.imaging.draw import draw
 from serving.imaging.formats import MAX_PIXELS, Limits, PageRanges
 from serving.imaging.source import IMAGE_SUFFIXES, Loaded, OnPageError, Source, load
 from serving.integrations.paddlex.plain import PlainPipeline, is_plain
@@ -139,12 +140,7 @@ class OcrPipeline:
     def __enter__(self) -> OcrPipeline:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -194,10 +190,6 @@ class PageResult(dict[str, Any]):
     @property
     def img(self) -> Values:
         """`{"ocr_res_img": picture}`: the page with its boxes and, beside it, its text; RGB."""
-        from PIL import Image as PillowImage
-
-        from serving.imaging.draw import draw
-
         drawn = draw(self.image, self.lines)
         return {"ocr_res_img": PillowImage.fromarray(np.ascontiguousarray(drawn[:, :, ::-1]))}
 

@@ -10,13 +10,14 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 from rapidfuzz.distance import Levenshtein
 
+Item = TypeVar("Item")
 Polygon = Sequence[tuple[float, float]]
 """At least three corners (x, y), in pixels."""
 
@@ -98,11 +99,14 @@ def box_pairs(
     return list(pairs.items())
 
 
-def in_regions(boxes: Sequence[Polygon], regions: Sequence[Polygon]) -> list[bool]:
-    """Of each box, whether more than half of its area lies in one of the regions."""
-    inner, outer = _polygons(boxes)[:, None], _polygons(regions)[None]
+def not_ignored(
+    items: Sequence[Item], boxes: Sequence[Polygon], ignored: Sequence[Polygon]
+) -> list[Item]:
+    """The items without those of whose box more than half lies in one of the ignored regions."""
+    inner, outer = _polygons(boxes)[:, None], _polygons(ignored)[None]
     common = shapely.area(shapely.intersection(inner, outer))
-    return list((common > 0.5 * shapely.area(inner)).any(axis=1))
+    is_in = (common > 0.5 * shapely.area(inner)).any(axis=1)
+    return list(itertools.compress(items, ~is_in))
 
 
 def box_overlap(
@@ -116,7 +120,7 @@ def box_overlap(
     As in PaddleOCR's metric, boxes read in an ignored region and polygons that cross themselves
     are not counted.
     """
-    counted = [box for box, out in zip(read, in_regions(read, ignored), strict=True) if not out]
+    counted = not_ignored(read, read, ignored)
     whole, part = (sum(shape is not None for shape in _polygons(side)) for side in (truth, counted))
     return Overlap(len(box_pairs(truth, counted, threshold)), whole, part)
 

@@ -42,7 +42,7 @@ from serving.scores import (
     box_pairs,
     character_overlap,
     edit_distance,
-    in_regions,
+    not_ignored,
     token_overlap,
 )
 from serving.types import Image
@@ -316,10 +316,7 @@ def _counts(page: LabelledPage, reading: Reading) -> dict[str, tuple[float, floa
             overlap = box_overlap(page.boxes, reading.boxes, threshold, page.ignored)
             names = (f"det_{name}{suffix}" for name in ("precision", "recall", "hmean"))
             counts |= zip(names, _shares(overlap), strict=True)
-    texts = reading.texts
-    if page.ignored:
-        inside = in_regions(reading.boxes, page.ignored)
-        texts = tuple(text for text, is_in in zip(texts, inside, strict=True) if not is_in)
+    texts = not_ignored(reading.texts, reading.boxes, page.ignored)
     truth, read = "\n".join(page.texts), "\n".join(texts)
     length, words = max(len(truth), len(read)), truth.split()
     edits = edit_distance(words, read.split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 from collections import Counter
@@ -12,7 +11,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -21,7 +19,8 @@ from serving.errors import InputError, TimedOut
 from serving.evaluate.figures import FIGURES, TIMES, Evaluation
 from serving.evaluate.labels import LabelledPage
 from serving.imaging.source import load
-from serving.scores import Polygon, box_pairs, edit_distance, in_regions
+from serving.output.image import jpeg_base64
+from serving.scores import Polygon, box_pairs, edit_distance, not_ignored
 from serving.types import Image
 
 _LINES, _PAGES, _CONFUSIONS, _PROBLEMS = 100, 12, 60, 50
@@ -154,8 +153,7 @@ def _pages(found: Evaluation, pictures: _Pictures) -> list[dict[str, Any]]:
             continue
         boxes = []
         for reading in found.readings[index]:
-            ignored = in_regions(reading.boxes, page.ignored)
-            read = [box for box, out in zip(reading.boxes, ignored, strict=True) if not out]
+            read = not_ignored(reading.boxes, reading.boxes, page.ignored)
             pairs = dict(box_pairs(page.boxes, read, 0.5))
             hits = set(pairs.values())
             boxes.append(
@@ -196,12 +194,6 @@ class _Pictures:
         """As a data URL; None if there is no image or no room."""
         if image is None or not image.size or self.bytes > _MAX_PICTURES:
             return None
-        scale = min(1.0, size[0] / image.shape[0], size[1] / image.shape[1])
-        if scale < 1:
-            height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-            resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            image = np.asarray(resized, np.uint8)
-        data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, 80))[1].tobytes()
-        url = "data:image/jpeg;base64," + base64.b64encode(data).decode()
+        url = "data:image/jpeg;base64," + jpeg_base64(image, size, quality=80)
         self.bytes += len(url)
         return url

@@ -16,13 +16,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 import cv2
 import numpy as np
-from PIL.Image import DecompressionBombError
 
+from serving.config.options import PDF_DPI
 from serving.errors import BadRequest, TooLarge, Undecodable
 from serving.imaging import jpeg, pillow
 from serving.imaging.formats import (
@@ -50,7 +49,7 @@ _MEMORY_PER_PIXEL = 20
 # glibc keeps what decoders and engines free after a large page, up to 1 GB, and returns it only if
 # told to. That takes milliseconds: after pages of so many bytes.
 _LARGE_PAGE = 48 << 20
-# It keeps less where threads share arenas, and where what is large is never part of one.
+# It keeps less where threads share arenas and large blocks are allocated outside of them.
 _LARGE_ALLOCATION = 4 << 20
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _libc = ctypes.CDLL(None)
@@ -60,12 +59,10 @@ if hasattr(_libc, "mallopt"):  # musl has neither
 _malloc_trim = getattr(_libc, "malloc_trim", lambda _: 0)
 
 
-class Pages(Iterator[Image]):
-    """The pages of one image or document, decoded one at a time by `next`.
+class Pages:
+    """The pages of one image or document, decoded one at a time.
 
-    Each is (H, W, 3), BGR, uint8, C-contiguous, upright. `next` raises Undecodable, TimedOut,
-    NotReady; after that, `next` goes on with the next page. Between pages only the file's bytes
-    are held.
+    Between pages only the file's bytes are held.
     """
 
     def __init__(
@@ -84,10 +81,9 @@ class Pages(Iterator[Image]):
         """Pages of the whole document; of a TIFF, those up to the last one selected."""
         self._own_lines = own_lines
         self._decode_page = decode_page
-        self._next = iter(self.pages)
 
-    def __next__(self) -> Image:
-        return self.decode(next(self._next))
+    def __iter__(self) -> Iterator[Image]:
+        return map(self.decode, self.pages)
 
     def own_text(self, page: PageInfo) -> Page | None:
         """The text that a PDF has of its page, with words; None where the page must be read.
@@ -102,7 +98,10 @@ class Pages(Iterator[Image]):
         return Page(*page.size, lines, {"pdf_text": spent}, source="pdf_text")
 
     def decode(self, page: PageInfo) -> Image:
-        """One of `pages`, in any order."""
+        """One of `pages`, in any order: (H, W, 3), BGR, uint8, C-contiguous, upright.
+
+        Raises Undecodable, TimedOut, NotReady; the other pages can still be decoded.
+        """
         image = self._decode_page(page)
         if image.nbytes > _LARGE_PAGE:
             weakref.finalize(image, _malloc_trim, 0).atexit = False
@@ -130,7 +129,7 @@ class Decoder:
             memory_bytes = _BASE_MEMORY + _MEMORY_PER_PIXEL * self._limits.max_pixels
         self._sandbox = Sandbox(processes, page_seconds=page_seconds, memory_bytes=memory_bytes)
 
-    def pages(self, data: Data, *, pdf_dpi: int = 144, ranges: PageRanges = ALL_PAGES) -> Pages:
+    def pages(self, data: Data, *, pdf_dpi: int = PDF_DPI, ranges: PageRanges = ALL_PAGES) -> Pages:
         """The selected pages of `data`, which must not change while they are read.
 
         Format, encryption and limits are checked here, before any pixel is decoded. Raises
@@ -147,7 +146,7 @@ class Decoder:
                 ranges.check(1)
                 page = PageInfo(0, header.size, header.dpi)
                 return Pages(kind, [page], lambda _: _decode_image(kind, header))
-        return self._document_pages(self._sandbox.document(kind, data, pdf_dpi), ranges)
+        return self._document_pages(Document(kind, data, pdf_dpi), ranges)
 
     def _document_pages(self, document: Document, ranges: PageRanges) -> Pages:
         count, pages = self._sandbox.pages(document, ranges, self._limits.max_pages)
@@ -193,12 +192,7 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -209,7 +203,7 @@ def _decode_image(kind: SingleKind, header: Header) -> Image:
         if image is None:
             with pillow.damage_as_undecodable(kind):
                 image = _with_pillow(kind, header)
-    except (MemoryError, DecompressionBombError) as error:
+    except MemoryError as error:
         raise TooLarge(
             f"not enough memory to decode {header.width} x {header.height} pixels: send it smaller"
         ) from error

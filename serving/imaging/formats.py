@@ -13,16 +13,6 @@ Kind = Literal["jpeg", "png", "webp", "bmp", "gif", "tiff", "pdf"]
 
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF and PDF"
 
-_NAMES: dict[Kind, str] = {
-    "jpeg": "JPEG",
-    "png": "PNG",
-    "webp": "WebP",
-    "bmp": "BMP",
-    "gif": "GIF",
-    "tiff": "TIFF",
-    "pdf": "PDF",
-}
-
 MAX_PIXELS = 100_000_000
 """Of a page, by default."""
 
@@ -44,9 +34,8 @@ _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 
 def display_name(kind: Kind, page: int | None = None) -> str:
     """The format, or the page (from 0) of a document, as errors name it."""
-    if page is None or kind not in ("pdf", "tiff"):
-        return _NAMES[kind]
-    return f"{_NAMES[kind]}, page {page + 1}"
+    name = "WebP" if kind == "webp" else kind.upper()
+    return name if page is None or kind not in ("pdf", "tiff") else f"{name}, page {page + 1}"
 
 
 def sniff(data: Data) -> Kind:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Literal
 
 from PIL.ExifTags import Base
@@ -207,6 +207,8 @@ def _has_many_scans(data: bytes, position: int, components: bytes, progressive: 
 
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+"""In the order in which they must be in a file."""
 _MAX_CHUNKS = 100_000
 _MAX_PROFILE = 1 << 18
 _PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")
@@ -220,64 +222,46 @@ def _read_png(data: Data) -> Header:
     on as it is: the decoder checks whether all rows are there.
     """
     view = memoryview(data)
-    header = b""
+    chunks: dict[bytes, list[memoryview]] = {name: [] for name in _PIXEL_CHUNKS}
     profile: bytes | None = None
-    tables: dict[bytes, bytes] = {}
     dpi: Dpi | None = None
-    pixels: list[memoryview] = []
     position = len(_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if position + 8 > len(view):
             break
         length, name = struct.unpack_from(">I4s", view, position)
-        body = view[position + 8 : position + 8 + length]
-        checksum = bytes(view[position + 8 + length : position + 12 + length])
-        complete = len(checksum) == 4
-        position += 12 + length
-        if name in (b"IHDR", b"PLTE", b"IDAT", b"tRNS"):
-            valid = complete and zlib.crc32(body, zlib.crc32(name)) == int.from_bytes(
-                checksum, "big"
-            )
-            if complete and not valid and name != b"tRNS":
+        end = position + 12 + length
+        chunk, position = view[position:end], end
+        body = chunk[8 : 8 + length]
+        if name in chunks:
+            is_whole = len(chunk) == 12 + length
+            is_damaged = is_whole and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big")
+            if is_damaged and name != b"tRNS":
                 raise Undecodable(f"broken PNG: the checksum of its {name.decode()} is wrong")
-            if name == b"IDAT":
-                pixels.append(body)
-            elif name == b"IHDR":
-                header = header or bytes(body)
-            elif valid:
-                tables.setdefault(name, bytes(body))
+            if not is_damaged and (name == b"IDAT" or not chunks[name]):
+                chunks[name].append(chunk)
         elif name == b"IEND":
             break
         elif name == b"pHYs" and len(body) == 9:
-            across, down, unit = struct.unpack(">IIB", body)
-            metre = 0.0254
-            dpi = (
-                pillow.plausible(round(across * metre, 1), round(down * metre, 1)) if unit else None
-            )
+            across, down, is_metre = struct.unpack(">IIB", body)
+            dpi = pillow.plausible(across * 0.0254, down * 0.0254) if is_metre else None
         elif profile is None:
             profile = _png_exif(name, bytes(body))
     else:
         raise Undecodable(f"broken PNG: more than {_MAX_CHUNKS} chunks")
-    if len(header) < 13 or not pixels:
+    header = b"".join(chunks[b"IHDR"])
+    if len(header) < 25 or not chunks[b"IDAT"]:
         raise Undecodable("broken PNG: it ends before its pixels")
-    width, height = struct.unpack_from(">II", header)
+    width, height = struct.unpack_from(">II", header, 8)
     if not width or not height:
         raise Undecodable(f"broken PNG: its size is {width} x {height}")
-    parts = [_png_chunk(b"IHDR", header)]
-    parts += [_png_chunk(name, tables[name]) for name in (b"PLTE", b"tRNS") if name in tables]
-    parts += [_png_chunk(b"IDAT", b"".join(pixels)), _png_chunk(b"IEND", b"")]
     return Header(
         width,
         height,
-        _SIGNATURE + b"".join(parts),
+        b"".join([_SIGNATURE, *chain.from_iterable(chunks.values())]),
         exif_orientation(profile or b""),
         stored_dpi=dpi,
     )
-
-
-def _png_chunk(name: bytes, body: bytes) -> bytes:
-    checksum = zlib.crc32(body, zlib.crc32(name))
-    return struct.pack(">I4s", len(body), name) + body + struct.pack(">I", checksum)
 
 
 def _png_exif(name: bytes, body: bytes) -> bytes | None:

@@ -13,6 +13,7 @@ import struct
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,21 @@ def searchable(
     not be read, is empty. Raises Undecodable.
     """
     kind, data = documents[0]
-    font = _Font()
     with _opened(data) if kind == "pdf" else Pdf.new() as pdf:
+        font = _Font(pdf)
         for index, ((kind, data), texts) in enumerate(zip(documents, layers, strict=True)):
+            if kind != "pdf":
+                _add_images(pdf, kind, data, texts, font)
+                continue
             first = 0 if index == 0 else len(pdf.pages)
-            if kind == "pdf" and index > 0:
+            if index > 0:
                 with _opened(data) as other:
                     pdf.pages.extend(other.pages)
-            if kind != "pdf":
-                _add_images(pdf, kind, data, texts)
-            for position, text in enumerate(texts):
-                page = pdf.pages[first + (text["index"] if kind == "pdf" else position)]
-                if text["runs"]:
-                    font.add_to(page, pdf, _layer(page, text, font))
+            with pypdfium2.PdfDocument(data) as drawn:
+                for text in texts:
+                    if text["runs"]:
+                        page = pdf.pages[first + text["index"]]
+                        font.add_layer(page, text, _drawn_space(drawn, text))
         font.finish()
         out = io.BytesIO()
         pdf.save(out, stream_decode_level=pikepdf.StreamDecodeLevel.none)
@@ -138,9 +141,10 @@ def _is_signed(pdf: Pdf) -> bool:
 class _Font:
     """The font of all layers: its codes are given to characters as they are met."""
 
-    def __init__(self) -> None:
+    def __init__(self, pdf: Pdf) -> None:
+        self._pdf = pdf
         self._codes: dict[str, int] = {}
-        self._dictionary: Any = None
+        self._dictionary: Any = pdf.make_indirect(Dictionary(Type=Name.Font))
 
     def encoded(self, text: str) -> str:
         """Two bytes for each character, hexadecimal. Those beyond 65,535 are left out."""
@@ -150,17 +154,13 @@ class _Font:
             if character in self._codes or len(self._codes) < 0xFFFF
         )
 
-    def add_to(self, page: pikepdf.Page, pdf: Pdf, layer: bytes) -> None:
-        """Put the layer under all that the page paints: there, no content has changed the state."""
-        if self._dictionary is None:
-            self._dictionary = pdf.make_indirect(Dictionary(Type=Name.Font))
-            self._pdf = pdf
+    def add_layer(self, page: pikepdf.Page, text: PageText, space: Matrix) -> None:
+        """Put the text under all that the page paints: there, no content has changed the state."""
+        layer = _layer(text, space, self)
         # A copy: other pages may share the dictionaries.
-        old = page.obj.get(Name.Resources, None)
-        old = page.resources if old is None else old
-        resources = Dictionary(dict(old.items())) if isinstance(old, Dictionary) else Dictionary()
-        found = resources.get(Name.Font)
-        fonts = Dictionary(dict(found.items())) if isinstance(found, Dictionary) else Dictionary()
+        own = page.obj.get(Name.Resources, None)
+        resources = _copy(page.resources if own is None else own)
+        fonts = _copy(resources.get(Name.Font))
         name = next(
             name for number in itertools.count() if (name := f"/Invisible{number}") not in fonts
         )
@@ -171,8 +171,6 @@ class _Font:
 
     def finish(self) -> None:
         """Describe the characters that are used."""
-        if self._dictionary is None:
-            return
         pdf = self._pdf
         descriptor = Dictionary(
             Type=Name.FontDescriptor,
@@ -227,13 +225,17 @@ class _Font:
         ).encode("ascii")
 
 
+def _copy(found: Any) -> Dictionary:
+    return copy(found) if isinstance(found, Dictionary) else Dictionary()
+
+
 def _is_wide(character: str) -> bool:
     return unicodedata.east_asian_width(character) in "WF"
 
 
-def _layer(page: pikepdf.Page, text: PageText, font: _Font) -> bytes:
-    """Content that writes the runs. Its space is the page's image, y downwards."""
-    parts = ["q", _numbers(_image_space(page, text)), "cm BT 3 Tr"]
+def _layer(text: PageText, space: Matrix, font: _Font) -> bytes:
+    """Content that writes the runs, whose y runs downwards."""
+    parts = ["q", _numbers(space), "cm BT 3 Tr"]
     parts += [_run(run, font) for run in text["runs"]]
     return " ".join([*parts, "ET Q\n"]).encode("ascii")
 
@@ -253,58 +255,22 @@ def _run(run: TextRun, font: _Font) -> str:
     return " ".join(parts)
 
 
-def _image_space(page: pikepdf.Page, text: PageText) -> Matrix:
-    """From pixels of the page as it was drawn, upright, to the page's own space.
-
-    Drawn is the CropBox within the MediaBox, turned clockwise by /Rotate.
-    """
-    left, bottom, right, top = _box(page)
-    turn = _inherited(page, Name.Rotate)
-    turn = int(turn) % 360 if isinstance(turn, int | float) else 0
-    width, height = right - left, top - bottom
-    if turn in (90, 270):
-        width, height = height, width
-    across, down = width / text["width"], height / text["height"]
-    if turn == 90:
-        return 0, across, down, 0, left, bottom
-    if turn == 180:
-        return -across, 0, 0, down, right, bottom
-    if turn == 270:
-        return 0, -across, -down, 0, right, top
-    return across, 0, 0, -down, left, top
+def _drawn_space(document: pypdfium2.PdfDocument, text: PageText) -> Matrix:
+    """From pixels of a PDF's page as PDFium draws it, cropped and turned, to its own space."""
+    page = document[text["index"]]
+    width, height = text["width"], text["height"]
+    drawn = pypdfium2.PdfPosConv(page, (0, 0, width, height, 0))
+    (left, top), end, low = (drawn.to_page(*xy) for xy in ((0, 0), (width, 0), (0, height)))
+    page.close()
+    across = (end[0] - left) / width, (end[1] - top) / width
+    down = (low[0] - left) / height, (low[1] - top) / height
+    return *across, *down, left, top
 
 
-def _box(page: pikepdf.Page) -> tuple[float, float, float, float]:
-    """As PDFium has it: letter paper where there is no usable MediaBox."""
-    media = _rectangle(_inherited(page, Name.MediaBox)) or (0.0, 0.0, 612.0, 792.0)
-    crop = _rectangle(_inherited(page, Name.CropBox)) or media
-    left, bottom = max(media[0], crop[0]), max(media[1], crop[1])
-    right, top = min(media[2], crop[2]), min(media[3], crop[3])
-    return (left, bottom, right, top) if left < right and bottom < top else media
-
-
-def _rectangle(box: Any) -> tuple[float, float, float, float] | None:
-    if not isinstance(box, Array) or len(box) < 4:
-        return None
-    x1, y1, x2, y2 = (float(side) for side in list(box)[:4])
-    left, right, bottom, top = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
-    return (left, bottom, right, top) if left < right and bottom < top else None
-
-
-def _inherited(page: pikepdf.Page, name: Name) -> Any:
-    """An attribute of the page, or of the nearest node above that has it."""
-    node: Any = page.obj
-    for _ in range(100):
-        if name in node:
-            return node[name]
-        if not isinstance(node.get(Name.Parent), Dictionary):
-            break
-        node = node.Parent
-    return None
-
-
-def _add_images(pdf: Pdf, kind: pillow.PillowKind, data: Data, texts: Sequence[PageText]) -> None:
-    """A page for each, in its true size."""
+def _add_images(
+    pdf: Pdf, kind: pillow.PillowKind, data: Data, texts: Sequence[PageText], font: _Font
+) -> None:
+    """A page for each, in its true size, with its text."""
     header = read_header(kind, data) if kind in ("jpeg", "png", "webp", "bmp") else None
     image = pillow.open_image(kind, header.body if header else data)
     orientation = header.orientation if header else 1
@@ -332,6 +298,9 @@ def _add_images(pdf: Pdf, kind: pillow.PillowKind, data: Data, texts: Sequence[P
             Contents=Stream(pdf, content),
         )
         pdf.pages.append(pikepdf.Page(page))
+        if text["runs"]:
+            across, down = width / text["width"], -height / text["height"]
+            font.add_layer(pdf.pages[-1], text, (across, 0, 0, down, 0, height))
 
 
 _PLACED: dict[int, Any] = {

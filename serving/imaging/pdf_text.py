@@ -9,6 +9,7 @@ import ctypes
 import math
 import unicodedata
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import pypdfium2
@@ -20,7 +21,7 @@ _MAX_CHARACTERS = 100_000
 _MAX_HIDDEN = 0.1
 """Of the characters: more that are not painted are the text layer of a scan."""
 _MAX_UNKNOWN = 0.02
-"""Of the characters: more without a meaning is a font whose characters nobody can know."""
+"""Of the characters: where more map to no Unicode, the font does not tell what it shows."""
 _MAX_PICTURES = 0.5
 """Of the page's area: with more it is a scan ..."""
 _MIN_CHARACTERS = 200
@@ -43,35 +44,32 @@ def own_text(page: pypdfium2.PdfPage, width: int, height: int) -> list[OwnLine] 
     That is a page without text, under a scan, with text that is not painted or whose characters are
     not known. width, height: of the page as it is drawn, in pixels.
     """
-    text_page = page.get_textpage()
-    try:
-        count = text_page.count_chars()
-        if not 0 < count <= _MAX_CHARACTERS:
-            return None
-        letters = hidden = unknown = 0
-        for index in range(count):
-            code = pdfium.FPDFText_GetUnicode(text_page, index)
-            if pdfium.FPDFText_IsGenerated(text_page, index) or chr(code).isspace():
-                continue
-            letters += 1
-            text_object = pdfium.FPDFText_GetTextObject(text_page, index)
-            hidden += pdfium.FPDFTextObj_GetTextRenderMode(text_object) in _INVISIBLE
-            unknown += _is_unknown(text_page, index, code)
-        pictures = _picture_share(page)
-        if (
-            letters == 0
-            or hidden > _MAX_HIDDEN * letters
-            or unknown > _MAX_UNKNOWN * letters
-            or (pictures > _MAX_PICTURES and letters < _MIN_CHARACTERS)
-        ):
-            return None
-        return [
-            line
-            for characters in _lines(page, text_page, count, (width, height))
-            for line in _parted(characters)
-        ]
-    finally:
-        text_page.close()
+    text_page = page.get_textpage()  # closed with the page
+    count = text_page.count_chars()
+    if not 0 < count <= _MAX_CHARACTERS:
+        return None
+    letters = hidden = unknown = 0
+    for index in range(count):
+        code = pdfium.FPDFText_GetUnicode(text_page, index)
+        if pdfium.FPDFText_IsGenerated(text_page, index) or chr(code).isspace():
+            continue
+        letters += 1
+        text_object = pdfium.FPDFText_GetTextObject(text_page, index)
+        hidden += pdfium.FPDFTextObj_GetTextRenderMode(text_object) in _INVISIBLE
+        unknown += _is_unknown(text_page, index, code)
+    pictures = _picture_share(page)
+    if (
+        letters == 0
+        or hidden > _MAX_HIDDEN * letters
+        or unknown > _MAX_UNKNOWN * letters
+        or (pictures > _MAX_PICTURES and letters < _MIN_CHARACTERS)
+    ):
+        return None
+    return [
+        line
+        for characters in _lines(page, text_page, count, (width, height))
+        for line in _parted(characters)
+    ]
 
 
 def _is_unknown(text_page: Any, index: int, code: int) -> bool:
@@ -100,6 +98,7 @@ def _lines(
 ) -> Iterator[list[_Character]]:
     """The characters of each line, as PDFium parts them."""
     line: list[_Character] = []
+    pixel = pypdfium2.PdfPosConv(page, (0, 0, *size, 0)).to_bitmap
     box, x_origin, y_origin = pdfium.FS_RECTF(), ctypes.c_double(), ctypes.c_double()
     for index in range(count):
         text = chr(pdfium.FPDFText_GetUnicode(text_page, index))
@@ -111,35 +110,21 @@ def _lines(
             text = "-"
         pdfium.FPDFText_GetLooseCharBox(text_page, index, box)
         pdfium.FPDFText_GetCharOrigin(text_page, index, x_origin, y_origin)
-        corners = (
-            _pixel(page, size, box.left, box.top),
-            _pixel(page, size, box.right, box.bottom),
-        )
+        corners = pixel(box.left, box.top), pixel(box.right, box.bottom)
         xs, ys = (sorted(values) for values in zip(*corners, strict=True))
         if not (0 <= sum(xs) <= 2 * size[0] and 0 <= sum(ys) <= 2 * size[1]):
             continue  # beyond the CropBox: nobody sees it
         left, right = (min(max(x, 0), size[0]) for x in xs)
         top, bottom = (min(max(y, 0), size[1]) for y in ys)
-        origin = _pixel(page, size, x_origin.value, y_origin.value)
+        origin = pixel(x_origin.value, y_origin.value)
         line.append(_Character(text, (left, top, right, bottom), origin))
     yield line
 
 
-def _pixel(page: pypdfium2.PdfPage, size: tuple[int, int], x: float, y: float) -> tuple[int, int]:
-    across, down = ctypes.c_int(), ctypes.c_int()
-    pdfium.FPDF_PageToDevice(page, 0, 0, *size, 0, x, y, across, down)
-    return across.value, down.value
-
-
 def _parted(characters: list[_Character]) -> Iterator[OwnLine]:
     """The words of a line, and where gaps part it into several lines."""
-    words: list[list[_Character]] = [[]]
-    for character in characters:
-        if not character.text.isspace():
-            words[-1].append(character)
-        elif words[-1]:
-            words.append([])
-    words = [word for word in words if word]
+    runs = groupby(characters, key=lambda character: character.text.isspace())
+    words = [list(run) for is_space, run in runs if not is_space]
     if not words:
         return
     first, last = words[0][0].origin, words[-1][-1].origin

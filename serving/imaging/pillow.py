@@ -66,16 +66,16 @@ _PLAUSIBLE_DPI = range(10, 10_000)
 
 
 def plausible(across: float, down: float) -> Dpi | None:
-    """Dots per inch, or None for what no scanner or camera means."""
-    plausible = int(across) in _PLAUSIBLE_DPI and int(down) in _PLAUSIBLE_DPI
-    return (across, down) if plausible else None
+    """Dots per inch, to a tenth, or None for what no scanner or camera means."""
+    dpi = round(across, 1), round(down, 1)
+    return dpi if all(int(value) in _PLAUSIBLE_DPI for value in dpi) else None
 
 
 def dpi_of(image: PillowImage.Image) -> Dpi | None:
     """What its file says."""
     try:
         across, down = image.info["dpi"]
-        return plausible(round(float(across), 1), round(float(down), 1))
+        return plausible(float(across), float(down))
     except (KeyError, TypeError, ValueError, OverflowError, ArithmeticError):
         return None
 

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL.ExifTags import Base
 
 from serving.config.options import MAX_PAGES, PDF_DPI
 from serving.errors import BadRequest, InputError, TimedOut, Undecodable, UnsupportedMedia
@@ -31,7 +32,6 @@ MAX_URL_BYTES = 100 << 20
 URL_SECONDS = 60.0
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 SUFFIXES = {*IMAGE_SUFFIXES, ".pdf"}
-_EXIF_ORIENTATION = 0x0112
 
 
 class Loaded(NamedTuple):
@@ -159,7 +159,7 @@ def _from_array(array: NDArray[Any]) -> Image:
 def _from_pillow(name: str, picture: PillowImage.Image) -> Image:
     try:
         picture.load()
-        pixels = pillow.decode(picture, picture.getexif().get(_EXIF_ORIENTATION, 1))
+        pixels = pillow.decode(picture, picture.getexif().get(Base.Orientation, 1))
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises a dozen types for damaged files

@@ -75,8 +75,8 @@ def quads_from_map(
     if not rects:
         return np.empty((0, 4, 2), np.int32), 0
     scale = np.array([width / probabilities.shape[1], height / probabilities.shape[0]])
-    corners = unclip(np.array(rects, np.float32), parameters.unclip_ratio)
-    return _to_page(order_corners(corners), scale, width, height), dropped
+    corners = order_corners(unclip(np.array(rects, np.float32), parameters.unclip_ratio))
+    return np.rint(corners * scale).clip(0, (width, height)).astype(np.int32), dropped
 
 
 def unclip(rects: Rects, ratio: float) -> npt.NDArray[np.float32]:
@@ -132,9 +132,3 @@ def _mean(probabilities: Map, outline: npt.NDArray[Any], *, axis_aligned: bool) 
     mask = np.zeros(inside.shape, np.uint8)
     cv2.fillPoly(mask, [points], 1, offset=(-left, -top))
     return cv2.mean(inside, mask)[0]
-
-
-def _to_page(
-    corners: npt.NDArray[np.float32], scale: npt.NDArray[np.float64], width: int, height: int
-) -> QuadArray:
-    return np.rint(corners * scale).clip(0, (width, height)).astype(np.int32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def reading_order(quads: QuadArray) -> QuadArray:
     There y is the top, and 10 px make a row; here y is the middle, and a row follows the lines'
     height and the page's skew: a table at 300 dpi, skewed by half a degree, is read row by row.
     """
-    return quads[_Lines.of(quads).by_rows()] if len(quads) else quads
+    return quads[_Lines.of(quads).by_rows(np.arange(len(quads)))]
 
 
 def by_columns(lines: Iterable[Line]) -> tuple[Line, ...]:
@@ -96,7 +96,7 @@ def column_order(quads: QuadArray) -> list[int]:
         if len(inner) > 1:
             parts += inner[::-1]
         else:
-            order += part[lines.take(part).by_rows()].tolist()
+            order += lines.by_rows(part)
     return order
 
 
@@ -130,13 +130,9 @@ class _Lines:
             middle=down[:, :4].mean(axis=1),
         )
 
-    def take(self, indices: Indices) -> _Lines:
-        """Only these."""
-        return _Lines(*(getattr(self, field.name)[indices] for field in fields(self)))
-
-    def by_rows(self) -> list[int]:
-        """Their order by rows."""
-        order = list(np.lexsort((self.start, self.level)))
+    def by_rows(self, part: Indices) -> list[int]:
+        """These, by rows."""
+        order: list[int] = part[np.lexsort((self.start[part], self.level[part]))].tolist()
         heights, middles, lefts = self.height.tolist(), self.level.tolist(), self.start.tolist()
         for i in range(1, len(order)):
             j = i

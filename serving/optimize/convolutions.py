@@ -122,8 +122,8 @@ def _convolution(editor: GraphEditor, node: onnx.NodeProto | None) -> _Convoluti
 def _write(editor: GraphEditor, made: _Convolution, side: str, weights: Array, bias: Array) -> None:
     node, name = made.node, f"{made.node.output[0]}/{side}"
     editor.add(
-        constant(f"{name}_weights", weights.astype(np.float32)),
-        constant(f"{name}_bias", bias.astype(np.float32)),
+        constant(f"{name}_weights", weights),
+        constant(f"{name}_bias", bias),
     )
     node.input[:] = [node.input[0], f"{name}_weights", f"{name}_bias"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serving.optimize.convolutions import affine
-from serving.optimize.graph import Array, GraphEditor, attributes, constant
+from serving.optimize.graph import Array, GraphEditor, attributes, constant, new_node
 
 if TYPE_CHECKING:
     import onnx
@@ -46,8 +46,6 @@ def upsample_last(editor: GraphEditor) -> None:
 
 def _on_small_map(editor: GraphEditor, logits: str) -> str:
     """The logits computed on the small map; `logits` itself if the head is another one."""
-    import onnx
-
     second = _upsampling(editor, logits)
     relu = None if second is None else editor.producer(second.source)
     if second is None or relu is None or relu.op_type != "Relu" or second.weights.shape[1] != 1:
@@ -58,11 +56,9 @@ def _on_small_map(editor: GraphEditor, logits: str) -> str:
     bias = np.repeat(second.bias, _area(first, second))
     editor.add(
         *_convolution("head_1", first.source, _spread(first), np.tile(first.bias, first.side**2)),
-        onnx.helper.make_node("Relu", ["head_1"], ["head_relu"]),
+        new_node("Relu", ["head_1"], "head_relu"),
         *_convolution("head_2", "head_relu", _squares(first, second), bias),
-        onnx.helper.make_node(
-            "DepthToSpace", ["head_2"], ["head_map"], blocksize=first.side * second.side
-        ),
+        new_node("DepthToSpace", ["head_2"], "head_map", blocksize=first.side * second.side),
     )
     return "head_map"
 
@@ -88,12 +84,10 @@ def _squares(first: _Upsampling, second: _Upsampling) -> Array:
 
 
 def _convolution(name: str, source: str, weights: Array, bias: Array) -> list[onnx.NodeProto]:
-    import onnx
-
     return [
-        constant(f"{name}_weights", weights.astype(np.float32)),
-        constant(f"{name}_bias", bias.astype(np.float32)),
-        onnx.helper.make_node("Conv", [source, f"{name}_weights", f"{name}_bias"], [name]),
+        constant(f"{name}_weights", weights),
+        constant(f"{name}_bias", bias),
+        new_node("Conv", [source, f"{name}_weights", f"{name}_bias"], name),
     ]
 
 

@@ -26,7 +26,7 @@ from serving.config.model import (
 from serving.errors import ModelInvalid
 from serving.optimize.convolutions import fold_after, fold_before
 from serving.optimize.db_head import upsample_last
-from serving.optimize.graph import GraphEditor, constant, prefix_names
+from serving.optimize.graph import GraphEditor, cast, constant, new_node, prefix_names, tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -50,7 +50,7 @@ def fuse(source: Path, model: Model, target: Path) -> None:
 
     loaded = _read(source)
     graph = loaded.graph
-    inputs = [item for item in graph.input if item.name not in {i.name for i in graph.initializer}]
+    inputs = _inputs(graph)
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ModelInvalid(
             f"{source}: has {len(inputs)} inputs and {len(graph.output)} outputs, not 1"
@@ -58,21 +58,20 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     old = inputs[0]
     if len(old.type.tensor_type.shape.dim) != 4:
         raise ModelInvalid(f"{source}: the input {old.name!r} is not (N, 3, H, W)")
-    pixels = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, _shape(model))
     prefix_names(graph, "model/")
     editor = GraphEditor(graph)
-    editor.add(*_normalise(model.normalisation, old.name))
+    _normalise(editor, model.normalisation, old.name)
     if isinstance(model, DetectionModel):
         _check_map(source, editor)
         upsample_last(editor)
-        editor.add(*_quantise_map(graph))
+        _quantise_map(editor)
     elif isinstance(model, UnwarpingModel):
-        editor.add(*_flat_page(editor))
+        _flat_page(editor)
     else:
         classes = class_count(source, model)
         _end_in_softmax(source, editor)
     if isinstance(model, RecognitionModel):
-        editor.add(*_arg_max(graph, classes, model, opset=loaded.opset_import[0].version))
+        _arg_max(editor, classes, model, opset=loaded.opset_import[0].version)
     _fuse_squeeze_excite(editor)
     fold_after(editor)
     if isinstance(model, RecognitionModel):  # for a detector it saves 0.2 % of a page
@@ -80,7 +79,7 @@ def fuse(source: Path, model: Model, target: Path) -> None:
     editor.finish()
     del graph.value_info[:]  # shapes of the old input
     graph.input.remove(old)
-    graph.input.insert(0, pixels)
+    graph.input.insert(0, tensor("image", np.uint8, _shape(model)))
     onnx.checker.check_model(loaded)
     onnx.save(loaded, target)
 
@@ -116,20 +115,23 @@ def _read(source: Path, *, weights: bool = True) -> onnx.ModelProto:
         raise ModelInvalid(f"{source}: not a readable ONNX file: {error}") from error
 
 
+def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Without the weights that some graphs list as inputs too."""
+    weights = {item.name for item in graph.initializer}
+    return [item for item in graph.input if item.name not in weights]
+
+
 def _fuse_squeeze_excite(editor: GraphEditor) -> None:
     """Rewrite x + x * s, with s per channel, as x * (1 + s): one pass over the map instead of two.
 
     PP-OCR's detectors have eight (RSEFPN: Li et al., "PP-OCRv3", 2022, section 2.1).
     """
-    import onnx
-
     sums = [(node, _squeeze_excite(editor, node)) for node in editor.graph.node]
     matches = [(node, match) for node, match in sums if match is not None]
-    if matches:
-        editor.add(constant("gate_one", np.ones(1, np.float32)))
+    editor.add(constant("gate_one", [1]))
     for number, (node, (x, scale)) in enumerate(matches):
         name = f"gate_{number}"
-        editor.add(onnx.helper.make_node("Add", [scale, "gate_one"], [name]))
+        editor.add(new_node("Add", [scale, "gate_one"], name))
         node.op_type = "Mul"
         node.input[:] = [x, name]
 
@@ -159,55 +161,40 @@ def _check_map(source: Path, editor: GraphEditor) -> None:
         raise ModelInvalid(f"{source}: ends in {ends}, not in the Sigmoid of a DB detector")
 
 
-def _quantise_map(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def _quantise_map(editor: GraphEditor) -> None:
     """Convert the map of probabilities to uint8, in 255ths: a quarter of the bytes to pass.
 
     It takes the engine no measurable time, and halves that of the post-processing.
     """
-    import onnx
-
-    probabilities = graph.output[0].name
-    del graph.output[:]
-    shape: list[int | str] = ["N", 1, "H", "W"]
-    graph.output.append(onnx.helper.make_tensor_value_info("map", onnx.TensorProto.UINT8, shape))
-    return [
-        constant("map_most", np.array(255, np.float32)),
-        constant("map_half", np.array(0.5, np.float32)),
-        onnx.helper.make_node("Mul", [probabilities, "map_most"], ["map_255ths"]),
-        onnx.helper.make_node("Add", ["map_255ths", "map_half"], ["map_rounded"]),
-        # 255.5 is 256 in bfloat16.
-        onnx.helper.make_node("Min", ["map_rounded", "map_most"], ["map_bounded"]),
-        onnx.helper.make_node("Cast", ["map_bounded"], ["map"], to=onnx.TensorProto.UINT8),
-    ]
-
-
-def _flat_page(editor: GraphEditor) -> list[onnx.NodeProto]:
-    """Convert the planes of a page (0 to 1, BGR) to bytes, and output the grid of a GridSample."""
-    import onnx
-
-    output = editor.graph.output[0].name
-    last = _last_computing(editor, output)
-    grid = last.input[1] if last is not None and last.op_type == "GridSample" else None
-    del editor.graph.output[:]
-    shape: list[int | str] = ["N", "flat_H", "flat_W", 3]
-    editor.graph.output.append(
-        onnx.helper.make_tensor_value_info("page", onnx.TensorProto.UINT8, shape)
+    probabilities = editor.graph.output[0].name
+    editor.set_outputs(tensor("map", np.uint8, ["N", 1, "H", "W"]))
+    editor.add(
+        constant("map_most", 255),
+        constant("map_half", 0.5),
+        new_node("Mul", [probabilities, "map_most"], "map_255ths"),
+        new_node("Add", ["map_255ths", "map_half"], "map_rounded"),
+        new_node("Min", ["map_rounded", "map_most"], "map_bounded"),  # 255.5 is 256 in bfloat16
+        cast("map_bounded", "map", np.uint8),
     )
-    nodes = [
-        constant("page_least", np.array(0, np.float32)),
-        constant("page_most", np.array(255, np.float32)),
-        onnx.helper.make_node("Mul", [output, "page_most"], ["page_255ths"]),
-        onnx.helper.make_node("Clip", ["page_255ths", "page_least", "page_most"], ["page_bounded"]),
-        onnx.helper.make_node("Cast", ["page_bounded"], ["page_planes"], to=onnx.TensorProto.UINT8),
-        onnx.helper.make_node("Transpose", ["page_planes"], ["page"], perm=[0, 2, 3, 1]),
-    ]
-    if grid is not None:
-        shape = ["N", "flat_H", "flat_W", 2]
-        editor.graph.output.append(
-            onnx.helper.make_tensor_value_info("grid", onnx.TensorProto.FLOAT, shape)
-        )
-        nodes.append(onnx.helper.make_node("Identity", [grid], ["grid"]))
-    return nodes
+
+
+def _flat_page(editor: GraphEditor) -> None:
+    """Convert the planes of a page (0 to 1, BGR) to bytes, and output the grid of a GridSample."""
+    planes = editor.graph.output[0].name
+    last = _last_computing(editor, planes)
+    outputs = [tensor("page", np.uint8, ["N", "flat_H", "flat_W", 3])]
+    if last is not None and last.op_type == "GridSample":
+        outputs.append(tensor("grid", np.float32, ["N", "flat_H", "flat_W", 2]))
+        editor.add(new_node("Identity", [last.input[1]], "grid"))
+    editor.set_outputs(*outputs)
+    editor.add(
+        constant("page_least", 0),
+        constant("page_most", 255),
+        new_node("Mul", [planes, "page_most"], "page_255ths"),
+        new_node("Clip", ["page_255ths", "page_least", "page_most"], "page_bounded"),
+        cast("page_bounded", "page_planes", np.uint8),
+        new_node("Transpose", ["page_planes"], "page", perm=[0, 2, 3, 1]),
+    )
 
 
 def _upper_bound(editor: GraphEditor, name: str) -> float:
@@ -229,9 +216,8 @@ def _upper_bound(editor: GraphEditor, name: str) -> float:
 def check_input_size(source: Path, model: Model) -> None:
     """Raise ModelInvalid where the graph takes images of one size only, and the model another."""
     graph = _read(source, weights=False).graph
-    weights = {item.name for item in graph.initializer}
-    inputs = [item.type.tensor_type.shape.dim for item in graph.input if item.name not in weights]
-    height, width = (dim.dim_value for dim in inputs[0][2:4])  # 0 where it varies
+    dims = _inputs(graph)[0].type.tensor_type.shape.dim
+    height, width = (dim.dim_value for dim in dims[2:4])  # 0 where it varies
     if isinstance(model, DetectionModel):
         fixed = None if model.keep_ratio else model.image_shape
         if (height or width) and fixed != (height, width):
@@ -252,13 +238,11 @@ def _end_in_softmax(source: Path, editor: GraphEditor) -> None:
 
     Raises ModelInvalid for a graph that ends in neither a Softmax nor a linear layer.
     """
-    import onnx
-
     output = editor.graph.output[0]
     last = _last_computing(editor, output.name)
     ends = "a weight" if last is None else last.op_type
     if ends in _LINEAR:
-        editor.add(onnx.helper.make_node("Softmax", [output.name], ["softmax"], axis=-1))
+        editor.add(new_node("Softmax", [output.name], "softmax", axis=-1))
         output.name = "softmax"
     elif ends != "Softmax":
         raise ModelInvalid(f"{source}: ends in {ends}, not in the Softmax of a classifier")
@@ -309,83 +293,63 @@ def _shape(model: Model) -> list[int | str]:
     return ["N", model.height if isinstance(model, RecognitionModel) else "H", "W", 3]
 
 
-def _normalise(norm: Normalisation, name: str) -> list[onnx.NodeProto]:
-    """Nodes from `image` to the old input `name`: from BGR bytes to normalised planes."""
-    import onnx
-
-    scale = norm.scale / np.array(norm.std)
-    shift = -np.array(norm.mean) / np.array(norm.std)
-    if norm.order == "RGB":
-        channels = [2, 1, 0]
-    elif norm.order == "BGR":
-        channels = [0, 1, 2]
-    else:
+def _normalise(editor: GraphEditor, norm: Normalisation, name: str) -> None:
+    """Add nodes from `image` to the old input `name`: from BGR bytes to normalised planes."""
+    if norm.order not in ("BGR", "RGB"):
         raise ModelInvalid(f"DecodeImage.img_mode is {norm.order!r}, not BGR or RGB")
-
-    nodes = [
-        onnx.helper.make_node("Cast", ["image"], ["image_float"], to=onnx.TensorProto.FLOAT),
-        onnx.helper.make_node("Transpose", ["image_float"], ["image_planes"], perm=[0, 3, 1, 2]),
-    ]
+    editor.add(
+        cast("image", "image_float", np.float32),
+        new_node("Transpose", ["image_float"], "image_planes", perm=[0, 3, 1, 2]),
+    )
     planes = "image_planes"
-    if channels != [0, 1, 2]:
-        nodes += [
-            constant("image_order", np.array(channels, np.int64)),
-            onnx.helper.make_node("Gather", [planes, "image_order"], ["image_rgb"], axis=1),
-        ]
+    if norm.order == "RGB":
         planes = "image_rgb"
-    nodes += [
-        constant("image_scale", scale.astype(np.float32).reshape(1, 3, 1, 1)),
-        constant("image_shift", shift.astype(np.float32).reshape(1, 3, 1, 1)),
-        onnx.helper.make_node("Mul", [planes, "image_scale"], ["image_scaled"]),
-        onnx.helper.make_node("Add", ["image_scaled", "image_shift"], [name]),
-    ]
-    return nodes
+        editor.add(
+            constant("image_order", [2, 1, 0], np.int64),
+            new_node("Gather", ["image_planes", "image_order"], planes, axis=1),
+        )
+    std = np.array(norm.std).reshape(1, 3, 1, 1)
+    editor.add(
+        constant("image_scale", norm.scale / std),
+        constant("image_shift", -np.array(norm.mean).reshape(1, 3, 1, 1) / std),
+        new_node("Mul", [planes, "image_scale"], "image_scaled"),
+        new_node("Add", ["image_scaled", "image_shift"], name),
+    )
 
 
-def _arg_max(
-    graph: onnx.GraphProto, classes: int, model: RecognitionModel, *, opset: int
-) -> list[onnx.NodeProto]:
+def _arg_max(editor: GraphEditor, classes: int, model: RecognitionModel, *, opset: int) -> None:
     """Replace the output (N, T, C) by its arg-max, its maximum over C and the space's probability.
 
     The arg-max is computed as the lowest index that has the maximum: OpenVINO's ArgMax takes 7 % of
     the whole model's time in float32 and 14 % in bfloat16, these nodes almost none.
     """
-    import onnx
-
-    probabilities = graph.output[0].name
-    del graph.output[:]
-    graph.output.extend(
-        [
-            onnx.helper.make_tensor_value_info("index", onnx.TensorProto.INT64, ["N", "T"]),
-            onnx.helper.make_tensor_value_info("score", onnx.TensorProto.FLOAT, ["N", "T"]),
-            onnx.helper.make_tensor_value_info("space", onnx.TensorProto.FLOAT, ["N", "T"]),
-        ]
-    )
+    probabilities = editor.graph.output[0].name
 
     def reduce(kind: str, source: str, target: str, keepdims: int) -> onnx.NodeProto:
         if opset < 18:
-            return onnx.helper.make_node(kind, [source], [target], axes=[2], keepdims=keepdims)
-        return onnx.helper.make_node(kind, [source, "class_axis"], [target], keepdims=keepdims)
+            return new_node(kind, [source], target, axes=[2], keepdims=keepdims)
+        return new_node(kind, [source, "class_axis"], target, keepdims=keepdims)
 
-    if classes == len(model.characters):
-        space = [
-            constant("last_class", np.array(classes - 1, np.int64)),
-            onnx.helper.make_node("Gather", [probabilities, "last_class"], ["space"], axis=2),
-        ]
-    else:  # the model has no space
-        space = [
-            constant("zero", np.array(0, np.float32)),
-            onnx.helper.make_node("Mul", ["score", "zero"], ["space"]),
-        ]
-    return [
-        *([constant("class_axis", np.array([2], np.int64))] if opset >= 18 else []),
-        constant("class_numbers", np.arange(classes, dtype=np.float32)),
-        constant("no_class", np.array(len(model.characters), np.float32)),
+    editor.set_outputs(
+        tensor("index", np.int64, ["N", "T"]),
+        tensor("score", np.float32, ["N", "T"]),
+        tensor("space", np.float32, ["N", "T"]),
+    )
+    editor.add(
+        constant("class_axis", [2], np.int64),
+        constant("class_numbers", range(classes)),
+        constant("no_class", len(model.characters)),
         reduce("ReduceMax", probabilities, "score", 0),
         reduce("ReduceMax", probabilities, "best", 1),
-        onnx.helper.make_node("Equal", [probabilities, "best"], ["is_best"]),
-        onnx.helper.make_node("Where", ["is_best", "class_numbers", "no_class"], ["best_numbers"]),
+        new_node("Equal", [probabilities, "best"], "is_best"),
+        new_node("Where", ["is_best", "class_numbers", "no_class"], "best_numbers"),
         reduce("ReduceMin", "best_numbers", "best_number", 0),
-        onnx.helper.make_node("Cast", ["best_number"], ["index"], to=onnx.TensorProto.INT64),
-        *space,
-    ]
+        cast("best_number", "index", np.int64),
+    )
+    if classes == len(model.characters):
+        editor.add(
+            constant("last_class", classes - 1, np.int64),
+            new_node("Gather", [probabilities, "last_class"], "space", axis=2),
+        )
+    else:  # the model has no space
+        editor.add(constant("zero", 0), new_node("Mul", ["score", "zero"], "space"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,11 @@ class GraphEditor:
         self.graph.node.extend(nodes)
         added = self.graph.node[len(self.graph.node) - len(nodes) :]  # extend() copies
         self._producers.update({name: node for node in added for name in node.output})
+
+    def set_outputs(self, *outputs: onnx.ValueInfoProto) -> None:
+        """Replace the outputs of the graph."""
+        del self.graph.output[:]
+        self.graph.output.extend(outputs)
 
     def finish(self) -> None:
         """Remove what no output depends on, and sort the nodes topologically."""
@@ -129,10 +134,34 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
 
 
-def constant(name: str, value: Array) -> onnx.NodeProto:
+def new_node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    """A node with one output."""
+    import onnx
+
+    return onnx.helper.make_node(kind, inputs, [output], **attributes)
+
+
+def constant(name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> onnx.NodeProto:
     """A Constant node."""
     import onnx
 
-    return onnx.helper.make_node(
-        "Constant", [], [name], value=onnx.numpy_helper.from_array(value, name)
-    )
+    array = np.asarray(value, dtype)
+    return new_node("Constant", [], name, value=onnx.numpy_helper.from_array(array, name))
+
+
+def cast(source: str, output: str, dtype: npt.DTypeLike) -> onnx.NodeProto:
+    """A Cast node."""
+    return new_node("Cast", [source], output, to=_element_type(dtype))
+
+
+def tensor(name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    """The description of an input or output of a graph."""
+    import onnx
+
+    return onnx.helper.make_tensor_value_info(name, _element_type(dtype), shape)
+
+
+def _element_type(dtype: npt.DTypeLike) -> int:
+    import onnx
+
+    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

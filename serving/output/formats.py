@@ -26,7 +26,7 @@ Check = Callable[[Data, "Decoder"], None]
 
 @dataclass(frozen=True, slots=True)
 class DocumentFormat:
-    """How all pages of a request, or of a file, become one document. schema: of its content."""
+    """How all pages of a request, or of a file, become one document."""
 
     media_type: str
     suffix: str
@@ -34,6 +34,7 @@ class DocumentFormat:
     write: Write
     needs_words: bool = False
     schema: type[str | bytes] = str
+    """Of its content."""
     check: Check | None = None
     """Refuses a document before it is read. Raises InputError."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from serving.errors import EngineError
 from serving.imaging.draw import draw
 from serving.types import Image, Line
 
-_MAX_SIDE = 2000
-"""Pixels; larger pictures are scaled down, as PaddleX does."""
+_MAX_SIZE = 2000, 2000
+"""(height, width), to which larger pictures are scaled down, as PaddleX does."""
 
 
 def drawn_png(image: Image, lines: Sequence[Line]) -> bytes:
@@ -20,9 +21,14 @@ def drawn_png(image: Image, lines: Sequence[Line]) -> bytes:
     return _encoded(draw(image, lines), ".png")
 
 
-def jpeg_base64(image: Image) -> str:
-    """The picture as base64 of a JPEG, scaled down where it is large."""
-    return base64.b64encode(_jpeg(image)).decode("ascii")
+def jpeg_base64(image: Image, max_size: tuple[int, int] = _MAX_SIZE, quality: int = 95) -> str:
+    """The picture as base64 of a JPEG, scaled down to at most that (height, width)."""
+    height, width = image.shape[:2]
+    scale = min(max_size[0] / height, max_size[1] / width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return base64.b64encode(_encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)).decode()
 
 
 def page_jpeg(image: Image, _: Sequence[Line]) -> str:
@@ -30,21 +36,8 @@ def page_jpeg(image: Image, _: Sequence[Line]) -> str:
     return jpeg_base64(image)
 
 
-def _jpeg(image: Image) -> bytes:
-    import cv2
-
-    height, width = image.shape[:2]
-    scale = _MAX_SIDE / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return _encoded(image, ".jpg")
-
-
-def _encoded(image: Image, kind: str) -> bytes:
-    import cv2
-
-    written, data = cv2.imencode(kind, image)
+def _encoded(image: Image, kind: str, *settings: int) -> bytes:
+    written, data = cv2.imencode(kind, image, settings)
     if not written:
         raise EngineError(f"OpenCV cannot encode this page as {kind}")
     return data.tobytes()

@@ -30,7 +30,7 @@ def bounds(poly: Iterable[Sequence[int]]) -> list[int]:
 
 
 def pieces(line: Line) -> Iterator[Word]:
-    """The words of a line in order, parted at white space, of which each run is a piece too."""
+    """The words of a line, split at white space; each run of it is a piece of its own."""
     for word in line.words or (Word(line.text, line.box, line.score),):
         for part in re.finditer(r"\s+|\S+", word.text):
             start, end = (offset / len(word.text) for offset in part.span())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, cast
 
 import numpy as np
@@ -127,17 +126,9 @@ class InferAnswer(TypedDict):
     errorMsg: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """Two pictures of one page, as base64 of JPEG."""
-
-    drawn: str
-    page: str
-
-
-def pictures(image: Image, lines: Sequence[Line]) -> Pictures:
-    """The page with its boxes drawn, and as it was read."""
-    return Pictures(drawn=jpeg_base64(draw(image, lines)), page=jpeg_base64(image))
+def pictures(image: Image, lines: Sequence[Line]) -> dict[str, str]:
+    """The pictures of an OcrResult."""
+    return {"ocrImage": jpeg_base64(draw(image, lines)), "inputImage": jpeg_base64(image)}
 
 
 def infer_answer(
@@ -150,10 +141,8 @@ def infer_answer(
             name, content = own.name, {**own.content}
         else:
             content = pruned_result(read.page, settings)
-        result: OcrResult = {"prunedResult": content}
-        if isinstance(read.picture, Pictures):
-            result |= {"ocrImage": read.picture.drawn, "inputImage": read.picture.page}
-        results.append(result)
+        drawn = read.picture if isinstance(read.picture, dict) else {}
+        results.append({"prunedResult": content, **drawn})
     info = data_info(document, [(it.page.width, it.page.height) for it in pages])
     return {
         "logId": log_id,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import hypot
 from typing import TYPE_CHECKING
 
 from serving.imaging.formats import Data
 from serving.imaging.sandbox.protocol import PageText, TextRun
 from serving.output.layout import DESCENT, pieces
 from serving.output.pages import ReadPage
-from serving.types import Line
+from serving.types import Line, Point
 
 if TYPE_CHECKING:
     from serving.imaging.decode import Decoder
@@ -47,32 +46,29 @@ def _run(line: Line) -> TextRun | None:
     A word begins where it stands, and reaches to the next one or to the space before that: so no
     reader sees a gap within a word, nor misses one between two.
     """
-    (ax, ay), (bx, by), (cx, cy), (dx, dy) = line.box
-    across = (bx + cx - ax - dx) / 2, (by + cy - ay - dy) / 2
-    length = hypot(*across)
-    height = (hypot(ax - dx, ay - dy) + hypot(bx - cx, by - cy)) / 2
-    if length < 1 or height < 1:
-        return None
-    direction = across[0] / length, across[1] / length
+    a, b, c, d = (complex(*corner) for corner in line.box)
+    across, height = (b + c - a - d) / 2, (abs(a - d) + abs(b - c)) / 2
     found = list(pieces(line))
+    if abs(across) < 1 or height < 1 or not found:
+        return None
+    direction = across / abs(across)
+
+    def along(high: Point, low: Point) -> float:
+        """How far the middle of a word's side is from where the line begins."""
+        return ((complex(*high) + complex(*low) - a - d) / 2 * direction.conjugate()).real
+
     starts: list[float] = []
     end = 0.0
     for piece in found:
-        sides = [
-            ((p[0] + q[0] - ax - dx) * direction[0] + (p[1] + q[1] - ay - dy) * direction[1]) / 2
-            for p, q in ((piece.box[0], piece.box[3]), (piece.box[1], piece.box[2]))
-        ]
-        start = end if piece.text.isspace() and starts else sides[0]
+        left, right, low_right, low_left = piece.box
+        start = end if piece.text.isspace() and starts else along(left, low_left)
         starts.append(max(start, starts[-1] + _MIN_WIDTH) if starts else start)
-        end = sides[1]
-    if not found:
-        return None
+        end = along(right, low_right)
     ends = [*starts[1:], max(end, starts[-1] + _MIN_WIDTH)]
-    x = dx + DESCENT * (ax - dx) + starts[0] * direction[0]
-    y = dy + DESCENT * (ay - dy) + starts[0] * direction[1]
+    origin = d + DESCENT * (a - d) + starts[0] * direction
     return TextRun(
-        start=(x, y),
-        direction=direction,
+        start=(origin.real, origin.imag),
+        direction=(direction.real, direction.imag),
         height=height,
         pieces=[
             (piece.text, round(stop - start, 3))

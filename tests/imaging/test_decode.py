@@ -75,7 +75,7 @@ def test_exif_orientation(decoder: Decoder, kind: str, orientation: int) -> None
         expected = files.bgr(ImageOps.exif_transpose(image))
     pages = decoder.pages(data)
     assert [page.size for page in pages.pages] == [(expected.shape[1], expected.shape[0])]
-    np.testing.assert_array_equal(next(pages), expected)
+    np.testing.assert_array_equal(pages.decode(pages.pages[0]), expected)
 
 
 def test_orientation_in_imagemagicks_old_png_text(decoder: Decoder) -> None:
@@ -249,11 +249,11 @@ gate = threading.Barrier(4)
 
 def read():
     gate.wait()
-    page = next(decoder.pages(large))
+    [page] = decoder.pages(large)
     gate.wait()
 
 with Decoder() as decoder:
-    next(decoder.pages(small))
+    list(decoder.pages(small))
     before = resident()
     for _ in "ab":
         threads = [threading.Thread(target=read) for _ in range(4)]
@@ -463,7 +463,7 @@ def test_unusual_real_files_give_pages_or_an_error(
             assert len(str(error)) > 20
     assert len(read) > 35
     assert capfd.readouterr() == ("", "")
-    white = decoder.pages(
+    [white] = decoder.pages(
         (shared_data / "odd/rapidocr__white_font_color_transparent.png").read_bytes()
     )
-    assert next(white)[0, 0].tolist() == [0, 0, 0]
+    assert white[0, 0].tolist() == [0, 0, 0]

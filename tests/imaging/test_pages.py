@@ -234,7 +234,7 @@ def test_many_documents_share_one_process() -> None:
         files.paper(*[f"0 0 {9 + index} {9 + page}" for page in range(3)]) for index in range(4)
     ]
     with Decoder(processes=1) as decoder:
-        documents = [decoder.pages(content, pdf_dpi=72) for content in data]
+        documents = [iter(decoder.pages(content, pdf_dpi=72)) for content in data]
         for page in range(3):
             for index, document in enumerate(documents):
                 assert next(document).shape == (9 + page, 9 + index, 3)
@@ -247,7 +247,7 @@ def test_an_unfinished_document_holds_no_process() -> None:
     data = files.paper(*["0 0 9 9"] * 3)
     with Decoder(processes=1) as decoder:
         for _ in range(3):
-            assert next(decoder.pages(data)).shape == (18, 18, 3)
+            assert next(iter(decoder.pages(data))).shape == (18, 18, 3)
 
 
 def test_pages_have_kind_count_and_sizes(decoder: Decoder) -> None:

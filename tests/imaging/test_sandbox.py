@@ -74,7 +74,7 @@ def test_an_unreferenced_decoder_ends_its_processes() -> None:
 
 def test_processor_time_is_limited() -> None:
     with Decoder(processes=1, page_seconds=0.5) as decoder:
-        pages = decoder.pages(files.endless_pdf())
+        pages = iter(decoder.pages(files.endless_pdf()))
         with pytest.raises(Undecodable, match=r"page 1: .* processor time"):
             next(pages)
         assert read(decoder) == 1
@@ -92,7 +92,7 @@ def test_memory_is_limited() -> None:
 def test_a_busy_process_that_crashes_fails_one_request() -> None:
     before = files.children()
     with Decoder(processes=1) as decoder, ThreadPoolExecutor() as threads:
-        pages = decoder.pages(files.endless_pdf())
+        pages = iter(decoder.pages(files.endless_pdf()))
         (process,) = files.children() - before
         answer = threads.submit(next, pages)
         wait_until(lambda: "R" in Path(f"/proc/{process}/stat").read_text().split()[2])
@@ -106,7 +106,7 @@ def test_a_busy_process_that_crashes_fails_one_request() -> None:
 def test_an_idle_process_that_dies_fails_no_request() -> None:
     before = files.children()
     with Decoder(processes=1) as decoder:
-        document = decoder.pages(files.paper("0 0 9 9", "0 0 9 9"))
+        document = iter(decoder.pages(files.paper("0 0 9 9", "0 0 9 9")))
         next(document)
         (process,) = files.children() - before
         os.kill(process, signal.SIGKILL)
@@ -128,7 +128,7 @@ def test_an_idle_process_that_is_stopped_fails_no_request() -> None:
 def test_a_busy_process_that_is_stopped_is_replaced() -> None:
     before = files.children()
     with Decoder(processes=1, page_seconds=1000) as decoder, ThreadPoolExecutor() as threads:
-        pages = decoder.pages(files.endless_pdf())
+        pages = iter(decoder.pages(files.endless_pdf()))
         (process,) = files.children() - before
         answer = threads.submit(next, pages)
         wait_until(lambda: "R" in Path(f"/proc/{process}/stat").read_text().split()[2])
@@ -162,7 +162,7 @@ def test_a_process_that_hangs_is_replaced_once(monkeypatch: pytest.MonkeyPatch) 
 def test_closing_while_callers_decode_and_wait() -> None:
     before = files.children()
     decoder = Decoder(processes=1)
-    documents = [decoder.pages(files.endless_pdf()) for _ in range(3)]
+    documents = [iter(decoder.pages(files.endless_pdf())) for _ in range(3)]
     (process,) = files.children() - before
     with ThreadPoolExecutor() as threads:
         answers = [threads.submit(next, document) for document in documents]
@@ -221,7 +221,8 @@ def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
         from pathlib import Path
         from serving.imaging.decode import Decoder
         decoder = Decoder()
-        print(next(decoder.pages(Path("document.pdf").read_bytes())).shape)
+        [page] = decoder.pages(Path("document.pdf").read_bytes())
+        print(page.shape)
         """,
     )
     output, _ = program.communicate(timeout=60)
@@ -239,7 +240,7 @@ def test_processes_end_with_their_server_even_while_decoding(tmp_path: Path) -> 
         decoder = Decoder(page_seconds=1000)
         busy = decoder.pages(Path("endless.pdf").read_bytes())
         list(decoder.pages(Path("document.pdf").read_bytes()))
-        threading.Thread(target=next, args=(busy,)).start()
+        threading.Thread(target=next, args=(iter(busy),)).start()
         list(decoder.pages(Path("document.pdf").read_bytes()))
         print(*imaging_files.children(), flush=True)
         """,

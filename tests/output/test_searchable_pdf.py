@@ -127,6 +127,18 @@ def test_words_stand_on_the_page_as_it_is_seen(decoder: Decoder, box: str, more:
     assert poppler.pixels(made) == poppler.pixels(data)
 
 
+def test_words_stand_where_pdfium_draws_a_page_turned_by_91_degrees(decoder: Decoder) -> None:
+    made = read(decoder, files.paper("0 0 100 200", more=b"/Rotate 91"))
+    with pypdfium2.PdfDocument(made) as document:
+        text = document[0].get_textpage()
+        index, _ = text.search("Hello").get_next()
+        left, bottom, right, top = text.get_charbox(index, loose=True)
+        to_bitmap = pypdfium2.PdfPosConv(document[0], (0, 0, 400, 200, 0)).to_bitmap
+        corners = sorted([to_bitmap(left, bottom), to_bitmap(right, top)])
+    assert corners[0] == pytest.approx((40, 20), abs=2)
+    assert corners[1][1] == pytest.approx(40, abs=2)
+
+
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_pdfium_finds_every_line(decoder: Decoder, turn: int) -> None:
     box = "0 0 200 100" if turn % 180 == 0 else "0 0 100 200"
@@ -146,7 +158,7 @@ def test_every_word_that_is_read_is_found_within_three_pixels(
     for sample in samples:
         data = pdf_of(sample.image, 1)
         pages = decoder.pages(data)
-        page = pipeline.read(next(pages), Options(return_word_box=True))
+        page = pipeline.read(next(iter(pages)), Options(return_word_box=True))
         made = searchable_pdf([ReadPage(0, 0, 1, page, pages.pages[0].dpi)], [data], decoder)
         assert poppler.pixels(made) == poppler.pixels(data)
         [found] = poppler.words(made)

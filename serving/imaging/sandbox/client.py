@@ -30,7 +30,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,8 @@ class Document:
     kind: Kind
     data: Data
     dpi: int
-    number: int
-    """Unique within a sandbox."""
+    number: int = field(default_factory=itertools.count(1).__next__)
+    """Unique in this process."""
 
 
 _MIN_ROOM = 64 << 20
@@ -80,29 +80,24 @@ class Sandbox:
     more than twice that by the clock (then TimedOut: the machine is overloaded), and `memory_bytes`
     more than an idle process. A process that is stopped or hangs is replaced within seconds. A
     sandbox belongs to the process that made it: create it after the fork.
+
+    Every request raises Undecodable, TimedOut, NotReady.
     """
 
-    def __init__(
-        self, processes: int = 2, *, page_seconds: float = 10.0, memory_bytes: int = 2 << 30
-    ) -> None:
+    def __init__(self, processes: int, *, page_seconds: float, memory_bytes: int) -> None:
         self._page_seconds = page_seconds
         self._pool = _ProcessPool(processes, memory_bytes)
-        self._numbers = itertools.count(1)
 
     def close(self) -> None:
         """End all processes, busy ones too: their callers get NotReady."""
         self._pool.close()
-
-    def document(self, kind: Kind, data: Data, dpi: int) -> Document:
-        """What `pages` and `decode` take. Nothing is sent yet."""
-        return Document(kind, data, dpi, next(self._numbers))
 
     def pages(
         self, document: Document, ranges: PageRanges, max_pages: int
     ) -> tuple[int, list[PageInfo]]:
         """How many pages the document has, and those selected; at most one over `max_pages`.
 
-        Counting may stop behind the last one selected. Raises Undecodable, TimedOut, NotReady.
+        Counting may stop behind the last one selected.
         """
         request = {"page": None, "ranges": ranges.ranges, "max_pages": max_pages}
         answer = self._request(document, request)
@@ -112,10 +107,7 @@ class Sandbox:
         ]
 
     def decode(self, document: Document, page: int, size: Size, *, last: bool = False) -> Image:
-        """The page, (H, W, 3) BGR. `last`: no other page will be requested.
-
-        Raises Undecodable, TimedOut, NotReady.
-        """
+        """The page, (H, W, 3) BGR. `last`: no other page will be requested."""
         width, height = size
         image = np.empty((height, width, 3), np.uint8)
         with _shared_memory() as pixels:
@@ -128,10 +120,7 @@ class Sandbox:
         return image
 
     def own_text(self, document: Document, page: int, size: Size) -> tuple[Line, ...] | None:
-        """The text that a PDF has of its page, with words; None where the page must be read.
-
-        Raises Undecodable, TimedOut, NotReady.
-        """
+        """The text that a PDF has of its page, with words; None where the page must be read."""
         request = {"page": page, "width": size[0], "height": size[1], "own_text": True}
         lines = self._request(document, request)["lines"]
         return None if lines is None else tuple(map(_line, lines))
@@ -141,12 +130,11 @@ class Sandbox:
     ) -> bytes:
         """One PDF of all documents, with the texts of their pages on them.
 
-        It may take a second of processor time for each page more. Raises Undecodable, TimedOut,
-        NotReady.
+        It may take a second of processor time for each page more.
         """
         layers = json.dumps(texts).encode()
         content = b"".join([layers, *(bytes(data) for _, data in documents)])
-        document = self.document("pdf", content, 0)
+        document = Document("pdf", content, 0)
         parts = [(kind, len(data)) for kind, data in documents]
         request = {"page": None, "last": True, "searchable": parts, "layers": len(layers)}
         seconds = self._page_seconds + sum(map(len, texts))
@@ -156,9 +144,9 @@ class Sandbox:
             return made.read(answer["bytes"])
 
     def check_searchable(self, data: Data) -> None:
-        """Raise Undecodable for a PDF that `searchable` refuses; TimedOut, NotReady."""
+        """Raise Undecodable for a PDF that `searchable` refuses."""
         request = {"page": None, "last": True, "searchable": [("pdf", len(data))], "layers": 0}
-        self._request(self.document("pdf", data, 0), request)
+        self._request(Document("pdf", data, 0), request)
 
     def _request(
         self,
@@ -170,11 +158,12 @@ class Sandbox:
         what = display_name(document.kind, request["page"])
         seconds = seconds or self._page_seconds
         clock = 2 * seconds + 2  # the kernel counts whole seconds
+        request |= {"kind": document.kind, "dpi": document.dpi, "seconds": seconds}
         try:
             try:
-                answer = self._attempt(document, request, descriptors, seconds, clock)
+                answer = self._attempt(document, request, descriptors, clock)
             except _ProcessStalled:
-                answer = self._attempt(document, request, descriptors, seconds, clock)
+                answer = self._attempt(document, request, descriptors, clock)
         except _ProcessDied as error:
             raise Undecodable(f"{what}: {error}") from None
         except TimeoutError:
@@ -187,21 +176,11 @@ class Sandbox:
         return answer
 
     def _attempt(
-        self,
-        document: Document,
-        request: dict[str, Any],
-        descriptors: Sequence[int],
-        seconds: float,
-        clock: float,
+        self, document: Document, request: dict[str, Any], descriptors: Sequence[int], clock: float
     ) -> dict[str, Any]:
-        with self._pool.process(document.number) as process, _shared_memory() as data:
-            request |= {
-                "document": document.number,
-                "kind": document.kind,
-                "dpi": document.dpi,
-                "has_data": process.document != document.number,
-                "seconds": seconds,
-            }
+        number = document.number
+        with self._pool.process(number) as process, _shared_memory() as data:
+            request |= {"document": number, "has_data": process.document != number}
             if request["has_data"]:
                 data.write(document.data)
                 data.flush()
@@ -211,24 +190,22 @@ class Sandbox:
 
 def _line(own: protocol.OwnLine) -> Line:
     """With a word for each space, so that the words' texts concatenate to the line's."""
-    words: list[Word] = []
-    for text, (left, top, right, bottom) in own["words"]:
+
+    def line(text: str, left: int, top: int, right: int, bottom: int) -> Line:
         quad = (left, top), (right, top), (right, bottom), (left, bottom)
-        word = Word(text, Line("", 1.0, quad, own["turn"]).box, 1.0)
+        return Line(text, 1.0, quad, own["turn"])
+
+    words: list[Word] = []
+    for text, bounds in own["words"]:
+        box = line(text, *bounds).box
         if words:
             before = words[-1].box
-            space = before[1], word.box[0], word.box[3], before[2]
-            words.append(Word(" ", space, 1.0))
-        words.append(word)
-    xs, ys = zip(*(corner for word in words for corner in word.box), strict=True)
-    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
-    return Line(
-        text="".join(word.text for word in words),
-        score=1.0,
-        quad=((left, top), (right, top), (right, bottom), (left, bottom)),
-        turn=own["turn"],
-        words=tuple(words),
-    )
+            words.append(Word(" ", (before[1], box[0], box[3], before[2]), 1.0))
+        words.append(Word(text, box, 1.0))
+    lefts, tops, rights, bottoms = zip(*(bounds for _, bounds in own["words"]), strict=True)
+    text = "".join(word.text for word in words)
+    whole = line(text, min(lefts), min(tops), max(rights), max(bottoms))
+    return replace(whole, words=tuple(words))
 
 
 def _shared_memory() -> BufferedRandom:
@@ -432,7 +409,7 @@ class _DecoderProcess:
             raise _ProcessDied(self._cause_of_death(message["seconds"])) from None
         if message.get("last") or "error" in answer:
             self.document = None
-        self.retired = self._documents >= _MAX_DOCUMENTS or bool(answer.get("exiting"))
+        self.retired = self._documents >= _MAX_DOCUMENTS or bool(answer.get("retire"))
         return answer
 
     def is_ready(self) -> bool:

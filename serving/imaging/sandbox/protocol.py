@@ -57,12 +57,8 @@ _MAX_BYTES = 1 << 24
 def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
     """Raises OSError if the peer is gone."""
     body = json.dumps(message).encode()
-    head = len(body).to_bytes(4, "big")
-    if descriptors:
-        socket.send_fds(channel, [head], descriptors)
-        channel.sendall(body)
-    else:
-        channel.sendall(head + body)
+    socket.send_fds(channel, [len(body).to_bytes(4, "big")], descriptors)
+    channel.sendall(body)
 
 
 def receive(

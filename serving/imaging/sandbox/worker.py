@@ -11,7 +11,7 @@ here has a bound on time or memory that a file could not break. A request:
 
 With `has_data` the first descriptor is the document's bytes; with `page` the last is the memory
 for the pixels. The answer is {"count", "pages"}, {"lines"}, {} after decoding, or {"error": why};
-`"exiting": true` with it means that the process ends itself.
+`"retire": true` with it means that the process must be ended.
 
     {"searchable": [[kind, bytes], ...], "layers": 123, "seconds": 10, ...}
 
@@ -34,9 +34,10 @@ import signal
 import socket
 import sys
 import warnings
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pypdfium2
@@ -64,15 +65,9 @@ def main() -> None:
     protocol.send(channel, {"ready": True})
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # discard what decoders print
     worker = _Worker(memory_bytes)
-    exiting = False
-    while not exiting:
-        try:
-            request, descriptors = protocol.receive(channel)
-        except (EOFError, OSError):
-            break
-        answer = worker.answer(request, descriptors)
-        exiting = bool(answer.get("exiting"))
-        protocol.send(channel, answer)
+    with suppress(EOFError, OSError):
+        while True:
+            protocol.send(channel, worker.answer(*protocol.receive(channel)))
     os._exit(0)
 
 
@@ -115,7 +110,7 @@ class _Worker:
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
         self._number: int | None = None
-        self._document: _Document | None = None
+        self._document: _Pdf | _Pictures | None = None
 
     def answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         kind, page = request["kind"], request["page"]
@@ -132,7 +127,7 @@ class _Worker:
             return {"error": str(error)}
         except MemoryError:
             reason = f"decoding takes more than {self._memory_bytes >> 20} MiB of memory"
-            return {"error": f"{display_name(kind, page)}: {reason}", "exiting": True}
+            return {"error": f"{display_name(kind, page)}: {reason}", "retire": True}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -203,24 +198,11 @@ def _limit_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 
-class _Document(Protocol):
-    """An open document. Methods raise Undecodable, or what the decoder raises."""
-
-    def pages(self, ranges: PageRanges, max_pages: int) -> tuple[int, list[_PageInfo]]:
-        """The number of pages, and those selected, of which at most one is over `max_pages`.
-
-        A broken page of a document that has others is 0 wide and high.
-        """
-
-    def decode(self, page: int, out: Image) -> None:
-        """Write the page, upright, BGR, into `out`, whose shape is as `pages` reported."""
-
-    def close(self) -> None:
-        """Release the memory."""
-
-
 class _Pictures:
-    """TIFF (all pages), GIF (first frame), and single images whose decoding time is unbounded."""
+    """TIFF (all pages), GIF (first frame), and single images whose decoding time is unbounded.
+
+    As of `_Pdf`, its methods raise Undecodable, or what the decoder raises.
+    """
 
     def __init__(self, kind: pillow.PillowKind, data: bytes) -> None:
         self._paged = kind == "tiff"  # Pillow applies a TIFF's orientation itself
@@ -229,6 +211,10 @@ class _Pictures:
         self._image = pillow.open_image(kind, header.body if header else data)
 
     def pages(self, ranges: PageRanges, max_pages: int) -> tuple[int, list[_PageInfo]]:
+        """The number of pages, and those selected, of which at most one is over `max_pages`.
+
+        A broken page of a document that has others is 0 wide and high.
+        """
         dpi = pillow.dpi_of(self._image)
         if not self._paged:
             width, height = self._image.size
@@ -254,6 +240,7 @@ class _Pictures:
         return index, found
 
     def decode(self, page: int, out: Image) -> None:
+        """Write the page, upright, BGR, into `out`, whose shape is as `pages` reported."""
         if self._paged:
             self._image.seek(page)
         pixels = jpeg.decode(self._jpeg) if self._jpeg and self._jpeg.jpeg_mode else None
@@ -302,19 +289,13 @@ class _Pdf:
             buffer = (ctypes.c_ubyte * out.nbytes).from_buffer(out.data.cast("B"))
             return pypdfium2.PdfBitmap.new_native(width, height, buffer=buffer, **options)
 
-        pdf_page = self._pdf[page]
-        try:
+        with closing(self._pdf[page]) as pdf_page:
             pdf_page.render(scale=self._scale, bitmap_maker=new_bitmap).close()
-        finally:
-            pdf_page.close()
 
     def own_text(self, page: int, width: int, height: int) -> list[protocol.OwnLine] | None:
         """See `imaging/pdf_text.py`."""
-        pdf_page = self._pdf[page]
-        try:
+        with closing(self._pdf[page]) as pdf_page:
             return own_text(pdf_page, width, height)
-        finally:
-            pdf_page.close()
 
     def close(self) -> None:
         self._pdf.close()

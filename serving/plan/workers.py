@@ -43,7 +43,7 @@ from serving.types import Image
 _SECONDS = 2.0
 """Of the throughput measurement in each round."""
 _MAX_SECONDS = 60.0
-"""Of a race between two numbers of workers."""
+"""Of all races between numbers of workers together, so that many cores do not take many minutes."""
 _TIMEOUT = 300.0
 """Seconds for a response; TensorRT's engines load for a minute."""
 _MIN_CORES = 4
@@ -181,6 +181,7 @@ def measure_workers(
     if len(counts) == 1:
         few = f"not measured: more processes need {2 * _MIN_CORES} cores, or 2 with a GPU"
         return (WorkerTrial(counts[0], chosen=True, reason=few),)
+    max_seconds = _MAX_SECONDS / (len(counts) - 1)
     free = free_memory()
     groups: list[WorkerGroup] = []
     reasons: dict[int, str] = {}
@@ -194,7 +195,7 @@ def measure_workers(
                     _check_memory(count, groups[0].memory, free)
                 group = stack.enter_context(closing(launch(count)))
                 rivals = [group] if best is None else [best, group]
-                found = race([each.measure for each in rivals], _MAX_SECONDS)
+                found = race([each.measure for each in rivals], max_seconds)
             except EngineError as error:
                 reasons[count] = str(error)
                 break

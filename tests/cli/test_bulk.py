@@ -79,7 +79,9 @@ def children(pid: int) -> list[int]:
 def running(tmp_path: Path, scans: Path, built: Path) -> Iterator[subprocess.Popen[str]]:
     """A run that has committed its first shards of three pages; the test comes before its rest."""
     options = "--format", "jsonl", "--shard-pages", "3"
-    slow = ["nice", "-n", "19", *command(scans, tmp_path / "out", *options)]
+    # A shell's background jobs ignore SIGINT, and so would this one.
+    slow = ["nice", "-n", "19", "env", "--default-signal=INT"]
+    slow += command(scans, tmp_path / "out", *options)
     process = subprocess.Popen(slow, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr is not None
     with process, process.stderr:

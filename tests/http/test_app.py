@@ -152,7 +152,7 @@ def test_what_waits_too_long_is_a_504(tmp_path: Path) -> None:
         target=lambda: Client(app).post("/ocr/v1/accurate", data=picture(colour="red"))
     )
     first.start()
-    assert eventually(lambda: app.service.slots.retry_after() and app.service.admission.held == 1)
+    assert eventually(lambda: app.service.retry_after() and app.service.admission.held == 1)
     response = Client(app).post("/ocr/v1/accurate", data=picture(colour="red"))
     assert (response.status_code, response.get_json()["error"]["code"]) == (504, "timeout")
     assert app.service.admission.held == 1  # of the page that is still in progress

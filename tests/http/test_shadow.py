@@ -108,7 +108,7 @@ def test_it_waits_for_an_idle_server(service: Service) -> None:
     shadow_of(service).open("accurate", reader)
     leave = service.admission.admit(Sender())  # a request, whose answer is being sent
     read(service)
-    with service.slots.slot(lambda: None, job=True):
+    with service.slots["accurate"].slot(lambda: None, job=True):
         time.sleep(0.3)  # several looks of the shadow
         leave()
         time.sleep(0.3)

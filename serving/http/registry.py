@@ -143,13 +143,19 @@ class Registry:
         self._pipelines: dict[str, ServedPipeline] = {}
         self._of_paddlex: set[str] = set()
 
-    def open(self, load: Callable[[str], ServedPipeline], *, warm: bool = False) -> None:
-        """Load every pipeline and let it read a page; warm it first if so asked.
+    def open(
+        self,
+        load: Callable[[str], ServedPipeline],
+        order: Sequence[str] | None = None,
+        *,
+        warm: bool = False,
+    ) -> None:
+        """Load every pipeline, in this order, and let it read a page; warm it first if so asked.
 
         Raises what `load`, `warm` and `read` raise.
         """
         image = warmup_image()
-        for name in self.names:
+        for name in order or self.names:
             pipeline = load(name)
             if warm:
                 pipeline.warm()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -236,6 +237,12 @@ class Deployment(_Record):
         plan = self._plan(device)
         return 1 if plan is None else plan.workers * len(parse_devices(device))
 
+    def latency_ms(self, device: str) -> float:
+        """Of a single page on `device` (cpu or gpu:0,1); infinite where it was not measured."""
+        plan = self._plan(device)
+        measured = () if plan is None else plan.combinations
+        return next((item.latency_ms for item in measured if item.chosen), math.inf)
+
     def command(self, device: str | None = None) -> str:
         """What builds it anew."""
         threads = "" if self.cores == usable_cores() else f" --threads {self.cores}"
@@ -318,6 +325,17 @@ def planned_workers(
             target = "cpu"
         numbers.append(deployment.workers(target))
     return min(numbers, default=1)
+
+
+def latencies(
+    models: Path, configs: Mapping[str, PipelineConfig], cores: int, device: str | None = None
+) -> dict[str, float]:
+    """By name, the milliseconds of a single page; infinite where they were not measured.
+
+    device: default what was built. Raises PlanError for a damaged file.
+    """
+    found = {name: read_deployment(models, config, cores) for name, config in configs.items()}
+    return {name: each.latency_ms(device or each.device) for name, each in found.items()}
 
 
 def select_device(models: Path, config: PipelineConfig, cores: int) -> str:

@@ -42,8 +42,8 @@ _OTHER_FILES = 256
 _SLOW = 1.2
 """A pipeline gives way to the fastest one if its page takes more than so many times as long."""
 _NICENESS = 8
-"""How: by so much the threads of its engines are nicer. Small images beside a second pipeline's pages
-and a third's long documents then take 1.8 times as long at p99 as alone, in place of 3.0."""
+"""How: by so much the threads of its engines are nicer. Small images beside pages and documents of
+two other pipelines then take 1.8 times as long at p99 as alone, in place of 3.0."""
 
 Load = Callable[[str, ServedConfig, int, OnBatch], ServedPipeline]
 """Loads the pipeline of a name, in the worker of that slot, with an observer of its batches."""

@@ -30,7 +30,7 @@ from serving.cli import main
 from serving.errors import ModelError
 from serving.models.store import Store
 
-COMPANY = "北京市朝阳区餐饮管理有限公司"
+RESTAURANT = "北京市朝阳区餐饮管理有限公司"
 BAKERY = "NORTHGATE BAKERY LIMITED"
 
 
@@ -62,7 +62,7 @@ def folder(repo: Path, page: str, built: Path, tmp_path_factory: pytest.TempPath
     """seal.yaml of the page, a picture, and the models that it needs, which are fetched."""
     folder = tmp_path_factory.mktemp("seal")
     (folder / "models").symlink_to(built)
-    (folder / "seal.png").write_bytes(seal(COMPANY))
+    (folder / "seal.png").write_bytes(seal(RESTAURANT))
     [block] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (folder / "seal.yaml").write_text(block, encoding="utf-8")
     try:
@@ -119,7 +119,7 @@ def test_the_seal_of_the_page_is_read(repo: Path, page: str, served: Served) -> 
     ]
     done = subprocess.run(curl, cwd=served.folder, capture_output=True, check=True)
     answer = json.loads(done.stdout)
-    assert texts(answer) == [COMPANY]
+    assert texts(answer) == [RESTAURANT]
     assert (answer["errorCode"], answer["errorMsg"]) == (0, "Success")
     assert answer["result"]["dataInfo"] == {"width": 600, "height": 600, "type": "image"}
     [result] = answer["result"]["sealRecResults"]
@@ -134,10 +134,10 @@ def test_text_type_seal_of_an_ocr_pipeline(served: Served) -> None:
 
 
 def test_requests_at_the_same_time_are_not_mixed_up(served: Served) -> None:
-    pictures = [seal(text) for text in (COMPANY, BAKERY)] * 3
+    pictures = [seal(text) for text in (RESTAURANT, BAKERY)] * 3
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda data: served.post("?format=paddlex", data), pictures))
-    assert [texts(answer.json()) for answer in answers] == [[COMPANY], [BAKERY]] * 3
+    assert [texts(answer.json()) for answer in answers] == [[RESTAURANT], [BAKERY]] * 3
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,10 @@ class Application(BaseApplication):
 
             if latency(name) > _SLOW * fastest:  # inherited by the threads of its engines
                 niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICENESS
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+                try:
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+                except OSError as error:
+                    _LOG.warning("%s does not give way to faster pipelines: %s", name, error)
             return self._load(name, self.generation.configs[name], worker.slot, on_batch)
 
         def latency(name: str) -> float:

@@ -179,6 +179,7 @@ def spec(config: PipelineConfig, plan: Plan, built: Path, tmp_path: Path) -> Wor
     return WorkerSpec(config, plan, built, "cpu", [tmp_path / "0.npy"])
 
 
+@pytest.mark.usefixtures("short_races")
 def test_real_workers_read_real_pages_together(
     config: PipelineConfig, plan: Plan, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

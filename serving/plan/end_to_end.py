@@ -26,7 +26,7 @@ from serving.plan.calibration import Calibration
 from serving.plan.graphs import GraphOf
 from serving.plan.plan import Combination
 from serving.plan.shapes import Shapes
-from serving.plan.timing import Measure, Race, fastest, race, timed
+from serving.plan.timing import GAIN, Measure, Race, fastest, race, timed
 from serving.types import Image
 
 MAX_LATENCY_RATIO = 1.2
@@ -103,7 +103,10 @@ def small_picture(calibration: Calibration) -> Image:
 
 
 def best_combination(latencies: Sequence[Race], concurrent_ms: Sequence[float]) -> int:
-    """Index of the one with the highest throughput of those whose every latency is in bounds."""
+    """Index of the one with the highest throughput of those whose every latency is in bounds.
+
+    Of those whose throughput is less than 5 % lower, the one with the lowest latency.
+    """
     ratios = [
         # Noise excludes nobody.
         max(race.ms[index] / (min(race.ms) * (1 + race.noise)) for race in latencies)
@@ -111,7 +114,9 @@ def best_combination(latencies: Sequence[Race], concurrent_ms: Sequence[float]) 
     ]
     limit = max(MAX_LATENCY_RATIO, min(ratios))  # each may be too slow somewhere
     eligible = [index for index, ratio in enumerate(ratios) if ratio <= limit]
-    return eligible[fastest([concurrent_ms[index] for index in eligible])]
+    best = min(concurrent_ms[index] for index in eligible)
+    close = [index for index in eligible if GAIN * concurrent_ms[index] <= best]
+    return close[fastest([ratios[index] for index in close])]
 
 
 def _single(pipeline: Pipeline, pages: list[Image]) -> Measure:

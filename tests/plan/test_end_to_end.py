@@ -21,6 +21,8 @@ def race(*ms: float, noise: float = 0.0) -> Race:
         (race(100, 125), race(40, 40), (250, 230), 0),  # pages wait a fourth longer
         (race(100, 103), race(40, 49, noise=0.05), (250, 230), 1),  # if that was not noise
         (race(100, 103), race(40, 41), (250, 240), 0),  # the gain is under 5 %
+        (race(103, 100), race(46, 40), (240, 243), 1),  # as many pages, and pictures wait less
+        (race(103, 100), race(41, 40), (240, 243), 0),  # by less than 5 %
         (race(100, 150), race(60, 40), (250, 230), 1),  # 1.5 times either way
         (race(100, 160), race(60, 40), (250, 230), 0),
     ],

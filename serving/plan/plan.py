@@ -317,25 +317,35 @@ def planned_workers(
     built. device: default what was built. cpu_fallback: the CPU's number where that is a GPU which
     cannot be used. Raises PlanError for a damaged file.
     """
-    numbers = []
-    for config in configs:
-        deployment = read_deployment(models, config, cores)
-        target = device or deployment.device
-        if cpu_fallback and not _is_usable(target):
-            target = "cpu"
-        numbers.append(deployment.workers(target))
-    return min(numbers, default=1)
+    found = (_deployed(models, config, cores, device, cpu_fallback) for config in configs)
+    return min((deployment.workers(target) for deployment, target in found), default=1)
 
 
-def latencies(
-    models: Path, configs: Mapping[str, PipelineConfig], cores: int, device: str | None = None
-) -> dict[str, float]:
-    """By name, the milliseconds of a single page; infinite where they were not measured.
+def planned_latency(
+    models: Path,
+    config: PipelineConfig,
+    cores: int,
+    device: str | None = None,
+    *,
+    cpu_fallback: bool = False,
+) -> float:
+    """Milliseconds of a single page; infinite where they were not measured.
 
-    device: default what was built. Raises PlanError for a damaged file.
+    Arguments and errors as of `planned_workers`.
     """
-    found = {name: read_deployment(models, config, cores) for name, config in configs.items()}
-    return {name: each.latency_ms(device or each.device) for name, each in found.items()}
+    deployment, target = _deployed(models, config, cores, device, cpu_fallback)
+    return deployment.latency_ms(target)
+
+
+def _deployed(
+    models: Path, config: PipelineConfig, cores: int, device: str | None, cpu_fallback: bool
+) -> tuple[Deployment, str]:
+    """What was built, and the device that it will run on."""
+    deployment = read_deployment(models, config, cores)
+    target = device or deployment.device
+    if cpu_fallback and not _is_usable(target):
+        target = "cpu"
+    return deployment, target
 
 
 def select_device(models: Path, config: PipelineConfig, cores: int) -> str:

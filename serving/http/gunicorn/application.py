@@ -33,7 +33,7 @@ from serving.http.service import Service
 from serving.http.settings import Settings
 from serving.integrations.paddlex.served import check_served
 from serving.machine import usable_cores
-from serving.plan.plan import check_plan, latencies, planned_workers
+from serving.plan.plan import check_plan, planned_latency, planned_workers
 
 _LOG = logging.getLogger("serving.http")
 
@@ -88,21 +88,22 @@ def read_generation(number: int, settings: Settings) -> Generation:
             if not settings.allow_cpu_fallback:
                 raise
     ours = {name: each for name, each in configs.items() if isinstance(each, PipelineConfig)}
-    cores = settings.cores or usable_cores()
-    planned = planned_workers(
-        settings.models,
-        ours.values(),
-        cores,
-        settings.device,
-        cpu_fallback=settings.allow_cpu_fallback,
-    )
+    options: dict[str, Any] = {
+        "cores": settings.cores or usable_cores(),
+        "device": settings.device,
+        "cpu_fallback": settings.allow_cpu_fallback,
+    }
+    planned = planned_workers(settings.models, ours.values(), **options)
     return Generation(
         number,
         configs,
         shadows,
         keys,
         planned=planned if len(ours) == len(configs) else 1,  # PaddleX's memory was not measured
-        latencies=latencies(settings.models, ours, cores, settings.device),
+        latencies={
+            name: planned_latency(settings.models, config, **options)
+            for name, config in ours.items()
+        },
     )
 
 

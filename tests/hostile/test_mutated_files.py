@@ -6,8 +6,12 @@ OCR_HPI_MUTATED_PAGES says, by default none.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +26,15 @@ from PIL import Image
 from requests import Session
 
 from benchmarks.corpus import Sample
+from serving.errors import OcrError
+from serving.imaging.decode import Decoder
 
 PAGES = int(os.environ.get("OCR_HPI_MUTATED_PAGES", "0"))
 FILES = int(os.environ.get("OCR_HPI_MUTATED_FILES", "10000"))
 CALLERS = 4
 EXTREMES = (0, 1, 0x7F, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 SIZE = (120, 90)
+EPOCH = time.gmtime(0)
 
 
 def whole_files(colour: Image.Image | None = None) -> dict[str, bytes]:
@@ -47,7 +54,7 @@ def whole_files(colour: Image.Image | None = None) -> dict[str, bytes]:
         "tiff": encoded(colour, "TIFF", **pages),
         "tiff lzw": encoded(grey, "TIFF", compression="tiff_lzw"),
         "tiff deflate": encoded(colour, "TIFF", compression="tiff_adobe_deflate"),
-        "pdf": encoded(colour, "PDF", **pages),
+        "pdf": encoded(colour, "PDF", **pages, creationDate=EPOCH, modDate=EPOCH),
     }
 
 
@@ -130,6 +137,42 @@ def test_no_damaged_pdf_breaks_the_making_of_a_searchable_one(server: Server) ->
     assert answers[200] and answers[422]
 
 
+def test_no_damaged_file_shows_what_memory_held_before(repo: Path) -> None:
+    """A decoder that gives up midway must not return the pages of others that were there."""
+
+    def digests(fill: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, __file__],
+            # glibc fills new and freed memory with it.
+            env={
+                **os.environ,
+                "GLIBC_TUNABLES": f"glibc.malloc.perturb={fill}",
+                "PYTHONPATH": os.pathsep.join((str(repo), str(repo / "tests/support"))),
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    first, second = (child.communicate()[0].splitlines() for child in (digests(1), digests(90)))
+    assert len(first) == FILES
+    assert first == second
+
+
+def print_digests() -> None:
+    """Of the pixels of every damaged file."""
+    files = whole_files()
+    with Decoder() as decoder:
+        for number in range(FILES):
+            chance = random.Random(number)
+            kind, other = chance.choice(list(files)), chance.choice(list(files.values()))
+            try:
+                pages = list(decoder.pages(mutated(files[kind], other, chance)))
+                found = [(page.shape, hashlib.sha256(page).hexdigest()) for page in pages]
+            except OcrError as error:
+                found = type(error).__name__
+            print(number, kind, found)
+
+
 @pytest.mark.skipif(not PAGES, reason="OCR_HPI_MUTATED_PAGES says how many")
 def test_real_models_read_on_beside_damaged_files(
     repo: Path, built: Path, sample_page: Sample, tmp_path: Path
@@ -157,3 +200,7 @@ def test_an_undamaged_file_reads(server: Server, kind: str) -> None:
     answer = server.post(data=whole_files()[kind], headers={})
     assert answer.status_code == 200, answer.text
     assert len(answer.json()) == (2 if kind in ("tiff", "pdf") else 1)
+
+
+if __name__ == "__main__":
+    print_digests()

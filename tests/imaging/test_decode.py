@@ -394,6 +394,14 @@ def test_metadata_bombs_and_damaged_metadata_in_a_png_are_ignored(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_jpeg_whose_decoding_ends_after_a_warning_is_rejected(decoder: Decoder) -> None:
+    whole = files.encoded(files.picture(), "JPEG", progressive=True)
+    scan_end = whole.find(b"\xff\xc4", whole.find(b"\xff\xda"))
+    unknown_marker = b"\xff\x7f"
+    with pytest.raises(Undecodable, match="broken JPEG"):
+        decode_one(decoder, whole[: scan_end - 4] + unknown_marker + whole[scan_end:])
+
+
 def test_a_jpeg_of_many_scans_is_decoded_in_the_sandbox(decoder: Decoder) -> None:
     data = files.encoded(files.picture(), "JPEG", progressive=True)
     assert not read_header("jpeg", data).sandboxed

@@ -49,7 +49,7 @@ def decode(header: Header) -> Image | None:
         elif not reason.lower().startswith(_WARNINGS):
             return None
         # Other warnings do not mean that pixels are missing. simplejpeg takes an error after a
-        # warning for a warning, and leaves the rest of the memory as it was, perhaps with pixels of other pages.
+        # warning for a warning, and leaves the rest of the memory as it was: with others' pages.
         cleared = bytearray(header.width * header.height * len(mode))
         try:
             pixels = simplejpeg.decode_jpeg(body, mode, strict=False, buffer=cleared)

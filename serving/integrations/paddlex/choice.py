@@ -43,8 +43,9 @@ class ModelRequest:
     hpi: HpiConfig
 
 
-Choose = Callable[[ModelRequest], EngineSpec]
-"""Chooses an engine. Raises ConfigError or EngineError where the request cannot be met."""
+Choose = Callable[[ModelRequest], Sequence[EngineSpec]]
+"""Chooses an engine: the first of these that loads the model; one where a plan or the user says.
+Raises ConfigError or EngineError where the request cannot be met."""
 
 
 def planned(models: Path, gate: Gate) -> Choose:
@@ -56,17 +57,17 @@ def planned(models: Path, gate: Gate) -> Choose:
     engine of one stream on all cores, unless `hpi_config` sets another. The lines of a
     recogniser's batch run in parallel, on as many streams as were fastest.
 
-    `hpi_config` narrows the choice. A model without a plan gets the first candidate that
-    `hpi_config` allows, by default float32 OpenVINO; which is a warning, once per model. What runs
-    otherwise is logged as PaddleX logs what it opens.
+    `hpi_config` narrows the choice. A model without a plan gets the simplest candidate of the first
+    backend that loads it, by default float32 OpenVINO; which is a warning, once per model. What
+    runs otherwise is logged as PaddleX logs what it opens.
     """
     logged: set[Path] = set()
 
-    def choose(request: ModelRequest) -> EngineSpec:
+    def choose(request: ModelRequest) -> Sequence[EngineSpec]:
         allowed = _allowed(request)
         if not request.hpi.auto_config:
             _PADDLEX_LOG.info("%s runs on %s: hpi_config says so", request.name, allowed[0])
-            return allowed[0]
+            return allowed[:1]
         specs = [spec for spec in allowed if spec.backend in _PLAIN_ONNX]
         in_parallel = model_kind(request.folder) == "text_recognition"  # see EngineRunner
         if not in_parallel and "streams" not in (request.hpi.backend_config or {}):
@@ -75,10 +76,15 @@ def planned(models: Path, gate: Gate) -> Choose:
         if best is not None:
             why = f"the fastest in the plans under {models} that passes the gate"
             _PADDLEX_LOG.info("%s runs on %s: %s", request.name, best, why)
-        elif request.folder not in logged:
+            return [best]
+        first: dict[str, EngineSpec] = {}
+        for spec in allowed:
+            first.setdefault(spec.backend, spec)
+        simplest = list(first.values())
+        if request.folder not in logged:
             logged.add(request.folder)
-            _LOG.warning("%s: %s", request.name, _unplanned(request, allowed[0]))
-        return best or allowed[0]
+            _LOG.warning("%s: %s", request.name, _unplanned(request, simplest))
+        return simplest
 
     return choose
 
@@ -144,11 +150,12 @@ def _allowed(request: ModelRequest) -> list[EngineSpec]:
         raise ConfigError(f"{request.name}: {error}") from None
 
 
-def _unplanned(request: ModelRequest, spec: EngineSpec) -> str:
+def _unplanned(request: ModelRequest, specs: Sequence[EngineSpec]) -> str:
+    runs = "runs on " + ", or if that cannot load it on ".join(map(str, specs))
     if model_kind(request.folder) is None:
-        return f"runs on {spec}: the accuracy gate knows no model of this kind, so it has no plan"
+        return f"{runs}: the accuracy gate knows no model of this kind, so it has no plan"
     return (
-        f"runs on {spec}: no engine plan of this machine, these cores and these backends' versions "
+        f"{runs}: no engine plan of this machine, these cores and these backends' versions "
         f"has {request.folder}. To measure it, name that folder as model_dir in a pipeline "
         f"YAML and run: {BUILD} PIPELINE.yaml"
     )

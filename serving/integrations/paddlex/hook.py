@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from serving.config.errors import config_error
 from serving.config.pipeline import HpiConfig, check_hpi
-from serving.engines.base import Array, Engine
+from serving.engines.base import Array, Engine, EngineSpec
 from serving.engines.factory import open_engine
 from serving.errors import EngineError, ModelMissing
 from serving.imaging.crop import MAX_LINE_WIDTH
@@ -98,8 +98,17 @@ def _padded(batch: Array) -> Array:
 _LOG = logging.getLogger(__name__)
 
 
-def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
-    """Replace the four functions. Raises EngineError where PaddleX is not as expected."""
+def install(
+    models: Path,
+    choose: Choose,
+    *,
+    width_classes: bool,
+    on_open: Callable[[str, EngineSpec], None] = lambda *_: None,
+) -> None:
+    """Replace the four functions. Raises EngineError where PaddleX is not as expected.
+
+    on_open: told each model's name and engine.
+    """
     check_paddlex()
     from paddlex.inference import models as paddlex_models
     from paddlex.inference.models.engines.hpi import HPIEngine
@@ -121,7 +130,8 @@ def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
         binding: Any = None,
     ) -> Any:
         request = _request(model_name, model_dir, engine_config)
-        engine = _open(request, models, choose)
+        engine = _open(request, models, choose(request))
+        on_open(request.name, engine.spec)
         post = (model_config or {}).get("PostProcess") or {}
         lines = post.get("name") == "CTCLabelDecode"
         return Runner(engine, lines=lines, width_classes=width_classes)
@@ -134,14 +144,20 @@ def install(models: Path, choose: Choose, *, width_classes: bool) -> None:
     paddlex_models._resolve_local_model_dir = _from_store(find, HPIEngine, Store(models))
 
 
-def _open(request: ModelRequest, models: Path, choose: Choose) -> Engine:
-    """The model on the chosen engine."""
-    spec = choose(request)
-    if spec.backend == "paddle":
-        graph = paddle_graph(request.folder)
-    else:
-        graph = made_graph(request.folder, models, convert=request.hpi.auto_paddle2onnx)
-    return open_engine(graph, spec)
+def _open(request: ModelRequest, models: Path, specs: Sequence[EngineSpec]) -> Engine:
+    """The model on the first engine that loads it. Raises the last one's EngineError."""
+    for spec, following in zip(specs, [*specs[1:], None], strict=True):
+        if spec.backend == "paddle":
+            graph = paddle_graph(request.folder)
+        else:
+            graph = made_graph(request.folder, models, convert=request.hpi.auto_paddle2onnx)
+        try:
+            return open_engine(graph, spec)
+        except EngineError as error:
+            if following is None:
+                raise
+            _LOG.warning("%s: %s follows %s: %s", request.name, following, spec, error)
+    raise AssertionError("no engine")
 
 
 def made_graph(folder: Path, models: Path, *, convert: bool = True) -> Path:

@@ -78,11 +78,10 @@ class PaddleXPipeline:
         self._specs: dict[str, EngineSpec] = {}
         choose = planned(models, named_gate("default"))
 
-        def noted(request: ModelRequest) -> EngineSpec:
-            self._specs[request.name] = spec = choose(request).shared(workers)
-            return spec
+        def shared(request: ModelRequest) -> list[EngineSpec]:
+            return [spec.shared(workers) for spec in choose(request)]
 
-        install(models.absolute(), noted, width_classes=True)
+        install(models.absolute(), shared, width_classes=True, on_open=self._specs.__setitem__)
         import paddlex
 
         log = logging.getLogger("paddlex")  # to the server's own log, and not in colour

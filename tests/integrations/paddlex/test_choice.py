@@ -75,9 +75,13 @@ def write(tmp_path: Path, folder: Path, repo: Path) -> Callable[..., None]:
 
 
 def chosen(models: Path, folder: Path, gate: str = "default", **hpi: Any) -> str:
+    return candidates(models, folder, gate, **hpi)[0]
+
+
+def candidates(models: Path, folder: Path, gate: str = "default", **hpi: Any) -> list[str]:
     bounds = named_gate(gate)  # type: ignore[arg-type]
     request = ModelRequest(REC, folder, "cpu", HpiConfig(**hpi))
-    return str(planned(models, bounds)(request))
+    return [str(spec) for spec in planned(models, bounds)(request)]
 
 
 # The candidates of this test are this processor's; where it has no bfloat16, it is not chosen.
@@ -140,6 +144,16 @@ def test_a_plan_of_something_else_does_not_count(
         assert chosen(tmp_path, folder) == f"openvino float32 1x{CORES}"
     assert f"{REC}: runs on openvino float32" in caplog.text
     assert "bash scripts/build_engines.sh PIPELINE.yaml" in caplog.text
+
+
+def test_without_a_plan_the_next_backend_follows_one_that_cannot_load_the_model(
+    tmp_path: Path, folder: Path, write: Callable[..., None]
+) -> None:
+    one = f"float32 1x{CORES}"
+    assert candidates(tmp_path, folder)[:2] == [f"openvino {one}", f"onnxruntime {one}"]
+    assert candidates(tmp_path, folder, backend="openvino") == [f"openvino {one}"]
+    write()
+    assert candidates(tmp_path, folder) == [TWO_STREAMS]
 
 
 def test_another_models_bytes_have_no_plan(

@@ -52,6 +52,37 @@ def seal(text: str, *, size: int = 600, glyph: int = 56, arc: int = 240) -> byte
     return file.getvalue()
 
 
+def table() -> bytes:
+    """A ruled table as PNG, with a heading over two columns and one over two rows."""
+    cells = [
+        ((20, 20, 240, 140), "Region"),
+        ((240, 20, 680, 80), "Sales"),
+        ((240, 80, 460, 140), "2024"),
+        ((460, 80, 680, 140), "2025"),
+    ]
+    for row, texts in enumerate((("North", "18", "21"), ("South", "7", "9"))):
+        top = 140 + 60 * row
+        lefts = (20, 240, 460)
+        for left, text in zip(lefts, texts, strict=True):
+            cells.append(((left, top, left + 220, top + 60), text))
+    picture = Image.new("RGB", (700, 280), "white")
+    pen, font = ImageDraw.Draw(picture), load_font(CHINESE[0], 28)
+    for (left, top, right, bottom), text in cells:
+        pen.rectangle((left, top, right, bottom), outline="black", width=2)
+        middle = (left + right) / 2, (top + bottom) / 2
+        pen.text(middle, text, font=font, fill="black", anchor="mm")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+TABLE = (
+    '<html><body><table><tr><td rowspan="2">Region</td><td colspan="2">Sales</td></tr>'
+    "<tr><td>2024</td><td>2025</td></tr><tr><td>North</td><td>18</td><td>21</td></tr>"
+    "<tr><td>South</td><td>7</td><td>9</td></tr></table></body></html>"
+)
+
+
 @pytest.fixture(scope="module")
 def page(repo: Path) -> str:
     return (repo / "docs" / "paddlex.md").read_text(encoding="utf-8")
@@ -59,16 +90,19 @@ def page(repo: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(repo: Path, page: str, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """seal.yaml of the page, a picture, and the models that it needs, which are fetched."""
-    folder = tmp_path_factory.mktemp("seal")
+    """The page's YAML files, pictures, and the models that they need, which are fetched."""
+    folder = tmp_path_factory.mktemp("paddlex")
     (folder / "models").symlink_to(built)
     (folder / "seal.png").write_bytes(seal(RESTAURANT))
-    [block] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    (folder / "seal.yaml").write_text(block, encoding="utf-8")
-    try:
-        Store(built).fetch("PP-OCRv4_mobile_seal_det")
-    except ModelError as error:
-        pytest.fail(f"the tests need PP-OCRv4_mobile_seal_det: {error}")
+    (folder / "table.png").write_bytes(table())
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    for name, block in zip(("seal", "table"), blocks, strict=True):
+        (folder / f"{name}.yaml").write_text(block, encoding="utf-8")
+    for name in ("PP-OCRv4_mobile_seal_det", "SLANet_plus"):
+        try:
+            Store(built).fetch(name)
+        except ModelError as error:
+            pytest.fail(f"the tests need {name}: {error}")
     return folder
 
 
@@ -100,7 +134,7 @@ def served(repo: Path, page: str, folder: Path) -> Iterator[Served]:
     own = {**yaml.safe_load((folder / "seal.yaml").read_text())["SubPipelines"]["SealOCR"]}
     (folder / "text.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
     _, *options = command(repo, page, "serve --pipeline")[1:]
-    options = [option.replace("seal.yaml", str(folder / "seal.yaml")) for option in options]
+    options = [option.replace("=", f"={folder}/") for option in options]
     options += ["--pipeline", f"text={folder / 'text.yaml'}", "--models", str(folder / "models")]
     log, python = folder / "log", paddlex_python(repo)
     with real_server(log, *options, "--threads", "2", python=python) as (process, url):
@@ -113,12 +147,34 @@ def texts(answer: dict[str, Any]) -> list[str]:
     return list(region["rec_texts"])
 
 
-def test_the_seal_of_the_page_is_read(repo: Path, page: str, served: Served) -> None:
-    curl = [
-        part.replace("http://127.0.0.1:8868", served.url) for part in command(repo, page, "curl")
-    ]
+def ask(repo: Path, page: str, served: Served, part: str) -> dict[str, Any]:
+    """The answer to the page's request."""
+    curl = [word.replace("http://127.0.0.1:8868", served.url) for word in command(repo, page, part)]
     done = subprocess.run(curl, cwd=served.folder, capture_output=True, check=True)
-    answer = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_the_table_of_the_page_is_read(repo: Path, page: str, served: Served) -> None:
+    [result] = ask(repo, page, served, "@table.png")["result"]["tableRecResults"]
+    [found] = result["prunedResult"]["table_res_list"]
+    assert found["pred_html"] == TABLE
+    assert len(found["cell_box_list"]) == 10
+
+
+def test_a_model_that_openvino_cannot_load_runs_on_onnx_runtime(served: Served) -> None:
+    listed = requests.get(f"{served.url}/ocr/v1", timeout=60).json()["pipelines"]
+    [models] = [each["models"] for each in listed if each["name"] == "table"]
+    structure = models["SubModules.TableStructureRecognition"]
+    assert structure["model"] == "SLANet_plus"
+    assert structure["engine"]["name"].startswith("onnxruntime float32 ")
+    log = (served.folder / "log").read_text(encoding="utf-8")
+    assert "SLANet_plus: onnxruntime float32" in log
+    assert "OpenVINO cannot load" in log
+
+
+def test_the_seal_of_the_page_is_read(repo: Path, page: str, served: Served) -> None:
+    answer = ask(repo, page, served, "@seal.png")
     assert texts(answer) == [RESTAURANT]
     assert (answer["errorCode"], answer["errorMsg"]) == (0, "Success")
     assert answer["result"]["dataInfo"] == {"width": 600, "height": 600, "type": "image"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -45,6 +46,24 @@ def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -
     return available if left is None else min(available, left)
 
 
+def memory_limit(cgroup: Path = _CGROUP) -> int | None:
+    """Bytes that the cgroup, as a container's, may take; None where nothing limits it."""
+    for limit, _, _ in _MEMORY:
+        with suppress(OSError, ValueError):  # not this version, or "max"
+            most = int((cgroup / limit).read_text())
+            return most if most < _NO_LIMIT else None
+    return None
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes that a process has in memory; 0 of one that has ended."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_bytes().split()[1]
+    except (OSError, IndexError):  # or no file can be opened
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped by a signal, as SIGSTOP does. One under a debugger is not."""
     try:
@@ -70,6 +89,8 @@ _MEMORY = (
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
 """Files of cgroup v2 and v1, and what of the second the kernel gives up when asked for more."""
+_NO_LIMIT = 1 << 60
+"""Cgroup v1 says so much where nothing limits it."""
 
 
 def _memory_left(cgroup: Path) -> int | None:

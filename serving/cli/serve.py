@@ -68,6 +68,14 @@ def _url_hosts(text: str) -> tuple[HostPattern, ...]:
     help="Pages read side by side in one worker, on as many cores. "
     "[default: usable cores / workers]",
 )
+@setting(
+    "--memory",
+    type=click.FloatRange(min=1),
+    metavar="MB",
+    help="Of all workers together, MiB. They grow with every new shape of page; while new ones still "
+    "fit beside them, new ones take over, as at a SIGHUP.  [default: 90 % of the container's limit, "
+    "if it has one]",
+)
 @setting("--max-body-mb", default=20.0, type=click.FloatRange(min=0.01), help="Of a request, MiB.")
 @max_pixels_option
 @max_pages_option(200, "Of a request")
@@ -151,6 +159,7 @@ def command(
     shadows: tuple[tuple[str, Path], ...],
     workers: int | None,
     threads: int | None,
+    memory: float | None,
     max_body_mb: float,
     spool_mb: float,
     spool_hours: float,
@@ -169,7 +178,7 @@ def command(
     from serving.config.pipeline import shipped
     from serving.http.settings import Settings
     from serving.http.startup import StartupServer, bind
-    from serving.machine import share, usable_cores
+    from serving.machine import memory_limit, share, usable_cores
 
     for flag, specs in (("--pipeline", pipelines), ("--shadow", shadows)):
         names = [name for name, _ in specs]
@@ -178,12 +187,14 @@ def command(
     if unknown := dict(shadows).keys() - dict(pipelines).keys():
         raise click.UsageError(f"--shadow: no --pipeline has the name {min(unknown)}")
     cores = usable_cores() if threads is None else threads * (workers or 1)
+    limit = 0.9 * (memory_limit() or 0) if memory is None else memory * 1024 * 1024
     started = Settings(
         pipelines=dict(pipelines),
         shadows=dict(shadows),
         cores=cores,
         workers=workers or 1,
         threads=threads or share(cores, workers or 1),
+        memory=int(limit) or None,
         max_body=int(max_body_mb * 1024 * 1024),
         max_spool=int(spool_mb * 1024 * 1024),
         spool_time=spool_hours * 3600,

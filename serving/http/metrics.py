@@ -172,21 +172,30 @@ class Metrics:
             "Resident memory of a worker process, after its last request.",
             ("worker",),
         ).labels(os.getpid())
+        self._loaded = gauge(
+            "ocr_process_loaded_bytes",
+            "Resident memory of a worker process when its pipelines had loaded; what it has grown "
+            "by since, its engines keep for the shapes of input that they have met.",
+            ("worker",),
+        ).labels(os.getpid())
         # Kept open: a worker that may open no more files still answers, and counts.
         self._statm = os.open("/proc/self/statm", os.O_RDONLY)
         weakref.finalize(self, os.close, self._statm)
-        self._measure_memory()
+        self._memory.set(self._resident())
+
+    def pipelines_loaded(self) -> None:
+        """Note the memory that they take before any page."""
+        self._loaded.set(self._resident())
 
     def request_answered(self, pipeline: str, status: int, seconds: float) -> None:
         """Count an answer. pipeline: its name, or nothing for other routes."""
         self._requests.labels(pipeline, status).inc()
         if pipeline:
             self._seconds.labels(pipeline).observe(seconds)
-        self._measure_memory()
+        self._memory.set(self._resident())
 
-    def _measure_memory(self) -> None:
-        pages = os.pread(self._statm, 100, 0).split()[1]
-        self._memory.set(int(pages) * _PAGE_SIZE)
+    def _resident(self) -> int:
+        return int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE_SIZE
 
     def request_queued(self, pipeline: str) -> QueuedRequest:
         """Count a request as waiting for its first page."""

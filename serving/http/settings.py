@@ -37,6 +37,8 @@ class Settings:
     workers: int = 1
     threads: int = 1
     """Pages of a pipeline that one worker processes at a time: its page slots."""
+    memory: int | None = None
+    """That all workers together may hold: before they do, new ones take over. None: no limit."""
     queue: int = 32
     """Requests that may wait, for the whole server."""
     max_body: int = 20 * _MIB

@@ -275,8 +275,10 @@ def test_free_memory_is_the_machines_cut_by_the_cgroups(tmp_path: Path) -> None:
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 200000\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.free_memory(tmp_path, meminfo) == 4000 * 1024
+    assert machine.memory_limit(tmp_path) is None
     (tmp_path / "memory.max").write_text("3000000\n")
     assert machine.free_memory(tmp_path, meminfo) == 2_200_000
+    assert machine.memory_limit(tmp_path) == 3_000_000
     old = tmp_path / "old"
     (old / "memory").mkdir(parents=True)
     (old / "memory/memory.limit_in_bytes").write_text("500000\n")

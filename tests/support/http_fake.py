@@ -32,6 +32,10 @@ HELD = (255, 0, 0)
 `gate.reached` says that one is in work.
 """
 
+HOARDED = (0, 255, 0)
+"""For a page of this colour a reader keeps `HOARD` bytes for ever."""
+HOARD = 4 << 20
+
 LONG = (0, 0, 255)
 """A page of this colour has a megabyte of text, more than a few of which no socket holds."""
 
@@ -65,6 +69,7 @@ class FakeReader:
         self.gate = gate
         self.seen: list[Options] = []
         self.closed = False
+        self.hoard: list[bytes] = []
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         height, width = image.shape[:2]
@@ -73,6 +78,8 @@ class FakeReader:
         if self.gate is not None and colour == HELD:
             self.gate.with_suffix(".reached").touch()
             wait_for(self.gate)
+        if colour == HOARDED:
+            self.hoard.append(b"x" * HOARD)
         if colour == (0, 0, 1):
             raise EngineError("the engine broke")
         self.on_batch("TextRecognition", 3)
@@ -167,6 +174,7 @@ def main() -> int:
         return FakeReader(name, Path(told["gate"]), identity, on_batch)
 
     try:
+        master._SETTLING = 1.0  # these readers have nothing to warm up
         first = master.read_generation(1, settings)
         if fail_reload:
             master.read_generation = _raising(getattr(builtins, fail_reload))

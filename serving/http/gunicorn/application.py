@@ -251,6 +251,7 @@ class Application(BaseApplication):
             _LOG.error("a pipeline does not load", exc_info=True)
             self.events.failed(f"a pipeline does not load: {type(error).__name__}: {error}")
             return
+        service.metrics.pipelines_loaded()
         self.events.ready(registry.identities)
         if not warm_first:
             try:

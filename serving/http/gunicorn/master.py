@@ -3,7 +3,7 @@
 | state     | current generation        | next generation             | ends when |
 | --------- | ------------------------- | --------------------------- | --------- |
 | starting  | loads                     |                             | all are ready: `ready` is printed; one raises an error: the server ends |
-| idle      | serves                    |                             | a SIGHUP  |
+| idle      | serves                    |                             | a SIGHUP, or its workers have grown: the next one serves the same |
 | loading   | serves                    | loads, accepts no connections | all are ready: it becomes the current one; one fails, or 15 minutes pass: idle, with the error |
 | finishing | serves                    |                             | the workers of the generation before have answered their requests and ended |
 
@@ -25,6 +25,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -48,7 +49,7 @@ from serving.http.logs import configure_logs
 from serving.http.metrics import metrics_folder
 from serving.http.settings import Settings
 from serving.http.startup import bind, is_loopback
-from serving.machine import is_stopped
+from serving.machine import is_stopped, resident_memory
 
 _LOG = logging.getLogger("serving.http")
 
@@ -60,6 +61,14 @@ _MAX_LOAD_DELAY = 60.0
 """Seconds at most until a worker loads again what could not be loaded."""
 _KILL_DELAY = 10.0
 """Seconds for a worker without requests to end."""
+_SETTLING = 10.0
+"""Seconds after it was ready in which a worker warms up."""
+_GROWN = 1.25
+"""Workers that hold so many times what they then held are replaced, ..."""
+_ROOM = 1.5
+"""... once so many times as much, or less, is left of the memory allowed."""
+_RENEWAL_INTERVAL = 300.0
+"""Seconds between two replacements of workers that have grown."""
 _STOP_TIME = 5.0
 """Seconds that a worker may be stopped by a signal; its callers wait, and nothing else helps."""
 
@@ -133,6 +142,7 @@ class Master(Arbiter):
         self._problem: str | None = None
         """Why no worker can serve at the moment."""
         self._spawn_at = 0.0
+        self._renew_at = 0.0
         self.cfg.set("pre_fork", self._before_fork)
         self.cfg.set("child_exit", self._worker_exited)
         self._publish_state()
@@ -248,6 +258,7 @@ class Master(Arbiter):
         else:
             worker.generation.loaded = event.loaded
             worker.ready = True
+            worker.settled_at = time.monotonic() + _SETTLING
             if worker.generation is self._current:
                 self._let_accept(worker)
                 self._problem = None
@@ -302,8 +313,12 @@ class Master(Arbiter):
                 self._swap(self._next)
             elif now > self._next.since + _LOAD_TIME:
                 self._abort_reload(f"not loaded after {_LOAD_TIME:.0f} s")
-        elif self._reload_requested and self._ready and not self._ending():
+        elif not self._ready or self._ending():
+            pass
+        elif self._reload_requested:
             self._start_reload()
+        elif now > self._renew_at and self._have_grown():
+            self._start_renewal()
 
     def _start_reload(self) -> None:
         self._reload_requested = False
@@ -326,6 +341,45 @@ class Master(Arbiter):
                 self._current.planned,
                 self.num_workers,
             )
+        self._publish_state()
+
+    def _have_grown(self) -> bool:
+        """Whether new workers just fit beside the serving ones, which hold more by their shapes."""
+        limit, now = self._application.settings.memory, time.monotonic()
+        if limit is None or not self._all_ready(self._current):
+            return False
+        workers = self._serving()
+        for worker in workers:
+            if now < worker.settled_at:
+                worker.fresh_memory = resident_memory(worker.pid)
+        if now < max(worker.settled_at for worker in workers):
+            return False
+        fresh = sum(worker.fresh_memory for worker in workers)
+        held = sum(resident_memory(worker.pid) for worker in workers)
+        if held < max(_GROWN * fresh, limit - _ROOM * fresh):
+            return False
+        if held + fresh <= limit:
+            return True
+        self._renew_at = now + _RENEWAL_INTERVAL
+        _LOG.warning(
+            "the workers hold %d of %d MiB, and new ones take %d: too little to replace them; allow "
+            "--memory or the container %d MiB, or use fewer --workers",
+            held >> 20,
+            limit >> 20,
+            fresh >> 20,
+            int((_GROWN + _ROOM) * fresh / 0.9) >> 20,
+        )
+        return False
+
+    def _start_renewal(self) -> None:
+        """Load what is served again, from the same files, in new workers."""
+        now = time.monotonic()
+        self._renew_at = now + _RENEWAL_INTERVAL
+        number = self._current.number + 1
+        self._next = replace(self._current, number=number, since=now, failures=0)
+        _LOG.info(
+            "the workers have grown: replacing them", extra={"fields": {"generation": number}}
+        )
         self._publish_state()
 
     def _swap(self, new: Generation) -> None:

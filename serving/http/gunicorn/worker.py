@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import logging
+import math
 import select
 import selectors
 import signal
@@ -67,6 +68,10 @@ class Worker(ThreadWorker):
     """In the master: how it ended."""
     stopped = 0.0
     """In the master: when it was last seen not stopped by a signal (`time.monotonic`)."""
+    settled_at = math.inf
+    """In the master: when it has been warm for long enough (`time.monotonic`)."""
+    fresh_memory = 0
+    """In the master: bytes that it had in memory until then."""
     kill_at: float | None = None
     """In the master: when it is killed if it has not ended by then (`time.monotonic`)."""
     paused = False

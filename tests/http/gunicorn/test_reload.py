@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from http_fake import CONFIG, picture
+from http_fake import CONFIG, HOARDED, picture
 from http_load import Load
 from http_server import PATIENCE, URL, Server, answer, eventually
 from plans import deploy
@@ -98,6 +98,54 @@ def test_no_request_fails_during_reloads(start: Callable[..., ReloadServer]) -> 
     answers = {tuple(line.split("'")[3].split()[0] for line in lines) for lines in load.seen}
     assert answers == {("one",) * 3, ("two",) * 3}
     assert generation >= 3
+
+
+MEMORY = 260 << 20
+"""Bytes, of each worker: room for it, some pages that it hoards, and its successor."""
+SETTLED = 2.0
+"""Seconds after which a worker's memory counts as grown."""
+
+
+def grow(server: ReloadServer, until: Callable[[], bool]) -> None:
+    time.sleep(SETTLED)
+
+    def has_grown() -> bool:
+        assert server.post(data=picture(colour=HOARDED)).status_code == 200
+        time.sleep(0.2)  # the master looks once a second
+        return until()
+
+    assert eventually(has_grown)
+
+
+def test_workers_that_have_grown_are_replaced(start: Callable[..., ReloadServer]) -> None:
+    server = start(workers=2, threads=2, queue=50, memory=2 * MEMORY)
+    before = server.workers()
+    server.name("two")  # on disk, and not meant to be served before a HUP
+    with Load(server.base + URL, picture(kind="TIFF", pages=3)) as load:
+        grow(server, lambda: server.serves(2))
+    assert not load.wrong
+    assert {line.split("'")[3].split()[0] for lines in load.seen for line in lines} == {"one"}
+    assert not set(server.workers()) & set(before)
+    assert "the workers have grown: replacing them" in server.errors()
+    server.hup()
+    assert eventually(lambda: server.serves(3))
+    assert server.text() == "two"
+
+
+def test_they_are_not_replaced_by_others(start: Callable[..., ReloadServer]) -> None:
+    server = start(memory=MEMORY)
+    server.gate.with_suffix(".models").write_text("another")
+    grow(server, server.failed)
+    state = server.state()
+    assert state["generation"] == 1
+    assert "models or plans have changed on disk" in state["reload"]["error"]["message"]
+    assert server.text() == "one"
+
+
+def test_memory_without_room_for_new_workers(start: Callable[..., ReloadServer]) -> None:
+    server = start(memory=150 << 20)
+    grow(server, lambda: "too little to replace them" in server.errors())
+    assert server.state()["generation"] == 1
 
 
 def test_the_first_generation_warms_while_it_serves_and_later_ones_before(

@@ -1,6 +1,9 @@
 """Compares systems on labelled pages: latency, accuracy and memory, then throughput.
 
-Every page is given to all systems in turn, so that a noisy machine slows all of them alike.
+Every page is given to all systems in turn, so that a noisy machine slows all of them alike. Before
+it, untimed, a system reads the page before it again: on a virtual machine whose host takes memory
+back, a page after 3 idle seconds takes 3 times as long, and after 10 seconds 8 times, whatever the
+system; that would hide what the systems themselves take.
 """
 
 from __future__ import annotations
@@ -173,9 +176,12 @@ def measure(
     rounds: int = 1,
     warm_up: int = 2,
     pause: float = _PAUSE,
+    wake: bool = True,
     progress: Progress = lambda _: None,
 ) -> list[Measurement]:
     """Have every system read every page, `rounds` times.
+
+    wake: each reads the page before it again first, unmeasured.
 
     Before that, each reads the first `warm_up` pages of every dataset unmeasured. The order of the
     systems rotates from page to page.
@@ -191,6 +197,8 @@ def measure(
         progress(f"{step + 1} of {rounds * len(pages)}: {page.group}/{page.path.name}")
         for offset in range(len(systems)):
             number = (step + offset) % len(systems)
+            if wake:
+                systems[number].read(pages[max(index - 1, 0)].path)
             readings.setdefault((number, index), []).append(systems[number].read(page.path))
             time.sleep(pause)
     return [

@@ -72,9 +72,9 @@ def _url_hosts(text: str) -> tuple[HostPattern, ...]:
     "--memory",
     type=click.FloatRange(min=1),
     metavar="MB",
-    help="Of all workers together, MiB. They grow with every new shape of page; while new ones still "
-    "fit beside them, new ones take over, as at a SIGHUP.  [default: 90 % of the container's limit, "
-    "if it has one]",
+    help="Of all workers together, MiB. They grow with every new shape of page; while new ones "
+    "still fit beside them, those take over, as at a SIGHUP.  [default: 90 % of the container's "
+    "limit, if it has one]",
 )
 @setting("--max-body-mb", default=20.0, type=click.FloatRange(min=0.01), help="Of a request, MiB.")
 @max_pixels_option

@@ -71,7 +71,7 @@ def test_systems_read_in_turn_in_rotating_order() -> None:
     calls: list[str] = []
     ours = FakeSystem("ours", [9, 10, 20], calls=calls)
     peer = FakeSystem("peer", [9, 30, 40], calls=calls)
-    found = measure(fakes(ours, peer), pages("1", "2"), warm_up=1, pause=0)
+    found = measure(fakes(ours, peer), pages("1", "2"), warm_up=1, pause=0, wake=False)
     assert calls == ["ours:1", "peer:1", "ours:1", "peer:1", "peer:2", "ours:2"]
     assert [(m.system, m.page.path.name, m.ms) for m in found] == [
         ("ours", "1", 10),
@@ -81,9 +81,18 @@ def test_systems_read_in_turn_in_rotating_order() -> None:
     ]
 
 
+def test_each_wakes_up_on_the_page_before() -> None:
+    calls: list[str] = []
+    ours, peer = (FakeSystem(name, [1, 2, 3, 4], calls=calls) for name in ("ours", "peer"))
+    found = measure(fakes(ours, peer), pages("1", "2"), warm_up=0, pause=0)
+    assert calls[:4] == ["ours:1", "ours:1", "peer:1", "peer:1"]
+    assert calls[4:] == ["peer:1", "peer:2", "ours:1", "ours:2"]
+    assert [m.ms for m in found] == [2, 4, 2, 4]
+
+
 def test_the_first_round_is_apart_and_the_others_give_the_median() -> None:
     ours = FakeSystem("ours", [90, 30, 10, 20])
-    (found,) = measure(fakes(ours), pages("1"), rounds=4, warm_up=0, pause=0)
+    (found,) = measure(fakes(ours), pages("1"), rounds=4, warm_up=0, pause=0, wake=False)
     assert (found.first_ms, found.ms) == (90, 20)
 
 
@@ -91,7 +100,7 @@ def test_every_dataset_is_warmed_up() -> None:
     calls: list[str] = []
     ours = FakeSystem("ours", [1] * 5, calls=calls)
     both = [*pages("1", "2"), *pages("3", dataset="other")]
-    measure(fakes(ours), both, warm_up=1, pause=0)
+    measure(fakes(ours), both, warm_up=1, pause=0, wake=False)
     assert calls[:2] == ["ours:1", "ours:3"]
 
 
@@ -99,7 +108,7 @@ def comparison() -> Comparison:
     """Two pages, by ours and by a peer with its own defaults."""
     ours = FakeSystem("ours", [10, 100], ["a b"])
     peer = FakeSystem("peer", [30, 100], ["a", "x"], setup="default")
-    found = measure(fakes(ours, peer), pages("1", "2"), warm_up=0, pause=0)
+    found = measure(fakes(ours, peer), pages("1", "2"), warm_up=0, pause=0, wake=False)
     return Comparison(results(found, {"ours": 1500, "peer": 2500}), found)
 
 
@@ -121,7 +130,7 @@ def test_ratios_and_a_table_by_model(tmp_path: Path) -> None:
         FakeSystem("ours, B", [2, 4], ["a b"], model="B"),
         FakeSystem("peer, B", [8, 16], ["a b"], model="B"),
     ]
-    found = measure(fakes(*systems), pages("1", "2"), warm_up=0, pause=0)
+    found = measure(fakes(*systems), pages("1", "2"), warm_up=0, pause=0, wake=False)
     rows = results(found, {system.name: 0 for system in systems})
     assert [(row.model, row.ratio_median) for row in rows] == [
         ("A", 1), ("A", 2), ("B", 1), ("B", 4),
@@ -143,7 +152,7 @@ def test_words_are_sets_of_lower_cased_latin_tokens() -> None:
     assert word_f1(["中文"], []) == 1  # nothing to find, nothing found
     # The mean over pages, where the other figures add up counts first.
     two = [LabelledPage("s", Path("1"), ("aa",)), LabelledPage("s", Path("2"), ("bb cc dd",))]
-    found = measure(fakes(FakeSystem("ours", [1, 1], ["aa"])), two, warm_up=0, pause=0)
+    found = measure(fakes(FakeSystem("ours", [1, 1], ["aa"])), two, warm_up=0, pause=0, wake=False)
     assert results(found, {"ours": 0})[0].word_f1 == 50
 
 
@@ -180,7 +189,7 @@ def test_throughput_counts_pages_whose_text_changes_and_survives_a_system_that_d
     ours = FakeSystem("ours", [5, 5], ["a"], concurrent=[equal, changed])
     peer = FakeSystem("peer", [5, 5], ["a"], concurrent=[EngineError("died")])
     two = pages("1", "2")
-    alone = measure(fakes(ours, peer), two, warm_up=0, pause=0)
+    alone = measure(fakes(ours, peer), two, warm_up=0, pause=0, wake=False)
     found = throughput(fakes(ours, peer), two, alone, (1, 2), pause=0)
     assert [(f.system, f.callers, f.pages_per_second, f.changed, f.error) for f in found] == [
         ("ours", 1, 4, 0, ""),

@@ -362,8 +362,8 @@ class Master(Arbiter):
             return True
         self._renew_at = now + _RENEWAL_INTERVAL
         _LOG.warning(
-            "the workers hold %d of %d MiB, and new ones take %d: too little to replace them; allow "
-            "--memory or the container %d MiB, or use fewer --workers",
+            "the workers hold %d of %d MiB, and new ones take %d: too little to replace them; "
+            "allow --memory or the container %d MiB, or use fewer --workers",
             held >> 20,
             limit >> 20,
             fresh >> 20,

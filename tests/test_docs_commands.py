@@ -39,7 +39,7 @@ TESTED_ELSEWHERE = {
     r"\.venv-paddlex/bin/pip install .*": "test.sh makes it",
     r".*\bmy(_rec|\.yaml)\b.*|.*ocr_shadow|.*ocr-hpi swap .*": "test_fine_tuned.py, test_swap.py",
     r".*ocr-hpi evaluate .*": "cli/test_evaluate.py",
-    r".*\bseal\b.*": "integrations/paddlex/test_served.py",
+    r".*\b(seal|table)\b.*": "integrations/paddlex/test_served.py",
     r"python3 -m venv \.venv-ocrmypdf": "test.sh installs the extra",
     r"\.venv-ocrmypdf/bin/pip install .*": "test.sh installs the extra",
 }

@@ -47,7 +47,8 @@ COPY deploy/entrypoint.sh /app/
 WORKDIR /app
 ENV PATH=/app/.venv/bin:$PATH HOME=/data TMPDIR=/data/tmp PYTHONDONTWRITEBYTECODE=1 \
     OCR_HPI_HOST=0.0.0.0 OCR_HPI_PORT=8868 OCR_HPI_MODELS=/data/models OCR_HPI_SPOOL=/data/spool \
-    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 USER 10001:0
 VOLUME /data
 EXPOSE 8868

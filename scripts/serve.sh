@@ -105,4 +105,5 @@ is_made "$ROOT/.venv" "$(serving_extra)" || check_port
 [ -z "$bundle" ] || unpack_bundle
 ensure_serving
 cd "$ROOT"
+export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1} # see docs/operating.md, Memory
 exec .venv/bin/ocr-hpi serve --build ${options[@]+"${options[@]}"}

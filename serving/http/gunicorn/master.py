@@ -313,12 +313,11 @@ class Master(Arbiter):
                 self._swap(self._next)
             elif now > self._next.since + _LOAD_TIME:
                 self._abort_reload(f"not loaded after {_LOAD_TIME:.0f} s")
-        elif not self._ready or self._ending():
-            pass
-        elif self._reload_requested:
-            self._start_reload()
-        elif now > self._renew_at and self._have_grown():
-            self._start_renewal()
+        elif self._ready and not self._ending():
+            if self._reload_requested:
+                self._start_reload()
+            elif now > self._renew_at and self._have_grown():
+                self._start_renewal()
 
     def _start_reload(self) -> None:
         self._reload_requested = False

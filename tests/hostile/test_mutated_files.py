@@ -137,23 +137,24 @@ def test_no_damaged_pdf_breaks_the_making_of_a_searchable_one(server: Server) ->
     assert answers[200] and answers[422]
 
 
-def test_no_damaged_file_shows_what_memory_held_before(repo: Path) -> None:
+def test_no_damaged_file_shows_what_memory_held_before(repo: Path, tmp_path: Path) -> None:
     """A decoder that gives up midway must not return the pages of others that were there."""
 
-    def digests(fill: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, __file__],
-            # glibc fills new and freed memory with it.
-            env={
-                **os.environ,
-                "GLIBC_TUNABLES": f"glibc.malloc.perturb={fill}",
-                "PYTHONPATH": os.pathsep.join((str(repo), str(repo / "tests/support"))),
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def digests(fill: int) -> subprocess.Popen[bytes]:
+        with (tmp_path / str(fill)).open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, __file__],
+                # glibc fills new and freed memory with it.
+                env={
+                    **os.environ,
+                    "GLIBC_TUNABLES": f"glibc.malloc.perturb={fill}",
+                    "PYTHONPATH": os.pathsep.join((str(repo), str(repo / "tests/support"))),
+                },
+                stdout=file,
+            )
 
-    first, second = (child.communicate()[0].splitlines() for child in (digests(1), digests(90)))
+    assert [child.wait() for child in [digests(1), digests(90)]] == [0, 0]
+    first, second = ((tmp_path / name).read_text().splitlines() for name in ("1", "90"))
     assert len(first) == FILES
     assert first == second
 

@@ -34,7 +34,7 @@ HELD = (255, 0, 0)
 
 HOARDED = (0, 255, 0)
 """For a page of this colour a reader keeps `HOARD` bytes for ever."""
-HOARD = 4 << 20
+HOARD = 2 << 20
 
 LONG = (0, 0, 255)
 """A page of this colour has a megabyte of text, more than a few of which no socket holds."""

@@ -114,7 +114,7 @@ def grow(server: ReloadServer, until: Callable[[], bool]) -> None:
         time.sleep(0.2)  # the master looks once a second
         return until()
 
-    assert eventually(has_grown)
+    assert eventually(has_grown, 3 * PATIENCE)
 
 
 def test_workers_that_have_grown_are_replaced(start: Callable[..., ReloadServer]) -> None:

@@ -18,7 +18,7 @@ read_options() {
     case $flag in
       --allow-cpu-fallback | --allow-anonymous | --build | --check | --debug) ;;
       --host | --port | --pipeline | --shadow | --shadow-share | --device | --workers | --threads | \
-        --max-body-mb | --max-pixels | --max-pages | --queue | --timeout | --api-keys-file | \
+        --memory | --max-body-mb | --max-pixels | --max-pages | --queue | --timeout | --api-keys-file | \
         --allow-url-hosts | --allow-origin | --models | --from-bundle | --pidfile | --spool | --spool-mb | \
         --spool-hours)
         case $1 in

@@ -140,14 +140,16 @@ def test_whatever_loading_raises_leaves_the_old_one_serving(
     assert server.post().status_code == 200
 
 
-def folders() -> set[Path]:
-    return set(Path("/dev/shm").glob(FOLDERS))
+def metrics_of(pid: int) -> list[Path]:
+    """The folders of metrics whose lock a process holds."""
+    held = (fd.resolve() for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return [path for path in held if path.match(FOLDERS)]
 
 
 def test_a_killed_server_leaves_no_metrics(start: Callable[..., Server]) -> None:
-    before = folders()
     server = start().wait_ready()
-    [own] = folders() - before
+    [own] = metrics_of(server.process.pid)
+    assert own.exists()
     workers = server.workers()
     server.process.kill()
     assert eventually(lambda: not any(Path(f"/proc/{worker}/fd").exists() for worker in workers))

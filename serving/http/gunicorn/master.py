@@ -302,6 +302,8 @@ class Master(Arbiter):
             elif now > worker.stopped + _STOP_TIME:
                 _LOG.error("a worker (process %d) was stopped by a signal: killing it", worker.pid)
                 self.kill_worker(worker.pid, signal.SIGKILL)
+            if worker.ready and now < worker.settled_at:
+                worker.fresh_memory = resident_memory(worker.pid)
             if worker.kill_at is not None and now > worker.kill_at:
                 self.kill_worker(worker.pid, signal.SIGKILL)
         if not self._ready and self._all_ready(self._current):
@@ -348,9 +350,6 @@ class Master(Arbiter):
         if limit is None or not self._all_ready(self._current):
             return False
         workers = self._serving()
-        for worker in workers:
-            if now < worker.settled_at:
-                worker.fresh_memory = resident_memory(worker.pid)
         if now < max(worker.settled_at for worker in workers):
             return False
         fresh = sum(worker.fresh_memory for worker in workers)

@@ -132,6 +132,20 @@ def test_workers_that_have_grown_are_replaced(start: Callable[..., ReloadServer]
     assert server.text() == "two"
 
 
+def test_they_are_also_replaced_where_a_long_request_held_up_the_reload_before(
+    start: Callable[..., ReloadServer],
+) -> None:
+    server = start(memory=MEMORY)
+    caller = server.hold_in_work()
+    server.hup()
+    assert eventually(lambda: server.state()["generation"] == 2)
+    time.sleep(SETTLED)
+    server.gate.touch()
+    assert answer(caller)[0] == 200
+    assert eventually(lambda: server.serves(2))
+    grow(server, lambda: server.serves(3))
+
+
 def test_they_are_not_replaced_by_others(start: Callable[..., ReloadServer]) -> None:
     server = start(memory=MEMORY)
     server.gate.with_suffix(".models").write_text("another")

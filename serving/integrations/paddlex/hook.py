@@ -12,6 +12,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -146,18 +147,20 @@ def install(
 
 def _open(request: ModelRequest, models: Path, specs: Sequence[EngineSpec]) -> Engine:
     """The model on the first engine that loads it. Raises the last one's EngineError."""
-    for spec, following in zip(specs, [*specs[1:], None], strict=True):
-        if spec.backend == "paddle":
-            graph = paddle_graph(request.folder)
-        else:
-            graph = made_graph(request.folder, models, convert=request.hpi.auto_paddle2onnx)
+    for spec, following in pairwise(specs):
         try:
-            return open_engine(graph, spec)
+            return _open_on(request, models, spec)
         except EngineError as error:
-            if following is None:
-                raise
             _LOG.warning("%s: %s follows %s: %s", request.name, following, spec, error)
-    raise AssertionError("no engine")
+    return _open_on(request, models, specs[-1])
+
+
+def _open_on(request: ModelRequest, models: Path, spec: EngineSpec) -> Engine:
+    if spec.backend == "paddle":
+        graph = paddle_graph(request.folder)
+    else:
+        graph = made_graph(request.folder, models, convert=request.hpi.auto_paddle2onnx)
+    return open_engine(graph, spec)
 
 
 def made_graph(folder: Path, models: Path, *, convert: bool = True) -> Path:

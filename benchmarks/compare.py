@@ -181,10 +181,10 @@ def measure(
 ) -> list[Measurement]:
     """Have every system read every page, `rounds` times.
 
-    wake: each reads the page before it again first, unmeasured.
-
     Before that, each reads the first `warm_up` pages of every dataset unmeasured. The order of the
     systems rotates from page to page.
+
+    wake: before each page, a system reads the page before it again, unmeasured.
     """
     for members in _by_dataset(pages).values():
         for page in members[:warm_up]:

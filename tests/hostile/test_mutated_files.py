@@ -84,6 +84,13 @@ def mutated(data: bytes, other: bytes, chance: random.Random) -> bytes:
     return bytes(damaged)
 
 
+def damaged_file(files: dict[str, bytes], number: int) -> tuple[str, bytes]:
+    """The format and the bytes of the file of that number."""
+    chance = random.Random(number)
+    kind, other = chance.choice(list(files)), chance.choice(list(files.values()))
+    return kind, mutated(files[kind], other, chance)
+
+
 def send_damaged(url: str, files: dict[str, bytes], count: int) -> Counter[tuple[str, int]]:
     """How often each format got each status; every one of them is a caller's fault, or none."""
 
@@ -91,9 +98,7 @@ def send_damaged(url: str, files: dict[str, bytes], count: int) -> Counter[tuple
         answers: Counter[tuple[str, int]] = Counter()
         with Session() as session:
             for number in range(caller, count, CALLERS):
-                chance = random.Random(number)
-                kind, other = chance.choice(list(files)), chance.choice(list(files.values()))
-                data = mutated(files[kind], other, chance)
+                kind, data = damaged_file(files, number)
                 answer = session.post(url, data=data, timeout=2 * PATIENCE)
                 assert answer.status_code in (200, 400, 413, 415, 422), (number, answer.text)
                 if answer.status_code != 200:
@@ -164,10 +169,9 @@ def print_digests() -> None:
     files = whole_files()
     with Decoder() as decoder:
         for number in range(FILES):
-            chance = random.Random(number)
-            kind, other = chance.choice(list(files)), chance.choice(list(files.values()))
+            kind, data = damaged_file(files, number)
             try:
-                pages = list(decoder.pages(mutated(files[kind], other, chance)))
+                pages = list(decoder.pages(data))
                 found = [(page.shape, hashlib.sha256(page).hexdigest()) for page in pages]
             except OcrError as error:
                 found = type(error).__name__

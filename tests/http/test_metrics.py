@@ -180,16 +180,10 @@ def answered(samples: Samples) -> float:
     return value(samples, "ocr_requests_total", pipeline="accurate", code="200")
 
 
-def folder_of(server: Server) -> Path:
-    pid = server.workers()[0]
-    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    return next(Path(line.split()[-1]).parent for line in maps if "ocr-hpi-metrics-" in line)
-
-
 def test_counts_of_all_workers_survive_each_of_them(tmp_path: Path) -> None:
     server = Server(tmp_path, workers=2, threads=1, queue=20).wait_ready()
     try:
-        folder = folder_of(server)
+        folder = server.metrics_folder()
         served = set()
         sent = 0
         for _ in range(3):  # kills both of the first workers, and one that replaced them
@@ -244,7 +238,7 @@ def test_counts_survive_reloads(tmp_path: Path) -> None:
         return bool(state["generation"] == generation and state["reload"]["state"] == "idle")
 
     try:
-        folder = folder_of(server)
+        folder = server.metrics_folder()
         for generation in (1, 2, 3):
             if generation > 1:
                 server.process.send_signal(signal.SIGHUP)

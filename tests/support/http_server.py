@@ -94,6 +94,12 @@ class Server:
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         ]
 
+    def metrics_folder(self) -> Path:
+        """The one whose lock the master holds: servers beside it have others."""
+        held = {fd.resolve() for fd in Path(f"/proc/{self.process.pid}/fd").iterdir()}
+        [folder] = (path for path in held if path.match("ocr-hpi-metrics-*"))
+        return folder
+
     def end(self) -> int:
         """Open the gate and stop; the exit status."""
         self.gate.touch()

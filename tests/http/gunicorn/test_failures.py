@@ -26,8 +26,6 @@ from serving.http.gunicorn.messages import WorkerEvents
 from serving.http.logs import JsonFormatter
 from serving.http.metrics import metrics_folder
 
-FOLDERS = "ocr-hpi-metrics-*"
-
 
 @pytest.fixture
 def free_port() -> int:
@@ -80,20 +78,27 @@ def test_a_pipeline_that_crashes_leaves_a_server_that_says_so(
     server = start(pipelines=["accurate", "crash"], port=free_port)
     wait_started(server, free_port)
 
-    def says_why() -> bool:
-        try:
-            return "exit status 1" in get(server, "/health/ready").text
-        except requests.RequestException:  # the worker crashed while it answered
-            return False
+    def answered(ask: Callable[[], requests.Response]) -> requests.Response:
+        """Again, where the worker crashed while it answered."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask()
+            except requests.RequestException:
+                assert time.monotonic() < end
+                time.sleep(0.02)
 
-    assert eventually(says_why)
-    for response in (get(server, "/health/ready"), server.post()):
+    def ready() -> requests.Response:
+        return answered(lambda: get(server, "/health/ready"))
+
+    assert eventually(lambda: "exit status 1" in ready().text)
+    for response in (ready(), answered(server.post)):
         assert response.status_code == 503
         error = response.json()["error"]
         assert error["code"] == "not_ready"
-    assert "a worker ended while loading" in get(server, "/health/ready").json()["error"]["message"]
+    assert "a worker ended while loading" in ready().json()["error"]["message"]
     assert eventually(lambda: server.errors().count("a worker cannot serve") >= 2)
-    assert get(server, "/health/live").status_code == 200
+    assert answered(lambda: get(server, "/health/live")).status_code == 200
     server.process.terminate()
     assert server.process.wait(PATIENCE) == 0
 
@@ -140,15 +145,9 @@ def test_whatever_loading_raises_leaves_the_old_one_serving(
     assert server.post().status_code == 200
 
 
-def metrics_of(pid: int) -> list[Path]:
-    """The folders of metrics whose lock a process holds."""
-    held = (fd.resolve() for fd in Path(f"/proc/{pid}/fd").iterdir())
-    return [path for path in held if path.match(FOLDERS)]
-
-
 def test_a_killed_server_leaves_no_metrics(start: Callable[..., Server]) -> None:
     server = start().wait_ready()
-    [own] = metrics_of(server.process.pid)
+    own = server.metrics_folder()
     assert own.exists()
     workers = server.workers()
     server.process.kill()

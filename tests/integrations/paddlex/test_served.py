@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -21,6 +20,7 @@ import yaml
 from click.testing import CliRunner
 from docs_text import commands
 from http_server import eventually, real_server
+from imaging_files import encoded
 from paddlex_env import paddlex_python
 from PIL import Image, ImageDraw
 
@@ -47,9 +47,7 @@ def seal(text: str, *, size: int = 600, glyph: int = 56, arc: int = 240) -> byte
         x = middle + radius * math.sin(math.radians(angle)) - glyph
         y = middle - radius * math.cos(math.radians(angle)) - glyph
         picture.paste(red, (round(x), round(y)), stencil.rotate(-angle, Image.Resampling.BICUBIC))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    return encoded(picture, "PNG")
 
 
 def table() -> bytes:
@@ -71,9 +69,7 @@ def table() -> bytes:
         pen.rectangle((left, top, right, bottom), outline="black", width=2)
         middle = (left + right) / 2, (top + bottom) / 2
         pen.text(middle, text, font=font, fill="black", anchor="mm")
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    return encoded(picture, "PNG")
 
 
 TABLE = (
@@ -253,13 +249,12 @@ def test_a_reload_swaps_it_for_plain_ocr_and_back(
 
         assert eventually(is_new)
 
-    file = io.BytesIO()
-    Image.fromarray(sample_page.image[:, :, ::-1]).save(file, "PNG")
+    picture = encoded(Image.fromarray(sample_page.image[:, :, ::-1]), "PNG")
     default = "configs/PP-OCRv4_mobile.yaml"
     build = ["-m", "serving.cli", "build", "--models", str(served.folder / "models"), default]
     subprocess.run([str(paddlex_python(repo)), *build], cwd=repo, check=True)
     swap((repo / default).read_text(encoding="utf-8"))
-    assert len(served.post("", file.getvalue()).json()) > 5
+    assert len(served.post("", picture).json()) > 5
     swap(before)
     assert texts(served.post("?format=paddlex").json()) == [BAKERY]
 

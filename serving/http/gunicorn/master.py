@@ -437,7 +437,13 @@ class Master(Arbiter):
         )
 
     def _ending(self) -> list[Worker]:
-        return [worker for worker in self._workers() if worker.kill_at is not None]
+        """Those told to end, and those that will be: of a generation that has been replaced."""
+        kept = self._current, self._next
+        return [
+            worker
+            for worker in self._workers()
+            if worker.kill_at is not None or not any(worker.generation is one for one in kept)
+        ]
 
     def _serving(self) -> list[Worker]:
         return [worker for worker in self._workers_of(self._current) if worker.ready]

@@ -245,7 +245,9 @@ class QueuedRequest:
         metrics._depth.inc()
 
     def begin(self) -> None:
-        """Its first page starts."""
+        """A page starts; only the first one counts."""
+        if self._started:
+            return
         self._started = True
         self._metrics._depth.dec()
         self._metrics._working.inc()

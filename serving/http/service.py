@@ -92,12 +92,16 @@ class Service:
                 lambda: admission.is_idle and all(slots.is_idle for slots in self.slots.values()),
                 self.metrics,
             )
+        self.takes_jobs: Callable[[], bool] = lambda: True
+        """Whether this worker is the one that serves; not before and after a reload."""
         self.spool: Spool | None = None
         self._runner: JobRunner | None = None
         if settings.max_spool:
             self.spool = Spool(settings.spool, settings.max_spool, settings.spool_time)
             self.metrics.add(self.spool)
-            self._runner = JobRunner(self.spool, lambda: registry.ready, self._read_job)
+            self._runner = JobRunner(
+                self.spool, lambda: registry.ready and self.takes_jobs(), self._read_job
+            )
 
     def admit(self, body: Body) -> None:
         """Take the request's permit, before its body is read; held until its answer has gone.
@@ -154,7 +158,7 @@ class Service:
                 for info in document.pages[request.skip :]:
                     check()
                     with self.slots[request.name].slot(check, job=is_job):
-                        if queued is not None and not done:
+                        if queued is not None:
                             queued.begin()
                         result = self._read_page(request, document, index, info, total)
                     _check_caller(environ)

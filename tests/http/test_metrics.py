@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import pytest
 import requests
 from http_fake import Client, FakeReader, picture
 from http_server import PATIENCE, Server, eventually
+from PIL import Image
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -55,6 +57,23 @@ def scraped(client: Client) -> Samples:
     response = client.get("/metrics")
     assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"
     return parsed(response.get_data(as_text=True))
+
+
+def test_a_request_is_queued_once_whatever_its_pages_are(client: Client) -> None:
+    """The first two of three are broken."""
+    file, page = io.BytesIO(), Image.effect_noise((40, 20), 50)
+    page.save(file, "TIFF", save_all=True, append_images=[page, page], compression="tiff_lzw")
+    data = bytearray(file.getvalue())
+    with Image.open(file) as pages:
+        for index in range(2):
+            pages.seek(index)
+            [start] = pages.tag_v2[273]
+            data[start : start + 300] = b"\xff" * 300
+    response = client.post(f"{URL}?format=pages&partial=true", data=bytes(data))
+    assert ["error" in page for page in response.get_json()["pages"]] == [True, True, False]
+    samples = scraped(client)
+    assert value(samples, "ocr_queue_depth") == 0
+    assert value(samples, "ocr_requests_in_work") == 0
 
 
 def test_requests_pages_and_stages_are_counted(client: Client) -> None:

@@ -35,7 +35,7 @@ from typing import Any, Literal
 from prometheus_client.core import GaugeMetricFamily, Metric
 from werkzeug.exceptions import NotFound
 
-from serving.errors import NotReady, SpoolFull, Undecodable
+from serving.errors import NotReady, SpoolFull, TimedOut, Undecodable
 from serving.http.errors import error_answer
 from serving.models.files import write_atomically
 
@@ -52,6 +52,8 @@ _POLL = 1.0
 _EXPIRY_PERIOD = 60.0
 _UNFINISHED = 3600.0
 """Seconds after which a folder whose making or removal was cut off is removed."""
+_UNREAD = 30 * 24 * 3600.0
+"""Seconds for which a job waits to be read, at least: a server may be down for days."""
 
 JobState = Literal["pending", "running", "done", "failed"]
 
@@ -84,7 +86,7 @@ class State:
     size: int = 0
     """Bytes of their result."""
     attempts: int = 0
-    """Workers that ended while they read the next page."""
+    """At the next page, by workers that ended or had no time."""
     start: str | None = None
     end: str | None = None
     """Both in ISO 8601, UTC."""
@@ -109,14 +111,15 @@ class Job:
         return (self.folder / "document").read_bytes()
 
     def begin(self) -> None:
-        """Its next page is read from now on. Raises Undecodable where that ends every worker."""
+        """Its next page is read from now on. Raises Undecodable where no attempt ends well."""
         attempts = self.state.attempts + (self.state.state == "running")
         start = self.state.start or _now()
         self._set(state="running", start=start, attempts=attempts)
         if attempts >= _MAX_ATTEMPTS:
             raise Undecodable(
-                f"page {len(self.state.pages) + 1} of {self.state.total} ended {attempts} workers; "
-                "leave it out with pageRanges"
+                f"page {len(self.state.pages) + 1} of {self.state.total} was not read in "
+                f"{attempts} attempts: a worker ended, or it took too long; leave it out with "
+                "pageRanges"
             )
 
     def add_page(self, size: tuple[int, int], line: bytes) -> None:
@@ -131,6 +134,10 @@ class Job:
     def release(self) -> None:
         """Another worker, or the next server, goes on."""
         self._set(state="pending")
+
+    def retry(self) -> None:
+        """As `release`, but the attempt at its next page counts."""
+        self._set(state="pending", attempts=self.state.attempts + 1)
 
     def end(self, error: str | None = None) -> None:
         """It is done, or failed for that reason."""
@@ -245,14 +252,17 @@ class Spool:
         return total
 
     def expire(self) -> None:
-        """Remove the jobs that nobody reads and that have not changed for too long."""
+        """Remove the jobs that ended too long ago, or that nobody has read for very long."""
         now = time.time()
         for folder in self._folders():
             with suppress(FileNotFoundError):
                 if folder.name.startswith("."):
                     if now > folder.stat().st_mtime + _UNFINISHED:
                         shutil.rmtree(folder, ignore_errors=True)
-                elif now > (folder / "state.json").stat().st_mtime + self._seconds:
+                    continue
+                waits = (folder / "document").exists()
+                kept = max(self._seconds, _UNREAD) if waits else self._seconds
+                if now > (folder / "state.json").stat().st_mtime + kept:
                     with locked(folder, wait=False) as is_free:
                         if is_free:
                             _remove(folder)
@@ -295,8 +305,10 @@ class JobRunner:
         is_ready: Callable[[], bool],
         read: Callable[[Job, Callable[[], None]], None],
     ) -> None:
-        """read: reads the rest of a job, and calls its second argument now and then: that raises
-        NotReady when the worker ends, and FileNotFoundError when the job was cancelled.
+        """is_ready: whether this worker is to read jobs, or to go on with one.
+
+        read: reads the rest of a job, and calls its second argument now and then: that raises
+        NotReady when another worker is to go on, and FileNotFoundError when the job was cancelled.
         """
         self._spool = spool
         self._is_ready = is_ready
@@ -346,8 +358,8 @@ class JobRunner:
 
     def _run(self, job: Job) -> None:
         def check() -> None:
-            if self._stopping:
-                raise NotReady("the server is stopping")
+            if self._stopping or not self._is_ready():
+                raise NotReady("another worker goes on")
             job.folder.stat()
 
         try:
@@ -355,6 +367,10 @@ class JobRunner:
             self._read(job, check)
         except NotReady:
             job.release()
+            return
+        except TimedOut as error:
+            job.retry()
+            _LOG.warning("job %s: a page is read again: %s", job.id, error)
             return
         except OSError:
             with suppress(OSError):

@@ -210,8 +210,10 @@ class Application(BaseApplication):
     def _start_loading(self, worker: Worker) -> None:
         """The worker answers /health meanwhile."""
         assert self._app is not None
+        service = self._app.service
+        service.takes_jobs = lambda: worker.alive and not worker.paused and not self.is_replaced
         self._loader = threading.Thread(
-            target=self._load_all, args=(worker, self._app.service), name="loader", daemon=True
+            target=self._load_all, args=(worker, service), name="loader", daemon=True
         )
         self._loader.start()
 

@@ -218,7 +218,7 @@ class Master(Arbiter):
         worker.spawned = time.monotonic()
         worker.slot = free_number(other.slot for other in self._workers_of(worker.generation))
         worker.number = free_number(other.number for other in self._workers())
-        worker.paused = any(other.ready for other in self._workers())
+        worker.paused = any(other.accepts for other in self._workers())
 
     def _worker_exited(self, master: Arbiter, worker: Worker) -> None:
         mark_process_dead(worker.number)  # its gauges: what it had in progress has ended with it

@@ -75,7 +75,12 @@ class Worker(ThreadWorker):
     kill_at: float | None = None
     """In the master: when it is killed if it has not ended by then (`time.monotonic`)."""
     paused = False
-    """It accepts no connections yet, because others serve; until the master sends SIGUSR2."""
+    """It accepts no connections yet, because others do; until the master sends SIGUSR2."""
+
+    @property
+    def accepts(self) -> bool:
+        """In the master: whether it is ready and accepts connections."""
+        return self.ready and not self.paused and self.kill_at is None
 
     def init_process(self) -> None:
         listeners: list[Any] = [TimedListener(listener) for listener in self.sockets]

@@ -6,6 +6,7 @@ OCR_HPI_SWAP_SECONDS=60 makes the tests under load as long; the default suffices
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from http_fake import CONFIG, HOARDED, picture
+from http_fake import CONFIG, HELD, HOARDED, document, picture
 from http_load import Load
 from http_server import PATIENCE, URL, Server, answer, eventually
 from plans import deploy
@@ -27,6 +28,7 @@ from serving.config import load_config
 from serving.http.keys import new_key
 from serving.machine import usable_cores
 
+JOBS = "/api/v2/ocr/jobs"
 SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "3"))
 
 
@@ -264,11 +266,15 @@ def test_a_signal_that_reaches_a_starting_worker_does_not_end_it(
     start: Callable[..., ReloadServer],
 ) -> None:
     server = start(workers=3)
-    end = time.monotonic() + 2 * SECONDS
-    while time.monotonic() < end:
+    begun = time.monotonic()
+
+    def enough() -> bool:
         with suppress(ProcessLookupError):  # a worker that has just ended
             server.hup()
-    assert server.errors().count('"message": "loading"') > 2
+        reloads = server.errors().count('"message": "loading"')
+        return reloads > 2 and time.monotonic() > begun + 2 * SECONDS
+
+    assert eventually(enough)
     assert "killed by SIGHUP" not in server.errors()
 
 
@@ -396,3 +402,66 @@ def test_all_addresses_without_keys_are_refused(tmp_path: Path) -> None:
     [line] = server.errors().splitlines()
     assert line.startswith("error: --host 0.0.0.0 without API keys") and "--allow-anonymous" in line
     server.end()
+
+
+def test_a_crash_beside_an_old_worker_that_finishes_leaves_one_that_answers(
+    start: Callable[..., ReloadServer],
+) -> None:
+    """The old worker accepts no more, so the replacement accepts although it is not warm."""
+    server = start()
+    [old] = server.workers()
+    held = server.hold_in_work()
+    warm, warming = server.gate.with_suffix(".warm"), server.gate.with_suffix(".warming")
+    warm.touch()
+    server.name("cold")
+    server.hup()
+    assert eventually(lambda: server.state()["generation"] == 2)
+    warm.unlink()
+    warming.unlink()
+    for worker in server.workers():
+        if worker != old:
+            os.kill(worker, signal.SIGKILL)
+    assert eventually(warming.exists)
+    assert old in server.workers()
+    assert server.text() == "cold"
+    server.gate.touch()
+    assert answer(held)[0] == 200
+
+
+def test_jobs_are_read_by_the_workers_that_serve(
+    start: Callable[..., ReloadServer], tmp_path: Path
+) -> None:
+    server = start(threads=2, spool=str(tmp_path / "spool"), max_spool=64 << 20)
+    held = server.hold_in_work()  # so that the old worker lives on
+    server.gate.with_suffix(".reached").unlink()
+    begun = submit(server, document("black", HELD, "black"))
+    assert eventually(server.gate.with_suffix(".reached").exists)
+    server.name("two")
+    server.hup()
+    assert eventually(lambda: server.state()["generation"] == 2)
+    later = [submit(server, picture()) for _ in range(6)]
+    assert [job_words(server, job) for job in later] == [["two"]] * 6
+    server.gate.touch()
+    assert job_words(server, begun) == ["one", "one", "two"]
+    assert answer(held)[0] == 200
+
+
+def submit(server: Server, data: bytes) -> str:
+    fields = {"model": "PP-OCRv6", "optionalPayload": "{}"}
+    response = requests.post(
+        server.base + JOBS, data=fields, files={"file": data}, timeout=PATIENCE
+    )
+    return str(response.json()["data"]["jobId"])
+
+
+def job_words(server: Server, job: str) -> list[str]:
+    """The first word of each page."""
+
+    def data() -> dict[str, Any]:
+        answered = requests.get(f"{server.base}{JOBS}/{job}", timeout=PATIENCE)
+        return dict(answered.json()["data"])
+
+    assert eventually(lambda: data()["state"] == "done")
+    text = requests.get(data()["resultUrl"]["jsonUrl"], timeout=PATIENCE).text
+    results = [json.loads(line)["result"]["ocrResults"][0] for line in text.splitlines()]
+    return [result["prunedResult"]["rec_texts"][0].split()[0] for result in results]

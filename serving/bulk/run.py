@@ -136,6 +136,8 @@ class _Queue:
         self._first = (Item(each) for each in documents.values() if not output.has((each.name, 0)))
         self._later: deque[Item] = deque()
         self._alone: deque[Item] = deque()
+        self._reads_alone = False
+        """Whether the item in work is one of these."""
         self._attempts = Counter[tuple[str, int]]()
         for name, count in output.counts.items():
             if name in documents:
@@ -143,9 +145,15 @@ class _Queue:
         self.has_more = True
 
     def pop(self, *, alone: bool) -> Item | None:
-        """The next item; None where there is none, or it must be read alone and others are."""
+        """The next item; None where there is none, or it or the one in work must be read alone.
+
+        alone: whether nothing is in work.
+        """
+        if not alone and (self._reads_alone or self._alone):
+            return None
+        self._reads_alone = bool(self._alone)
         if self._alone:
-            return self._alone.popleft() if alone else None
+            return self._alone.popleft()
         item = self._later.popleft() if self._later else next(self._first, None)
         self.has_more = item is not None
         return item

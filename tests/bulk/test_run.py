@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -200,3 +201,27 @@ def test_a_run_that_goes_wrong_stops_and_reads_those_pages_again(tmp_path: Path)
 def test_errors_at_the_allowed_rate_pass_in_any_order(tmp_path: Path) -> None:
     names = [f"broken-{index}" for index in range(4)] + [f"1-{index}" for index in range(396)]
     assert read(tmp_path, names, Immediate(), rate=0.01).errors.total() == 4
+
+
+def test_nothing_is_read_beside_what_must_be_read_alone(tmp_path: Path) -> None:
+    """Two documents end the worker, with all that is on it; more come behind the first."""
+
+    class Workers(Counting):
+        def answer(self) -> None:
+            poisoned = any("poison" in item.document.name for item, _ in self.waiting)
+            self.losing = lambda item, attempt: poisoned
+            super().answer()
+
+    class Busy(Workers):
+        """Answers what it has once nothing more comes."""
+
+        def submit(self, item: Item) -> Future[list[Row]]:
+            future = super().submit(item)
+            threading.Timer(0.05, self.answer).start()
+            return future
+
+    innocent = [f"1-{letter}" for letter in "abcdef"]
+    names = ["1-poison1", *innocent[:3], "1-poison2", *innocent[3:]]
+    progress = read(tmp_path, names, Busy(), rate=0.5)
+    assert progress.errors == {"worker_lost": 2}
+    assert set(pages(*innocent)) <= set(written(tmp_path))

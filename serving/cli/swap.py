@@ -160,15 +160,17 @@ def _wait(
         time.sleep(0.2)
         with suppress(HostUnreachable):  # a busy server answers late
             now = state()
+            # Until then a worker of the generation before may answer, and an error may be of one
+            # that is replaced, which ends no reload.
+            is_over = now["reload"]["state"] == "idle"
             error = now["reload"]["error"]
-            if error and error != before["reload"]["error"]:
-                return str(error["message"])
             if now["generation"] > before["generation"]:
                 if _serves(now, name, key):
                     return None
-                # Until then a worker of the generation before may have answered.
-                if now["reload"]["state"] == "idle":
+                if is_over:
                     raise ConfigError(f"nothing has changed: {_other_plan(name)}")
+            elif is_over and error and error != before["reload"]["error"]:
+                return str(error["message"])
     raise NotReady(f"nothing has changed: the server had not reloaded after {_LOAD_TIME:.0f} s")
 
 

@@ -207,6 +207,7 @@ def command(
         bind(started).close()
         return
     signal.signal(signal.SIGTERM, _stop)  # process 1 of a container would ignore it
+    signal.signal(signal.SIGHUP, lambda *_: None)  # all is read after the build anyway
     planned_cores = None if threads is None else cores
     with bind(started) as listener:
         with StartupServer(listener) as startup:

@@ -5,6 +5,7 @@ The message is for the person who can fix it: what is wrong, where, and how to f
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +21,11 @@ INSTALL = {
 """What installs the inference backends, by kind of device, and what `ocr-hpi bulk` needs."""
 if CLONE is None:
     INSTALL = {extra: f"pip install 'paddleocr-hpi-serving[{extra}]'" for extra in INSTALL}
+
+
+def printable(text: str) -> str:
+    """With a mark for each byte of a file's name that is no UTF-8."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 class OcrError(Exception):

@@ -14,8 +14,16 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from serving.download import read_url
-from serving.errors import INSTALL, BadRequest, ConfigError, TooLarge, Undecodable, Unfetchable
-from serving.imaging.source import MAX_URL_BYTES, SUFFIXES, URL_SECONDS, is_url, printable
+from serving.errors import (
+    INSTALL,
+    BadRequest,
+    ConfigError,
+    TooLarge,
+    Undecodable,
+    Unfetchable,
+    printable,
+)
+from serving.imaging.source import MAX_URL_BYTES, SUFFIXES, URL_SECONDS, is_url
 
 if TYPE_CHECKING:
     import fsspec

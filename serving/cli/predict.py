@@ -35,9 +35,9 @@ from serving.cli.options import (
     pdf_text_option,
 )
 from serving.config.options import MAX_PAGES, PdfText
-from serving.errors import BadRequest, EngineError, InputError, TimedOut
+from serving.errors import BadRequest, EngineError, InputError, TimedOut, printable
 from serving.imaging.formats import PageRanges
-from serving.imaging.source import is_supported, is_url, list_files, printable
+from serving.imaging.source import is_supported, is_url, list_files
 from serving.output.formats import DOCUMENTS, DocumentFormat, DocumentName
 from serving.output.pages import ReadPage, page_answer
 from serving.types import Page

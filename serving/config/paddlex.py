@@ -17,7 +17,7 @@ from serving.config.pipeline import (
     parse_config,
     read_document,
 )
-from serving.errors import ConfigError
+from serving.errors import ConfigError, printable
 
 _RESULTS = {
     "OCR": "ocrResults",
@@ -73,7 +73,7 @@ def load_served(path: str | Path) -> ServedConfig:
 
     Raises ConfigError, naming the file, the key and what is allowed.
     """
-    data, source = read_document(path), str(path)
+    data, source = read_document(path), printable(str(path))
     if not isinstance(data, dict) or not is_of_paddlex(data):
         return parse_config(data, source=source)
     name = data.get("pipeline_name", "OCR")

@@ -31,7 +31,7 @@ from typing_extensions import TypedDict
 from serving.config.errors import config_error, shortened
 from serving.config.gate import Gate, GateSetting
 from serving.config.yaml_file import read_yaml
-from serving.errors import ConfigError
+from serving.errors import ConfigError, printable
 
 _log = logging.getLogger(__name__)
 
@@ -339,7 +339,7 @@ def load_config(path: str | Path) -> PipelineConfig:
 
     Raises ConfigError, naming the file, the key and what is allowed.
     """
-    return parse_config(read_document(path), source=str(path))
+    return parse_config(read_document(path), source=printable(str(path)))
 
 
 def read_document(path: str | Path) -> Any:

@@ -223,11 +223,6 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://"))
 
 
-def printable(text: str) -> str:
-    """With a mark for each byte of a file's name that is no UTF-8."""
-    return os.fsencode(text).decode("utf-8", "replace")
-
-
 def is_supported(path: Path, *, by_name: bool = False) -> bool:
     """Whether the content of a file is of a supported format.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 from hostile_yaml import HOSTILE
+from plans import deploy
 
 from serving.config import load_config
 from serving.errors import ConfigError
+from serving.plan.plan import find_plan
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -45,3 +48,12 @@ def test_anchors_and_merge_keys_are_read(tmp_path: Path, repo: Path) -> None:
         load_config(path).sub_modules
         == load_config(repo / "configs/PP-OCRv4_mobile.yaml").sub_modules
     )
+
+
+def test_a_name_that_is_no_utf8_can_be_shown_and_has_a_plan(tmp_path: Path, repo: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml"))
+    path.write_bytes((repo / "configs" / "PP-OCRv4_mobile.yaml").read_bytes())
+    config = load_config(path)
+    assert config.source == f"{tmp_path}/caf\ufffd.yaml"
+    deploy(tmp_path, config, 2, "cpu", workers=1)
+    assert find_plan(config, tmp_path, 2).workers == 1

@@ -96,7 +96,7 @@ def onnx_graph(
     """
     own = model_files(folder).onnx
     if own is not None:
-        _check_external_data(own)
+        check_external_data(own)
         return own
     out = converted_path(folder, engines)
     if not is_intact(out):
@@ -109,7 +109,7 @@ def onnx_graph(
     return out
 
 
-def _check_external_data(graph: Path) -> None:
+def check_external_data(graph: Path) -> None:
     """Raise ModelInvalid where weights are not read from the graph's folder; a link counts, too."""
     import onnx
     from google.protobuf.message import DecodeError

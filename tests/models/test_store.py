@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import yaml
 from store_server import FILES, ModelServer, serving_models, tar_of
@@ -262,6 +264,38 @@ def test_from_a_folder_and_from_an_archive(store: Store, tmp_path: Path) -> None
     store.fetch("my_other", source=store.folder("my_rec"))
     assert contents(store.folder("my_other")) == FILES
     assert digest(store.folder("my_other")) == digest(store.folder("my_rec"))
+
+
+def graph_with_weights_beside_it(folder: Path) -> None:
+    weights = onnx.numpy_helper.from_array(np.zeros(1000, np.float32), "w")
+    graph = onnx.helper.make_graph([], "g", [], [], [weights])
+    onnx.save(
+        onnx.helper.make_model(graph),
+        folder / "inference.onnx",
+        save_as_external_data=True,
+        location="inference.onnx.data",
+        size_threshold=0,
+    )
+    (folder / "inference.yml").write_bytes(FILES["inference.yml"])
+
+
+def test_weights_beside_the_graph_come_with_it(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    graph_with_weights_beside_it(source)
+    store.fetch("my_rec", source=source)
+    assert contents(store.folder("my_rec")) == contents(source)
+
+
+def test_an_archive_has_its_weights_in_the_graph(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    graph_with_weights_beside_it(source)
+    packed = tmp_path / "my.tar"
+    packed.write_bytes(tar_of(contents(source)))
+    with pytest.raises(ModelInvalid, match="put the weights beside the graph or into it"):
+        store.fetch("my_rec", source=packed)
+    assert not (store.root / "my_rec").exists()
 
 
 def test_from_elsewhere_never_replaces_another_model(store: Store, tmp_path: Path) -> None:

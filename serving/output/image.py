@@ -8,16 +8,24 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from serving.errors import EngineError
+from serving.errors import EngineError, TooLarge
 from serving.imaging.draw import draw
 from serving.types import Image, Line
 
 _MAX_SIZE = 2000, 2000
 """(height, width), to which larger pictures are scaled down, as PaddleX does."""
+_MAX_PNG = 1_000_000
+"""Pixels of a side; libpng's own limit."""
 
 
 def drawn_png(image: Image, lines: Sequence[Line]) -> bytes:
-    """The page with its boxes and, beside it, its text. PNG."""
+    """The page with its boxes and, beside it, its text. PNG. Raises TooLarge."""
+    height, width = image.shape[:2]
+    if max(height, 2 * width) > _MAX_PNG:
+        raise TooLarge(
+            f"the page has {width} x {height} pixels, and a PNG of it and its text, side by side, "
+            f"would be wider or higher than {_MAX_PNG}; request another format"
+        )
     return _encoded(draw(image, lines), ".png")
 
 

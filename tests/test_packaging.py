@@ -185,6 +185,7 @@ def test_serve_builds_what_is_missing_then_answers(
     log, base = tmp_path / "log", f"http://127.0.0.1:{port}"
     interrupted = serve()
     assert eventually(lambda: "[1/" in log.read_text()), log.read_text()
+    interrupted.send_signal(signal.SIGHUP)  # as a service manager's reload does
     assert requests.get(f"{base}/health/live", timeout=30).json() == {"status": "live"}
     asked = {"headers": {"X-Request-Id": "mine"}, "timeout": 30}
     for answer in (

@@ -19,7 +19,7 @@ from plans import deploy_like_default
 from worse_model import worse_recogniser
 
 from benchmarks import corpus
-from serving.cli import main
+from serving.cli import main, swap
 from serving.config import load_config
 from serving.models.pipeline_models import pipeline_models
 from serving.plan.graphs import Graphs
@@ -132,3 +132,23 @@ def test_a_wrong_option_is_told_before_anything_is_done(served: Served, tmp_path
         assert message in result.output.replace("\n", " ")
     assert "none of the name fast" in served.swap("good.yaml", name="fast").output
     assert "absent.yaml: no such file" in served.swap("absent.yaml").output
+
+
+def test_an_error_that_ends_no_reload_ends_no_swap(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a worker of those that are replaced fails meanwhile."""
+    seen = []
+    answered = swap._state
+
+    def with_error(url: str, api_key: str | None) -> dict[str, Any]:
+        state = answered(url, api_key)
+        if state["reload"]["state"] == "loading":
+            seen.append(state)
+            state["reload"]["error"] = {"time": "now", "message": "a worker cannot serve"}
+        return state
+
+    monkeypatch.setattr(swap, "_state", with_error)
+    done = served.swap("good.yaml")
+    assert done.exit_code == 0, done.output
+    assert seen

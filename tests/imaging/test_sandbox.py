@@ -74,9 +74,8 @@ def test_an_unreferenced_decoder_ends_its_processes() -> None:
 
 def test_processor_time_is_limited() -> None:
     with Decoder(processes=1, page_seconds=0.5) as decoder:
-        pages = iter(decoder.pages(files.endless_pdf()))
         with pytest.raises(Undecodable, match=r"page 1: .* processor time"):
-            next(pages)
+            files.given_time(lambda: next(iter(decoder.pages(files.endless_pdf()))))
         assert read(decoder) == 1
 
 

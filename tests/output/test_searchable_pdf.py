@@ -359,7 +359,7 @@ def test_time_is_limited_and_the_next_document_is_made() -> None:
     endless = b"%PDF-1.4\n" + b"1 0 obj<</Type/Catalog>>endobj\n" * 2_000_000
     with Decoder(processes=1, page_seconds=0.5) as decoder:
         with pytest.raises(Undecodable, match="processor time"):
-            decoder.check_searchable(endless)
+            files.given_time(lambda: decoder.check_searchable(endless))
         assert "Hello" in texts(read(decoder, files.paper("0 0 200 100")))[0]
 
 

@@ -19,7 +19,7 @@ import pytest
 import requests
 from hostile_yaml import HOSTILE
 from http_fake import CONFIG, picture
-from http_server import HERE, PATIENCE, Server, eventually
+from http_server import HERE, PATIENCE, STOP_TIME, Server, eventually
 
 from serving.http.gunicorn.master import how_it_ended
 from serving.http.gunicorn.messages import WorkerEvents
@@ -100,7 +100,7 @@ def test_a_pipeline_that_crashes_leaves_a_server_that_says_so(
     assert eventually(lambda: server.errors().count("a worker cannot serve") >= 2)
     assert answered(lambda: get(server, "/health/live")).status_code == 200
     server.process.terminate()
-    assert server.process.wait(PATIENCE) == 0
+    assert server.process.wait(STOP_TIME) == 0
 
 
 def test_what_fails_after_it_was_ready_is_tried_again(start: Callable[..., Server]) -> None:
@@ -256,7 +256,7 @@ def test_too_few_open_files_is_one_clear_line(tmp_path: Path) -> None:
 def test_signals_leave_a_line_in_the_log(start: Callable[..., Server]) -> None:
     server = start().wait_ready()
     server.process.terminate()
-    assert server.process.wait(PATIENCE) == 0
+    assert server.process.wait(STOP_TIME) == 0
     lines = [json.loads(line) for line in server.errors().splitlines()]
     assert [line.get("signal") for line in lines if "stopping" in line["message"]] == ["SIGTERM"]
     assert lines[-1]["message"] == "stopped"
@@ -267,7 +267,7 @@ def test_the_pidfile_names_the_master(start: Callable[..., Server], tmp_path: Pa
     server = start(pidfile=str(file)).wait_ready()
     assert int(file.read_text()) == server.process.pid
     second = start(pidfile=str(file))
-    assert second.process.wait(PATIENCE) == 1
+    assert second.process.wait(STOP_TIME) == 1
     [line] = second.errors().splitlines()
     assert line.startswith("error: --pidfile: Already running on PID")
     os.kill(int(file.read_text()), signal.SIGHUP)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from http_server import PATIENCE, Server, answer, eventually
+from http_server import STOP_TIME, Server, answer, eventually
 
 
 def test_sigterm_finishes_requests_in_progress(start: Callable[..., Server]) -> None:
@@ -31,7 +31,7 @@ def test_sigterm_finishes_requests_in_progress(start: Callable[..., Server]) -> 
     server.gate.touch()
     status, body, _ = answer(held)
     assert (status, body[0]["data"]) == (200, "accurate 40x20 字")
-    assert server.process.wait(PATIENCE) == 0
+    assert server.process.wait(STOP_TIME) == 0
 
 
 def test_a_killed_worker_is_replaced_and_its_permits_are_released(
@@ -65,7 +65,7 @@ def test_a_pipeline_that_does_not_load_ends_the_server(
     start: Callable[..., Server], pipeline: str, message: str, workers: int
 ) -> None:
     server = start(pipelines=["accurate", pipeline], workers=workers)
-    assert server.process.wait(PATIENCE) == 1
+    assert server.process.wait(STOP_TIME) == 1
     assert server.process.stdout is not None
     assert server.process.stdout.read() == ""
     lines = server.errors().splitlines()
@@ -96,7 +96,7 @@ def test_ipv6(start: Callable[..., Server]) -> None:
 def test_a_port_in_use_is_an_error_at_once(start: Callable[..., Server]) -> None:
     first = start().wait_ready()
     second = start(port=first.port)
-    assert second.process.wait(PATIENCE) == 1
+    assert second.process.wait(STOP_TIME) == 1
     [line] = second.errors().splitlines()
     assert line.startswith(f"error: cannot listen on 127.0.0.1 port {first.port}: address already")
     assert "--port" in line

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from http_fake import HELD, LONG, document, picture
-from http_server import PATIENCE, URL, Server, answer, eventually
+from http_server import PATIENCE, STOP_TIME, URL, Server, answer, eventually
 
 BLACK = (0, 0, 0)
 BROKEN = (0, 0, 1)
@@ -98,7 +98,8 @@ def test_a_client_that_hangs_up_midway_frees_its_permit(start: Callable[..., Ser
 
 
 def test_a_slow_reader_delays_no_other_request(start: Callable[..., Server]) -> None:
-    server = start(threads=1, queue=1).wait_ready()
+    # Room in the queue, as a permit is free only some time after its answer has come.
+    server = start(threads=1, queue=4).wait_ready()
     with stream(server, document(*[LONG] * 30), received=4096) as response:
         for _ in range(3):  # its pages wait for it, others do not
             assert server.post().status_code == 200
@@ -131,7 +132,7 @@ def test_stopping_finishes_a_stream(start: Callable[..., Server], body: bytes) -
         lines = [json.loads(line) for line in response]
     held.close()
     assert "error" not in lines[-1]
-    assert server.process.wait(PATIENCE) == 0
+    assert server.process.wait(STOP_TIME) == 0
 
 
 @contextmanager

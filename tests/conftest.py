@@ -79,6 +79,18 @@ def built(model_store: Store) -> Path:
     return model_store.root
 
 
+@pytest.fixture(scope="session")
+def unwarmed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with a plan that warms nothing up: for servers in whose tests no speed matters."""
+    from plans import deploy_unwarmed
+
+    from serving.config import load_config
+
+    models = tmp_path_factory.mktemp("unwarmed")
+    deploy_unwarmed(models, built, load_config(ROOT / "configs" / "PP-OCRv4_mobile.yaml"))
+    return models
+
+
 @pytest.fixture
 def store(built: Path, tmp_path: Path) -> Path:
     """The built models and plans, where a test may add to the plans."""

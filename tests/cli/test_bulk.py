@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -13,12 +14,14 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from http_fake import picture
-from http_server import eventually
+from http_server import Server, eventually
 from PIL import Image
 from pyarrow import parquet
 
@@ -26,18 +29,22 @@ from benchmarks import corpus
 from serving import load_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
-LINES = 96
+LINES = 40
+DIFFERENT = 4
 BOOK = 10
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lines of text as small pages, a PDF with the first of them, and a broken file."""
+    """Lines of text as small pages, a PDF with the first of them, and a broken file.
+
+    A few lines again and again: the first page of a size takes an engine many times as long.
+    """
     folder = tmp_path_factory.mktemp("scans")
-    images = []
-    for index, line in enumerate(corpus.lines(seed=17, count=LINES)):
-        images.append(Image.fromarray(line.image[..., ::-1]))
-        images[-1].save(folder / f"{index:03}.png")
+    lines = [Image.fromarray(line.image[..., ::-1]) for line in corpus.lines(17, DIFFERENT)]
+    images = [lines[index % DIFFERENT] for index in range(LINES)]
+    for index, image in enumerate(images):
+        image.save(folder / f"{index:03}.png")
     images[0].save(folder / "book.pdf", save_all=True, append_images=images[1:BOOK])
     (folder / "broken.png").write_bytes(picture()[:60])
     return folder
@@ -77,25 +84,57 @@ def children(pid: int) -> list[int]:
 
 @pytest.fixture
 def running(tmp_path: Path, scans: Path, built: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run that has committed its first shards of three pages; the test comes before its rest."""
-    options = "--format", "jsonl", "--shard-pages", "3"
+    """A run that has committed its first shards of three pages; stopped, to stay there."""
     # A shell's background jobs ignore SIGINT, and so would this one.
-    slow = ["nice", "-n", "19", "env", "--default-signal=INT"]
-    slow += command(scans, tmp_path / "out", *options)
-    process = subprocess.Popen(slow, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    heeding = ["env", "--default-signal=INT"]
+    options = "--format", "jsonl", "--shard-pages", "3"
+    process = subprocess.Popen(
+        [*heeding, *command(scans, tmp_path / "out", *options)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     assert process.stderr is not None
     with process, process.stderr:
         while not (tmp_path / "out" / "part-00001.jsonl").exists():
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
         yield process
         process.kill()
 
 
-def test_every_page_is_a_row(tmp_path: Path, scans: Path, built: Path) -> None:
-    out = tmp_path / "out"
-    done = bulk(scans, out, "--price-per-hour", "36")
-    assert done.returncode == 0, done.stderr
+@dataclass
+class Done:
+    """A run that has ended."""
+
+    out: Path
+    code: int
+    seen: str
+    """All the text that it drew on its terminal."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, scans: Path, built: Path) -> Done:
+    """A run that has read everything, on a terminal."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        command(scans, out, "--price-per-hour", "36"), stderr=slave, cwd=ROOT
+    ) as process:
+        os.close(slave)
+        seen = b""
+        with suppress(OSError):  # the program has ended
+            while some := os.read(master, 4096):
+                seen += some
+        os.close(master)
+    moves = r"\x1b\[[0-9;?]*[A-Za-z]"  # of the cursor
+    return Done(out, process.returncode, re.sub(moves, "", seen.decode()))
+
+
+def test_every_page_is_a_row(whole: Done, scans: Path, built: Path) -> None:
+    out = whole.out
+    assert whole.code == 0, whole.seen
     assert pages(out) == expected(scans)
     with load_pipeline("configs/PP-OCRv4_mobile.yaml", models=built, warm=False) as pipeline:
         known = next(iter(pipeline.predict(scans / "007.png")))
@@ -111,8 +150,12 @@ def test_every_page_is_a_row(tmp_path: Path, scans: Path, built: Path) -> None:
     assert summary["pages"] == LINES + BOOK + 1
     assert summary["errors"] == {"undecodable": 1}
     assert summary["cost"] == pytest.approx(summary["seconds"] / 100, rel=0.1)
-    last = done.stderr.splitlines()[-1]
+    last = whole.seen.splitlines()[-1]
     assert last.startswith(f"{LINES + BOOK} pages read, 1 failed (1 undecodable), ")
+
+
+def test_a_terminal_shows_the_time_left(whole: Done) -> None:
+    assert "pages/s, 0:00:" in whole.seen and " left" in whole.seen
 
 
 def test_a_killed_run_goes_on(running: subprocess.Popen[str], tmp_path: Path, scans: Path) -> None:
@@ -134,8 +177,9 @@ def test_a_killed_run_goes_on(running: subprocess.Popen[str], tmp_path: Path, sc
 def test_a_killed_worker_is_replaced(
     running: subprocess.Popen[str], tmp_path: Path, scans: Path
 ) -> None:
-    [worker] = children(running.pid)
+    worker, *_ = children(running.pid)
     os.kill(worker, signal.SIGKILL)
+    running.send_signal(signal.SIGCONT)
     assert running.stderr is not None
     assert running.wait() == 0, running.stderr.read()
     assert pages(tmp_path / "out") == expected(scans)
@@ -145,18 +189,20 @@ def test_an_interrupted_run_says_so_and_keeps_its_pages(
     running: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     running.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGCONT)
     assert running.wait() == 130
     assert pages(tmp_path / "out").total() >= 6
     assert running.stderr is not None
     assert "the same command reads the rest" in running.stderr.read()
 
 
-def test_too_many_errors(tmp_path: Path, built: Path) -> None:
+def test_too_many_errors(tmp_path: Path, server: Server) -> None:
+    """On a server, which loads no models: no page is read."""
     folder = tmp_path / "in"
     folder.mkdir()
     for index in range(3):
         (folder / f"{index}.png").write_bytes(picture()[:60])
-    done = bulk(folder, tmp_path / "out")
+    done = bulk(folder, tmp_path / "out", "--server", server.base)
     assert done.returncode == 1
     assert "3 of 3 pages failed, more than --max-error-rate 0.05; the first: " in done.stderr
 
@@ -232,19 +278,3 @@ def test_an_object_store(tmp_path: Path, scans: Path, built: Path, bucket: str) 
         for name in ("000.png", "001.png", "shard.tar/002.png", "shard.tar/003.png")
     )
     assert not any(row["error"] for row in rows(tmp_path / "out"))
-
-
-def test_a_terminal_shows_the_time_left(tmp_path: Path, scans: Path, built: Path) -> None:
-    master, slave = pty.openpty()
-    three = command(scans / "00[0-2].png", tmp_path / "out")
-    with subprocess.Popen(three, stderr=slave, cwd=ROOT) as process:
-        os.close(slave)
-        seen, end = b"", time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                seen += os.read(master, 4096)
-            except OSError:  # the program has ended
-                break
-        os.close(master)
-    assert process.returncode == 0
-    assert b"pages/s, 0:00:" in seen and b" left" in seen

@@ -245,26 +245,26 @@ def _count(base: str) -> float:
     )
 
 
-@pytest.mark.parametrize("binary", [True, False])
 def test_doclings_own_client_reads_a_page(
-    repo: Path, built: Path, sample_page: Sample, tmp_path: Path, binary: bool
+    repo: Path, unwarmed: Path, sample_page: Sample, tmp_path: Path
 ) -> None:
-    """Its OCR stage, `KserveV2OcrModel`, over HTTP, on a page of a scanned PDF."""
+    """Its OCR stage, `KserveV2OcrModel`, over HTTP, on a page of a scanned PDF: as JSON or not."""
     scan = tmp_path / "scan.pdf"
     scan.write_bytes(pdf(sample_page.image, 1))
     log = tmp_path / "log"
-    with real_server(log, "--models", str(built), "--max-body-mb", "60") as (_, url):
+    with real_server(log, "--models", str(unwarmed), "--max-body-mb", "60") as (_, url):
         done = subprocess.run(
-            [sys.executable, "tests/support/docling_child.py", scan, url, str(binary)],
+            [sys.executable, "tests/support/docling_child.py", scan, url],
             cwd=repo,
             capture_output=True,
             text=True,
         )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["errors"], found["model"]) == ([], ["image", "lang_type"])
+    binary, plain = json.loads(done.stdout)
+    assert binary == plain
+    assert (binary["errors"], binary["model"]) == ([], ["image", "lang_type"])
     truth = [line.text for line in sample_page.lines]
-    assert character_overlap(truth, [cell["text"] for cell in found["cells"]]).f1 > 0.97
-    for cell in found["cells"]:
-        assert 0 <= cell["left"] < cell["right"] <= found["width"] + 1
-        assert 0 <= cell["top"] < cell["bottom"] <= found["height"] + 1
+    assert character_overlap(truth, [cell["text"] for cell in binary["cells"]]).f1 > 0.97
+    for cell in binary["cells"]:
+        assert 0 <= cell["left"] < cell["right"] <= binary["width"] + 1
+        assert 0 <= cell["top"] < cell["bottom"] <= binary["height"] + 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import requests
 import schemathesis
 from http_fake import picture
-from http_server import PATIENCE, Server
+from http_server import PATIENCE, Server, real_server
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -108,17 +106,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def real_url(repo: Path, built: Path) -> Iterator[str]:
+def real_url(unwarmed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the default pipeline is served by its real models."""
-    command = [sys.executable, "-m", "serving.cli", "serve", "--port", "0", "--models", str(built)]
-    process = subprocess.Popen(
-        command, cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    yield process.stdout.readline().split()[1]
-    process.terminate()
-    assert process.wait(PATIENCE) == 0
-    process.stdout.close()
+    log = tmp_path_factory.mktemp("real") / "log"
+    with real_server(log, "--models", str(unwarmed)) as (_, url):
+        yield url
 
 
 @fake.parametrize()

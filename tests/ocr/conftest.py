@@ -14,6 +14,8 @@ from serving.plan.load import open_pipeline
 
 @pytest.fixture(scope="package")
 def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
+    """Opened cold: its tests read too few pages for the warming to pay."""
+    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
+    pipeline = open_pipeline(config, models=built, warm=False)
     yield pipeline
     pipeline.close()

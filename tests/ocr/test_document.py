@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,21 @@ EVERY_PAGE = Options(use_doc_orientation_classify=True)
 NO_PAGE = Options(use_doc_orientation_classify=False)
 
 
+Read = Callable[[int, int, Options], Page]
+"""What is read on a page, by its index, turned by so many degrees."""
+
+
 @pytest.fixture(scope="module")
 def pages() -> list[Image]:
-    return [page.image for page in corpus.pages(seed=5, count=4)]
+    """Of little text: a degraded receipt in English and a clean notice in Chinese."""
+    _, receipt, *_, notice = islice(corpus.pages(seed=5, count=11), 6, None)
+    return [receipt.image, notice.image]
+
+
+@pytest.fixture(scope="module")
+def read(pipeline: Pipeline, pages: list[Image]) -> Read:
+    """It reads each page once, for all tests that ask for the same."""
+    return cache(lambda index, angle, options: pipeline.read(turned(pages[index], angle), options))
 
 
 def turned(page: Image, angle: int) -> Image:
@@ -53,11 +68,11 @@ def texts(page: Page) -> list[str]:
 @pytest.mark.parametrize("options", [Options(), EVERY_PAGE], ids=["doubtful pages", "every page"])
 @pytest.mark.parametrize("angle", ANGLES)
 def test_a_turned_page_reads_as_the_upright_one(
-    pipeline: Pipeline, pages: list[Image], angle: int, options: Options
+    read: Read, pages: list[Image], angle: int, options: Options
 ) -> None:
-    for image in pages:
-        upright = pipeline.read(image, NO_PAGE)
-        page = pipeline.read(turned(image, angle), options)
+    for index, image in enumerate(pages):
+        upright = read(index, 0, NO_PAGE)
+        page = read(index, angle, options)
         assert page.angle == angle
         assert texts(page) == texts(upright)
         assert (page.width, page.height) == turned(image, angle).shape[1::-1]
@@ -69,13 +84,13 @@ def test_a_turned_page_reads_as_the_upright_one(
 
 @pytest.mark.parametrize("angle", ANGLES[1:])
 def test_boxes_are_on_the_page_as_it_was_sent(
-    pipeline: Pipeline, pages: list[Image], angle: int
+    pipeline: Pipeline, read: Read, pages: list[Image], angle: int
 ) -> None:
     """A crop of the sent page between the corners of a box reads as the line."""
     import cv2
 
     sent = turned(pages[0], angle)
-    lines = [line for line in pipeline.read(sent).lines if len(line.text) > 8]
+    lines = [line for line in read(0, angle, Options()).lines if len(line.text) > 8]
     assert lines
     for line in lines:
         a, b, _, d = (np.array(corner, np.float32) for corner in line.box)
@@ -114,14 +129,13 @@ def test_a_page_without_text_stays_as_it_is(pipeline: Pipeline) -> None:
     assert (page.lines, page.angle) == ((), 0)
 
 
-def test_a_request_can_leave_pages_as_they_are(pipeline: Pipeline, pages: list[Image]) -> None:
-    sent = turned(pages[0], 90)
-    page = pipeline.read(sent, NO_PAGE)
+def test_a_request_can_leave_pages_as_they_are(pipeline: Pipeline, read: Read) -> None:
+    page = read(0, 90, NO_PAGE)
     assert (page.angle, page.as_read) == (0, None)
     assert "prepare" not in page.timing
     assert not pipeline.settings(NO_PAGE)["model_settings"]["use_doc_preprocessor"]
     with pytest.raises(BadRequest, match="use_doc_unwarping: this pipeline has no unwarping model"):
-        pipeline.read(sent, Options(use_doc_unwarping=True))
+        pipeline.read(np.zeros((64, 64, 3), np.uint8), Options(use_doc_unwarping=True))
 
 
 def test_a_preprocessor_model_that_is_missing_is_named_with_both_ways_out(
@@ -232,7 +246,7 @@ def test_a_page_is_flattened_and_its_boxes_are_mapped_back(
             page = pipeline.read(sent)
             assert (page.width, page.height, page.angle) == (direct.width, direct.height, angle)
             boxes = {line.text: np.array(line.quad) for line in direct.lines}
-            same = [line for line in page.lines if line.text in boxes]
+            same = [line for line in page.lines if texts(direct).count(line.text) == 1]
             assert len(same) > len(direct.lines) / 2
             for line in same:  # where the same line was found without flattening
                 assert np.abs(np.array(line.quad) - boxes[line.text]).max() < 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks import corpus
 from serving.config import load_config
 from serving.config.options import Options
-from serving.ocr.order import column_order, reading_order
+from serving.ocr.order import by_columns, column_order, reading_order
 from serving.ocr.pipeline import Pipeline
 from serving.plan.load import open_pipeline
 from serving.scores import edit_distance
@@ -26,7 +26,8 @@ _ROWS = ("one_column", "table-", "labels_and_values")
 
 @pytest.fixture(scope="module")
 def pages() -> list[corpus.Sample]:
-    return list(corpus.in_order(seed=2, count=6 * _LAYOUTS))
+    """Three of each layout, in both languages."""
+    return list(corpus.in_order(seed=2, count=3 * _LAYOUTS))
 
 
 def turned(quads: QuadArray, degrees: float) -> QuadArray:
@@ -101,7 +102,7 @@ def test_columns_are_read_one_after_the_other_and_tables_row_by_row(
             assert read == as_today, page.name
         else:
             across += error(truth, as_today)
-    assert across > 20  # in PaddleX's order most of these 30 texts are nonsense
+    assert across > 10  # in PaddleX's order most of these 15 texts are nonsense
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 40)] * 3), max_size=60), st.integers(0, 30))
@@ -130,19 +131,12 @@ def test_a_table_of_1200_cells_and_boxes_without_height() -> None:
     assert sorted(column_order(cells * 0)) == list(range(1200))
 
 
-@pytest.fixture(scope="module")
-def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
-    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
-    yield pipeline
-    pipeline.close()
-
-
 def test_pages_of_columns_are_read_in_order(pipeline: Pipeline) -> None:
-    for page in corpus.in_order(seed=0, count=_LAYOUTS):
+    """One of each layout but two and three columns alone: the mixed page has both."""
+    for page in islice(corpus.in_order(seed=7, count=_LAYOUTS), 2, None):
         truth = [line.text for line in page.lines]
-        default = [line.text for line in pipeline.read(page.image).lines]
-        columns = pipeline.read(page.image, Options(order="columns")).lines
-        read = [line.text for line in columns]
+        lines = pipeline.read(page.image).lines
+        default, read = ([line.text for line in order] for order in (lines, by_columns(lines)))
         assert sorted(read) == sorted(default)
         if page.name.startswith(_ROWS):
             assert read == default
@@ -157,10 +151,11 @@ def test_the_yaml_sets_the_order_and_a_request_overrides_it(
     yaml = tmp_path / "columns.yaml"
     text = (repo / "configs/PP-OCRv4_mobile.yaml").read_text(encoding="utf-8")
     yaml.write_text(f"order: columns\n{text}", encoding="utf-8")
-    page = next(corpus.in_order(seed=0, count=1))
-    ordered = open_pipeline(load_config(yaml), models=built)
-    rows, columns = (pipeline.read(page.image, Options(order=o)) for o in ("paddlex", "columns"))
-    assert rows.lines != columns.lines
-    assert ordered.read(page.image).lines == columns.lines
-    assert ordered.read(page.image, Options(order="paddlex")).lines == rows.lines
+    page = next(corpus.in_order(seed=0, count=1)).image
+    image = page[: len(page) // 6]
+    ordered = open_pipeline(load_config(yaml), models=built, warm=False)
+    rows, columns = (pipeline.read(image, Options(order=o)) for o in ("paddlex", "columns"))
+    assert rows.lines != columns.lines == by_columns(rows.lines)
+    assert ordered.read(image).lines == columns.lines
+    assert ordered.read(image, Options(order="paddlex")).lines == rows.lines
     ordered.close()

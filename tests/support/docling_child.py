@@ -1,6 +1,7 @@
-"""docling's OCR stage on the first page of a PDF: `docling_child.py FILE URL True|False`.
+"""docling's OCR stage on the first page of a PDF: `docling_child.py FILE URL`.
 
-Its layout models are not needed for that: this is what its pipeline calls with each page.
+Prints what it finds with binary data and without, as a list. Its layout models are not needed for
+that: this is what its pipeline calls with each page.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from docling.backend.pypdfium2_backend import PyPdfiumDocumentBackend
 from docling.datamodel.accelerator_options import AcceleratorOptions
@@ -17,7 +19,7 @@ from docling.datamodel.pipeline_options import KserveV2OcrOptions, OcrMode
 from docling.models.stages.ocr.kserve_v2_ocr_model import KserveV2OcrModel
 
 
-def main(path: Path, url: str, binary: bool) -> None:
+def read(path: Path, url: str, *, binary: bool) -> dict[str, Any]:
     document = InputDocument(
         path_or_stream=path, format=InputFormat.PDF, backend=PyPdfiumDocumentBackend
     )
@@ -42,7 +44,7 @@ def main(path: Path, url: str, binary: bool) -> None:
     result = ConversionResult(input=document)
     [page] = model(result, [page])
     boxes = [(cell, cell.rect.to_bounding_box()) for cell in page.parsed_page.textline_cells]
-    answer = {
+    return {
         "errors": [error.error_message for error in result.errors],
         "model": [spec.name for spec in model._kserve_client.get_model_metadata().inputs],
         "width": page.size.width,
@@ -52,8 +54,8 @@ def main(path: Path, url: str, binary: bool) -> None:
             for cell, box in boxes
         ],
     }
-    print(json.dumps(answer))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True")
+    file, url = Path(sys.argv[1]), sys.argv[2]
+    print(json.dumps([read(file, url, binary=binary) for binary in (True, False)]))

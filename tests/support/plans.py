@@ -56,6 +56,21 @@ def plan_like_default(
         save_plan(folder, other, cores, "cpu", same)
 
 
+def deploy_unwarmed(folder: Path, built: Path, config: PipelineConfig) -> None:
+    """The same for this pipeline alone, with its measured plan less the shapes to warm up."""
+    deploy_like_default(folder, built, config)
+    warm_nothing(folder, config)
+
+
+def warm_nothing(folder: Path, config: PipelineConfig) -> None:
+    """Let the engines of a plan meet every shape with a page: warming them up takes a server as
+    much CPU time as all the rest of its start.
+    """
+    plan = find_plan(config, folder)
+    models = {name: replace(model, hot_shapes=()) for name, model in plan.models.items()}
+    save_plan(folder, config, usable_cores(), "cpu", replace(plan, models=models))
+
+
 def deploy(models: Path, config: PipelineConfig, cores: int, device: str, workers: int) -> None:
     """Record a plan without engines as the chosen one; workers: of all GPUs together."""
     count = len(parse_devices(device))

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from plans import deploy_like_default
+from plans import deploy_like_default, warm_nothing
 
 from benchmarks.servers import OurServer
 from serving.config import load_config
@@ -33,6 +33,7 @@ def test_the_slower_pipelines_threads_are_nicer(repo: Path, built: Path, tmp_pat
     other.write_text((repo / YAML).read_text().replace("box_thresh: 0.6", "box_thresh: 0.61"))
     default, slow = load_config(repo / YAML), load_config(other)
     deploy_like_default(models, built, default, slow)
+    warm_nothing(models, default)
     served = {"slow": other, "fast": repo / YAML}
     with closing(OurServer(served, models)):
         [own] = nicenesses(os.getpid())

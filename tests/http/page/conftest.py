@@ -20,10 +20,10 @@ expect.set_options(timeout=30_000)  # milliseconds; a page is read in one of man
 
 
 @pytest.fixture(scope="session")
-def address(built: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(unwarmed: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `ocr-hpi serve`."""
     chromium()
-    with serving(built, repo, tmp_path_factory.mktemp("server") / "stderr") as address:
+    with serving(unwarmed, repo, tmp_path_factory.mktemp("server") / "stderr") as address:
         yield address
 
 

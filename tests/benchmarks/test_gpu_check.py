@@ -23,7 +23,7 @@ from serving.types import Page
 @pytest.fixture(scope="module")
 def pipeline(built: Path, repo: Path) -> Iterator[Pipeline]:
     pipeline = open_pipeline(
-        load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built, device="cpu"
+        load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built, device="cpu", warm=False
     )
     yield pipeline
     pipeline.close()
@@ -57,7 +57,7 @@ def test_the_same_pipeline_passes_and_a_broken_one_does_not(pipeline: Pipeline) 
 
 
 def test_speed_is_measured_for_each_pipeline(pipeline: Pipeline) -> None:
-    image = next(corpus.pages(seed=7, count=1)).image
+    image = next(corpus.pages(seed=7, count=1)).image[:200]  # it is read 50 times
     first, second = measure_speed((pipeline, pipeline), [image])
     assert first.callers == second.callers >= 4
     assert min(first.throughput, first.latency, second.throughput, second.latency) > 0

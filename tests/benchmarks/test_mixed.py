@@ -17,10 +17,10 @@ from benchmarks.serve import open_loop
 PIPELINE = Path("configs/PP-OCRv4_mobile.yaml")
 
 
-def test_three_pipelines_in_one_server(repo: Path, built: Path, tmp_path: Path) -> None:
+def test_three_pipelines_in_one_server(repo: Path, unwarmed: Path, tmp_path: Path) -> None:
     few = {"small images": 6, "pages": 4, "long documents": 3}
     found = mixed_load(
-        [repo / PIPELINE] * 3, built, tmp_path, seconds=3, calls=few, document_pages=2
+        [repo / PIPELINE] * 3, unwarmed, tmp_path, seconds=3, calls=few, document_pages=2
     )
     assert [(row.kind, row.pipeline) for row in found.rows[2:]] == [
         (kind, f"{number}-PP-OCRv4_mobile") for number, kind in enumerate(KINDS)

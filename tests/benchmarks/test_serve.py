@@ -159,7 +159,7 @@ def test_clients_are_numbers() -> None:
     assert "1,4,32" in done.output
 
 
-def test_a_short_run_on_real_engines(repo: Path, built: Path, tmp_path: Path) -> None:
+def test_a_short_run_on_real_engines(repo: Path, unwarmed: Path, tmp_path: Path) -> None:
     data = tmp_path / "pages"
     data.mkdir()
     (data / "page.jpg").write_bytes((repo / "docs/page.jpg").read_bytes())
@@ -172,7 +172,7 @@ def test_a_short_run_on_real_engines(repo: Path, built: Path, tmp_path: Path) ->
         "benchmarks",
         "serve",
         "--models",
-        built,
+        unwarmed,
         "--data",
         data,
         *short,

@@ -64,8 +64,8 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
         OurServer({"accurate": tmp_path / "absent.yaml"}, tmp_path)
 
 
-def test_a_server_under_mixed_sizes(repo: Path, built: Path) -> None:
-    result = soak(repo / "configs/PP-OCRv4_mobile.yaml", built, 0.05, scale=2, pdf_pages=2)
+def test_a_server_under_mixed_sizes(repo: Path, unwarmed: Path) -> None:
+    result = soak(repo / "configs/PP-OCRv4_mobile.yaml", unwarmed, 0.05, scale=2, pdf_pages=2)
     assert [item.pages for item in result.large] == [1, 1, 1, 1, 2]
     assert all(item.ms > 0 for item in result.large)
     assert result.pages >= 2

@@ -42,8 +42,8 @@ def python(repo: Path, variable: str, folder: str, *modules: str) -> Path:
     return found
 
 
-def test_ours_with_one_caller_and_with_several(repo: Path, built: Path, page: Path) -> None:
-    with closing(System(systems.ours(repo / PIPELINE, built))) as ours:
+def test_ours_with_one_caller_and_with_several(repo: Path, unwarmed: Path, page: Path) -> None:
+    with closing(System(systems.ours(repo / PIPELINE, unwarmed))) as ours:
         started = ours.start_ms
         alone = ours.read(page)
         assert ours.start_ms == started + alone.ms
@@ -57,9 +57,9 @@ def test_ours_with_one_caller_and_with_several(repo: Path, built: Path, page: Pa
 
 
 def test_an_error_of_a_caller_leaves_the_system_running(
-    built: Path, repo: Path, page: Path, tmp_path: Path
+    unwarmed: Path, repo: Path, page: Path, tmp_path: Path
 ) -> None:
-    with closing(System(systems.ours(repo / PIPELINE, built))) as ours:
+    with closing(System(systems.ours(repo / PIPELINE, unwarmed))) as ours:
         reading = ours.read_concurrently([page, tmp_path / "absent.png"], callers=2)
         assert "absent.png" in reading.error
         assert ours.read(page).texts

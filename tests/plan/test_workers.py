@@ -205,7 +205,9 @@ def test_one_plan_serves_any_number_of_workers(plan: Plan, built: Path, repo: Pa
     texts = []
     config = load_config(repo / YAML)
     for workers in (1, 2, 3):
-        pipeline = open_pipeline(config, models=built, slot=workers - 1, workers=workers)
+        pipeline = open_pipeline(
+            config, models=built, slot=workers - 1, workers=workers, warm=False
+        )
         engines = [part["engine"] for part in pipeline.to_dict().values()]
         assert {engine["threads"] for engine in engines} == {max(1, plan.cores // workers)}
         texts.append([(line.text, line.score) for line in pipeline.read(warmup_image()).lines])

@@ -124,7 +124,7 @@ def pipeline(
     default = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
     models = tmp_path_factory.mktemp(family)
     deploy_like_default(models, built, default, load_config(yaml))
-    with load_pipeline(yaml, models=models) as running:
+    with load_pipeline(yaml, models=models, warm=False) as running:
         yield running
 
 

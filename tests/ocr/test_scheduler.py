@@ -44,11 +44,11 @@ def held(pool: Scheduler) -> tuple[threading.Thread, threading.Event]:
 
     def hold(_: int) -> None:
         begun.set()
-        gate.wait(10)
+        gate.wait(60)
 
     thread = threading.Thread(target=pool.map, args=(hold, [0]))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     return thread, gate
 
 
@@ -59,14 +59,14 @@ def test_a_small_page_does_not_wait_for_a_large_one() -> None:
     large = threading.Thread(target=pool.map, args=(order.append, [f"large{i}" for i in range(50)]))
     large.start()
     while not pool.waiting:
-        pass
+        time.sleep(0.001)
     small = threading.Thread(target=pool.map, args=(order.append, ["small0", "small1"]))
     small.start()
     while pool.waiting < 2:
-        pass
+        time.sleep(0.001)
     gate.set()
     for thread in (first, large, small):
-        thread.join(10)
+        thread.join(60)
     pool.close()
     assert order[:4] == ["large0", "small0", "large1", "small1"]
     assert len(order) == 52
@@ -105,7 +105,7 @@ def begin(pool: Scheduler, order: list[str], items: list[str]) -> threading.Thre
     thread = threading.Thread(target=by_kind, args=(pool, order.append, items))
     thread.start()
     while pool.waiting == before:
-        pass
+        time.sleep(0.001)
     return thread
 
 
@@ -116,7 +116,7 @@ def test_a_thread_goes_on_with_the_kind_it_had() -> None:
     two = begin(pool, order, ["b2", "c1", "a1"])
     gate.set()
     for thread in (first, one, two):
-        thread.join(10)
+        thread.join(60)
     pool.close()
     assert order == ["a0", "a1", "b0", "b1", "b2", "c1", "c0"]
 
@@ -128,7 +128,7 @@ def test_for_the_sake_of_a_kind_a_page_waits_for_few_others() -> None:
     small = begin(pool, order, ["b0", "b1", "b2"])
     gate.set()
     for thread in (first, large, small):
-        thread.join(10)
+        thread.join(60)
     pool.close()
     assert len(order) == 53
     assert order.index("b0") <= 5
@@ -142,7 +142,7 @@ def test_threads_leave_one_another_their_kinds() -> None:
     def read(item: str) -> None:
         with lock:
             had.setdefault(threading.get_ident(), set()).add(item[0])
-        together.wait(10)  # both threads are always in an item, so that neither runs ahead
+        together.wait(60)  # both threads are always in an item, so that neither runs ahead
 
     items = [f"{kind}{i}" for kind in "abcd" for i in range(3)]
     by_kind(pool, read, items)
@@ -179,10 +179,10 @@ def test_newcomers_of_a_kind_keep_no_page_waiting_for_ever() -> None:
     for thread in (waiting, *comers):
         thread.start()
     while pool.waiting < 4:
-        pass
+        time.sleep(0.001)
     gate.set()
     for thread in (first, waiting, *comers):
-        thread.join(10)
+        thread.join(60)
     pool.close()
     assert order.index("b0") < 20
 
@@ -237,7 +237,7 @@ def test_a_thread_that_waits_keeps_nothing_of_its_last_page(pool: Scheduler) -> 
         with contextlib.suppress(ValueError):
             pool.map(function, [page, page, page])
         del page
-        deadline = time.monotonic() + 5  # the threads let go of it as they begin to wait
+        deadline = time.monotonic() + 60  # the threads let go of it as they begin to wait
         while gone() is not None and time.monotonic() < deadline:
             gc.collect()
         assert gone() is None

@@ -205,7 +205,8 @@ def test_words_of_a_real_page_are_where_its_lines_are(
     from serving.config import load_config
     from serving.plan.load import open_pipeline
 
-    pipeline = open_pipeline(load_config(repo / "configs/PP-OCRv4_mobile.yaml"), models=built)
+    config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
+    pipeline = open_pipeline(config, models=built, warm=False)
     page = pipeline.read(sample_page.image, Options(return_word_box=True))
     pipeline.close()
     root = parsed(hocr([ReadPage(0, 0, 1, page)]))

@@ -87,14 +87,14 @@ def named(job: Job) -> Any:
 
 def results(job: Job) -> Any:
     """Of PaddleX and of ours: keys with the types of their values, and the files that they save."""
-    models, page = job["models"], job["pages"][0]
+    models = job["models"]
     theirs = serving.integrations.paddlex.plain_pipeline(job["yaml"], models=models)
     steps = ("doc_orientation_classify", "doc_unwarping", "textline_orientation")
     options = {"return_word_box": True, **{f"use_{step}": False for step in steps}}
     found = {}
     with load_pipeline(job["default"], models=models, warm=False) as ours:
         for name, pipeline in (("theirs", theirs), ("ours", ours)):
-            (result,) = pipeline.predict(input=page, **options)
+            (result,) = pipeline.predict(input=job["few_lines"], **options)
             folder = Path(job["scratch"]) / name
             result.save_to_json(save_path=str(folder))
             result.save_to_img(save_path=str(folder))

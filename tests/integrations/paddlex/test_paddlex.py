@@ -48,17 +48,28 @@ def without_orientation(default_yaml: Path, scratch: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def rendered(scratch: Path) -> list[Path]:
-    """A clean Chinese page and a degraded English one."""
-    pages = []
-    for sample in list(corpus.pages(seed=3, count=4))[2:]:
+    """The upper half of a clean Chinese page and of a degraded English one."""
+    pages, ends = [], (484, 410)  # each between two lines
+    for sample, end in zip(list(corpus.pages(seed=3, count=4))[2:], ends, strict=True):
         pages.append(scratch / f"{sample.name}.png")
-        cv2.imwrite(str(pages[-1]), sample.image)
+        cv2.imwrite(str(pages[-1]), sample.image[:end])
     return pages
 
 
 @pytest.fixture(scope="module")
+def few_lines(rendered: list[Path], scratch: Path) -> Path:
+    path = scratch / "few.png"
+    cv2.imwrite(str(path), cv2.imread(str(rendered[0]))[:200])
+    return path
+
+
+@pytest.fixture(scope="module")
 def job(
-    built: Path, default_yaml: Path, without_orientation: Path, rendered: list[Path]
+    built: Path,
+    default_yaml: Path,
+    without_orientation: Path,
+    rendered: list[Path],
+    few_lines: Path,
 ) -> dict[str, Any]:
     return {
         "tasks": ["texts", "named", "results", "refused", "unknown"],
@@ -66,6 +77,7 @@ def job(
         "yaml": str(without_orientation),
         "default": str(default_yaml),
         "pages": [str(path) for path in rendered],
+        "few_lines": str(few_lines),
         "doors": ["plain", "paddlex", "paddleocr", "by row", "unplanned"],
         "impossible": IMPOSSIBLE,
     }
@@ -84,7 +96,7 @@ def equal_lines(read: list[list[str]], wanted: list[list[str]]) -> float:
 @pytest.mark.parametrize("door", ["paddleocr", "by row", "unplanned"])
 def test_in_float32_reads_what_paddlex_reads(result: Any, door: str) -> None:
     plain = result["texts"]["plain"]
-    assert sum(map(len, plain)) > 50
+    assert min(map(len, plain)) > 15
     assert equal_lines(result["texts"][door], plain) >= EQUAL_LINES
 
 
@@ -132,11 +144,11 @@ def test_a_model_without_a_plan_is_told_once(result: Any) -> None:
         assert "bash scripts/build_engines.sh PIPELINE.yaml" in said
 
 
-def test_reads_real_pages_as_paddlex_does(
+def test_reads_a_real_page_as_paddlex_does(
     repo: Path, job: dict[str, Any], scratch: Path, shared_data: Path
 ) -> None:
-    forms = [str(path) for path in sorted((shared_data / "funsd").glob("*.png"))[:3]]
-    real = {**job, "tasks": ["texts"], "pages": forms, "doors": ["plain", "paddleocr"]}
+    form = [str(path) for path in sorted((shared_data / "funsd").glob("*.png"))[:1]]
+    real = {**job, "tasks": ["texts"], "pages": form, "doors": ["plain", "paddleocr"]}
     texts = ask_child(repo, real, scratch)["texts"]
     assert equal_lines(texts["paddleocr"], texts["plain"]) >= EQUAL_LINES
 

@@ -18,14 +18,14 @@ from benchmarks import corpus
 from benchmarks.ray_cluster import ray_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = 160
+PAGES = 100
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Lines of text as small pages, as rows of Parquet; the last one is broken."""
     pages = []
-    for line in corpus.lines(seed=17, count=20):
+    for line in corpus.lines(seed=17, count=8):
         stream = io.BytesIO()
         Image.fromarray(line.image[..., ::-1]).save(stream, "PNG")
         pages.append(stream.getvalue())
@@ -49,7 +49,7 @@ def test_a_killed_node_loses_no_page_and_doubles_none(
             assert run.stderr is not None
             while not (out / f"part-{PAGES // 20:05}.parquet").exists():
                 assert run.poll() is None
-                time.sleep(0.1)
+                time.sleep(0.02)
             tell("kill", 0)
             errors = run.stderr.read()
         assert run.returncode == 0, errors

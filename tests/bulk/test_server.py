@@ -44,9 +44,9 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 def test_two_servers_share_the_pages(
-    folder: Path, tmp_path: Path, start: Callable[..., Server]
+    folder: Path, tmp_path: Path, server: Server, start: Callable[..., Server]
 ) -> None:
-    servers = [start(threads=2).wait_ready() for _ in range(2)]
+    servers = [server, start(threads=2).wait_ready()]
     urls = f"{servers[0].base},{servers[1].base}/ocr/v1/accurate"
     done = bulk(folder, tmp_path / "out", "--server", urls)
     assert done.exit_code == 0, done.output

@@ -82,7 +82,7 @@ def test_health_answers_soon(server: Server, kind: str) -> None:
     with callers(server, KINDS[kind]):
         seconds = [health_seconds(server)]
         for _ in range(4):
-            time.sleep(0.5)
+            time.sleep(0.25)
             seconds.append(health_seconds(server))
     # Held threads would take ten seconds and more; on a busy machine five hundred callers take two.
     assert sorted(seconds)[2] < 5, seconds

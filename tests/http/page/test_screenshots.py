@@ -11,6 +11,7 @@ import requests
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+KEEP = os.environ.get("OCR_HPI_SCREENSHOTS")
 LINE = 5
 """Index of the line under the pointer."""
 
@@ -24,7 +25,7 @@ SIZES = {
 @pytest.fixture
 def folder(repo: Path, tmp_path: Path) -> Path:
     """The folder of OCR_HPI_SCREENSHOTS, else a temporary one."""
-    folder = repo / os.environ.get("OCR_HPI_SCREENSHOTS", tmp_path)
+    folder = repo / (KEEP or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -32,7 +33,7 @@ def folder(repo: Path, tmp_path: Path) -> Path:
 @pytest.fixture(params=SIZES)
 def look(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
     example = requests.get(f"{address}/page/example.jpg", timeout=60).content
-    for _ in range(2):  # the first sight of a shape takes longer
+    for _ in range(2 if KEEP else 0):  # the first sight of a shape takes longer, as they show
         requests.post(f"{address}/ocr/v1/accurate", data=example, timeout=60)
     width, height = SIZES[request.param]
     context = browser.new_context(

@@ -217,7 +217,7 @@ def test_a_gpu_that_has_gone_stops_the_server_unless_the_cpu_is_allowed(
     with pytest.raises(DeviceError, match=r"is for gpu:0, .*NVML.* --allow-cpu-fallback"):
         open_pipeline(config, models=store)
     with caplog.at_level(logging.WARNING):
-        pipeline = open_pipeline(config, models=store, allow_cpu_fallback=True)
+        pipeline = open_pipeline(config, models=store, allow_cpu_fallback=True, warm=False)
     assert "reading on the CPU, because gpu:0 cannot be used" in caplog.text
     engines = [part["engine"]["device"] for part in pipeline.to_dict().values()]
     pipeline.close()
@@ -302,7 +302,7 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     page = warmup_image()
     texts, identities = [], set()
     for slot in (1, 2):
-        pipeline = open_pipeline(config, models=store, slot=slot, workers=2)
+        pipeline = open_pipeline(config, models=store, slot=slot, workers=2, warm=False)
         identities.add(pipeline.identity)
         (device,) = {part["engine"]["device"] for part in pipeline.to_dict().values()}
         assert device == f"gpu:{slot % 2}"
@@ -311,7 +311,7 @@ def test_a_plan_for_two_equal_gpus_is_built_and_served(
     assert texts[0] == texts[1]
     assert "Total 1,250.00 EUR" in texts[0]
     assert "idle" not in caplog.text
-    open_pipeline(config, models=store).close()
+    open_pipeline(config, models=store, warm=False).close()
     assert "is for gpu:0, gpu:1; with --workers 1 some of these are idle" in caplog.text
     assert len(identities) == 1  # or the master would take the second for one of other models
 

@@ -149,7 +149,7 @@ def test_serving_looks_only_at_what_was_chosen(
         "serving.plan.plan.version",
         lambda name: plan.versions[name] if name in chosen else "99.0",
     )
-    open_pipeline(config, models=built).close()
+    open_pipeline(config, models=built, warm=False).close()
     backend = min(chosen)
     monkeypatch.setattr("serving.plan.plan.version", lambda name: "99.0")
     message = (
@@ -361,7 +361,7 @@ def test_a_plan_of_a_busy_machine_says_so(
     for command in (["plan", YAML], ["doctor"]):
         done = CliRunner().invoke(main, [*command, "--models", str(store)])
         assert words in " ".join(done.output.split()), done.output
-    open_pipeline(config, models=store).close()
+    open_pipeline(config, models=store, warm=False).close()
     assert words in caplog.text
 
 

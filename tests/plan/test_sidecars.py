@@ -67,7 +67,7 @@ def test_a_damaged_graph_is_not_served_and_a_build_replaces_it(
     _, made = Builder(own, usable_cores(), Quiet()).build(config)
     assert not made  # what was measured still holds
     assert graph.read_bytes() == before
-    open_pipeline(config, models=own).close()
+    open_pipeline(config, models=own, warm=False).close()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"0" * 64])

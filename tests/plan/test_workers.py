@@ -108,7 +108,7 @@ class FakeGroup(WorkerGroup):
 
 
 @pytest.fixture(autouse=True)
-def short_races(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_least_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.plan.timing._MIN_SECONDS", 0)
 
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 
 from benchmarks import corpus
 
-HEIGHT = 345
+HEIGHT = 480
 """Pixels of a page: its first lines."""
 ON_ITS_SIDE = 6
 """EXIF: the viewer has to turn it by 90 degrees clockwise."""

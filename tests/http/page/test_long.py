@@ -99,7 +99,7 @@ def test_cancel_keeps_what_was_read_and_frees_the_servers_place(
 
 def test_a_long_pdf_on_real_models(page: Page, tmp_path: Path) -> None:
     clean = (sample.image for sample in corpus.pages(seed=0, count=12) if not sample.degraded)
-    three = [Image.fromarray(image[:345, :, ::-1].copy()) for image in islice(clean, 3)]
+    three = [Image.fromarray(image[:480, :, ::-1].copy()) for image in islice(clean, 3)]
     images = [three[number % 3] for number in range(PAGES)]
     path = tmp_path / "long.pdf"
     path.write_bytes(

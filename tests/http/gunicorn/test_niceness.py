@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,10 @@ def nicenesses(pid: int) -> set[int]:
     """Of all threads of a process and its children."""
     found = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found.add(int((task / "stat").read_text().rpartition(")")[2].split()[16]))
-        for child in (task / "children").read_text().split():
-            found |= nicenesses(int(child))
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            found.add(int((task / "stat").read_text().rpartition(")")[2].split()[16]))
+            for child in (task / "children").read_text().split():
+                found |= nicenesses(int(child))
     return found
 
 

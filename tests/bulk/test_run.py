@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -56,6 +55,15 @@ class Counting:
         pass
 
 
+class Poisoned(Counting):
+    """A document whose name has "poison" ends the worker, with all that is on it."""
+
+    def answer(self) -> None:
+        poisoned = any("poison" in item.document.name for item, _ in self.waiting)
+        self.losing = lambda item, attempt: poisoned
+        super().answer()
+
+
 class Immediate(Counting):
     """Answers each item at once."""
 
@@ -77,11 +85,17 @@ def rows_of(item: Item) -> list[Row]:
     return [page_row(item, page, count, Page(1, 1), 1.0, "x") for page in pages]
 
 
-def read(folder: Path, names: list[str], executor: Any, rate: float = 0.0) -> Progress:
+def read(
+    folder: Path,
+    names: list[str],
+    executor: Any,
+    rate: float = 0.0,
+    on_progress: Callable[[], None] = lambda: None,
+) -> Progress:
     documents = {name: Document(name, name) for name in names}
     with open_output(folder, "jsonl", {}, shard_rows=10) as output:
         return run(
-            documents, output, executor, max_error_rate=rate, on_progress=lambda progress: None
+            documents, output, executor, max_error_rate=rate, on_progress=lambda _: on_progress()
         )
 
 
@@ -143,12 +157,7 @@ def test_what_was_on_a_lost_worker_is_read_again(tmp_path: Path) -> None:
 def test_a_page_that_ends_every_worker_takes_no_other_with_it(tmp_path: Path) -> None:
     """The items beside it are lost with it, twice; then each is read alone."""
 
-    class Workers(Counting):
-        def answer(self) -> None:
-            poisoned = any(item.document.name == "1-poison" for item, _ in self.waiting)
-            self.losing = lambda item, attempt: poisoned
-            super().answer()
-
+    class Workers(Poisoned):
         def submit(self, item: Item) -> Future[list[Row]]:
             again = self.attempts[item.key] == 2
             future = super().submit(item)
@@ -203,25 +212,15 @@ def test_errors_at_the_allowed_rate_pass_in_any_order(tmp_path: Path) -> None:
     assert read(tmp_path, names, Immediate(), rate=0.01).errors.total() == 4
 
 
-def test_nothing_is_read_beside_what_must_be_read_alone(tmp_path: Path) -> None:
+def test_nothing_is_read_beside_what_must_be_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two documents end the worker, with all that is on it; more come behind the first."""
 
-    class Workers(Counting):
-        def answer(self) -> None:
-            poisoned = any("poison" in item.document.name for item, _ in self.waiting)
-            self.losing = lambda item, attempt: poisoned
-            super().answer()
-
-    class Busy(Workers):
-        """Answers what it has once nothing more comes."""
-
-        def submit(self, item: Item) -> Future[list[Row]]:
-            future = super().submit(item)
-            threading.Timer(0.05, self.answer).start()
-            return future
-
+    monkeypatch.setattr("serving.bulk.run._POLL", 0.01)
     innocent = [f"1-{letter}" for letter in "abcdef"]
     names = ["1-poison1", *innocent[:3], "1-poison2", *innocent[3:]]
-    progress = read(tmp_path, names, Busy(), rate=0.5)
+    executor = Poisoned()  # answers what it has once nothing more comes
+    progress = read(tmp_path, names, executor, rate=0.5, on_progress=executor.answer)
     assert progress.errors == {"worker_lost": 2}
     assert set(pages(*innocent)) <= set(written(tmp_path))

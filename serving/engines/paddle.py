@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     from paddle import inference
 
 _SHAPES_KEPT = 64
-"""Input shapes for which oneDNN caches its primitives; a recogniser has 46."""
+"""Input shapes for which oneDNN caches its primitives; a recogniser has 20, or 27 with batches."""
 
 paddle.disable_signal_handler()  # the server handles signals
 

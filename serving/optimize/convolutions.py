@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from serving.optimize.graph import Array, GraphEditor, attributes, constant
+from serving.optimize.graph import Array, GraphEditor, attributes, constant, new_node
 
 if TYPE_CHECKING:
     import onnx
@@ -72,6 +72,60 @@ def fold_before(editor: GraphEditor) -> None:
             node.input[0] = scaled.source
 
 
+def split_concatenations(editor: GraphEditor) -> None:
+    """Rewrite a convolution of a concatenation as the sum of convolutions of its parts.
+
+    At a high resolution OpenVINO copies the parts for longer than the convolution takes: without
+    copies in its stem, PP-OCRv6 tiny's detector takes 0.96 of the time. There the sums write half
+    as much as the copies did; where they would write more, as behind a detector's FPN or in
+    PP-HGNetV2's blocks, the graph stays.
+    """
+    users = editor.use_counts()
+    for node in list(editor.graph.node):
+        made = _convolution(editor, node)
+        joined = None if made is None else editor.producer(node.input[0])
+        if made is None or made.groups != 1 or joined is None or joined.op_type != "Concat":
+            continue
+        parts, counts = joined.input, [_channels(editor, part) for part in joined.input]
+        out, within = made.weights.shape[:2]
+        if users[editor.source(node.input[0])] > 1 or 0 in counts or sum(counts) != within:
+            continue
+        if 2 * (len(parts) - 1) * out > within:
+            continue
+        name, total = node.output[0], ""
+        for index, weights in enumerate(np.split(made.weights, np.cumsum(counts)[:-1], axis=1)):
+            part = f"{name}/part_{index}"
+            copy = type(node)()
+            copy.CopyFrom(node)
+            copy.name = part
+            copy.input[:] = [parts[index], f"{part}_weights", *([] if index else node.input[2:])]
+            copy.output[:] = [part]
+            editor.add(constant(f"{part}_weights", weights), copy)
+            if index == len(parts) - 1:
+                node.op_type = "Add"
+                node.input[:] = [total, part]
+                del node.attribute[:]
+            elif index:
+                editor.add(new_node("Add", [total, part], f"{name}/sum_{index}"))
+                part = f"{name}/sum_{index}"
+            total = part
+
+
+def _channels(editor: GraphEditor, name: str) -> int:
+    """Of the maps (N, C, H, W) that this value holds; 0 if unknown."""
+    node = editor.producer(name)
+    if node is None:
+        return 0
+    if node.op_type == "Conv":
+        weights = editor.constant(node.input[1])
+        return 0 if weights is None else len(weights)
+    if node.op_type in ("Add", "Mul"):
+        return max(_channels(editor, part) for part in node.input)
+    if node.op_type in ("HardSigmoid", "HardSwish", "MaxPool", "Relu", "Resize", "Sigmoid"):
+        return _channels(editor, node.input[0])
+    return 0
+
+
 def affine(editor: GraphEditor, node: onnx.NodeProto) -> tuple[str, Array, Array] | None:
     """(x, factor, offset) of a node that computes factor * x + offset per channel, else None."""
     values = [editor.constant(part) for part in node.input]
@@ -80,7 +134,7 @@ def affine(editor: GraphEditor, node: onnx.NodeProto) -> tuple[str, Array, Array
         gamma, beta, mean, variance = known
         factor = gamma / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
         return node.input[0], factor, beta - mean * factor
-    if node.op_type in ("Add", "Mul") and len(known) == 1:
+    if node.op_type in ("Add", "Mul") and len(known) == 1 and not _ends_gelu(editor, node):
         variable = 0 if values[0] is None else 1
         value = values[1 - variable]
         assert value is not None
@@ -92,6 +146,20 @@ def affine(editor: GraphEditor, node: onnx.NodeProto) -> tuple[str, Array, Array
             *((one, known[0]) if node.op_type == "Add" else (known[0], zero)),
         )
     return None
+
+
+def _ends_gelu(editor: GraphEditor, node: onnx.NodeProto) -> bool:
+    """Whether the node is the last of a GELU, x * (1 + erf(x / sqrt 2)) * 0.5.
+
+    Backends compute one in a single pass, if they find all of it: without its last factor, folded
+    into the next convolution, PP-OCRv6 tiny's recogniser takes 1.15 times as long.
+    """
+    product = next(filter(None, map(editor.producer, node.input)), None)
+    if node.op_type != "Mul" or product is None or product.op_type != "Mul":
+        return False
+    sums = [made for made in map(editor.producer, product.input) if made and made.op_type == "Add"]
+    parts = [editor.producer(part) for made in sums for part in made.input]
+    return any(part is not None and part.op_type == "Erf" for part in parts)
 
 
 def _scaled(editor: GraphEditor, name: str, users: Counter[str]) -> _Scaled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from serving.config.model import (
 )
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.config.pipeline import TextDetection, TextRecognition
-from serving.engines.base import Engine
+from serving.engines.base import Engine, EngineSpec
 from serving.engines.batching import callers
 from serving.imaging.resize import pad_tiny
 from serving.models.pipeline_models import PipelineModel
@@ -66,6 +67,9 @@ class Bench(ABC):
     def answers(self) -> list[Any]:
         """The answers on the whole calibration set."""
         return self._pool.map(self.read, self._images)
+
+    def fit_as(self, spec: EngineSpec) -> None:  # noqa: B027  (most fit images alike for all)
+        """Fit images as for an engine of that spec from now on."""
 
     def close(self) -> None:
         """Free the engine and the threads."""
@@ -115,6 +119,9 @@ class RecognitionBench(Bench):
         assert isinstance(part.module, TextRecognition)
         self._stage = Recogniser(engine, part.model, part.module.min_space)
         self._texts = calibration.texts
+
+    def fit_as(self, spec: EngineSpec) -> None:
+        self._stage = replace(self._stage, padded_for=spec)
 
     def fit(self, image: Image) -> Image:
         return self._stage.fit(image)

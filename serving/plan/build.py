@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from serving.config.pipeline import PipelineConfig
-from serving.devices import check_alike, kind, parse_devices
+from serving.devices import check_alike, parse_devices
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import share
@@ -246,7 +246,10 @@ class Builder:
             found[_LINES], shortlist[_LINES], batch, graphs[_LINES], calibration
         )
         shortlist[_LINES] = [spec for spec, _ in lines]
-        shapes = hot_shapes(found, calibration, kind(inputs.device))
+        shapes = {  # one backend's of each section
+            section: hot_shapes(part, calibration, shortlist[section][0])
+            for section, part in found.items()
+        }
         eta.begin("measuring whole pages")
         combinations, choice = measure_combinations(
             config, found, graphs, shortlist, shapes, calibration, inputs.cores

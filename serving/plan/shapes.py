@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from serving.engines.tensorrt import Profile
 from serving.imaging.resize import size_class
 from serving.models.pipeline_models import PipelineModel
 from serving.ocr.detect import input_size, longest_side, padded_size
-from serving.ocr.recognise import width_classes
+from serving.ocr.recognise import line_steps, width_classes
 from serving.plan.calibration import Calibration
 
 Shapes = tuple[tuple[int, int], ...]
@@ -56,7 +55,7 @@ def profile(part: PipelineModel, max_lines: int) -> Profile:
     if isinstance(model, OrientationModel | PageOrientationModel):
         widths = [model.width] * 3
     else:
-        classes = width_classes("gpu")
+        classes = width_classes(line_steps(EngineSpec("tensorrt", device="gpu:0")))
         widths = [classes[0], _LINE, classes[-1]]
     low, typical, high = widths
     return Profile(
@@ -77,31 +76,27 @@ def _page_profile(model: DetectionModel, settings: TextDetection) -> Profile:
     return Profile((1, *low, 3), (1, *typical, 3), (1, *high, 3))
 
 
-def hot_shapes(
-    parts: Mapping[str, PipelineModel], calibration: Calibration, kind: str = "cpu"
-) -> dict[str, Shapes]:
-    """The inputs that most pages will have, by section of the YAML.
+def hot_shapes(part: PipelineModel, calibration: Calibration, spec: EngineSpec) -> Shapes:
+    """The inputs that most pages will have.
 
-    Of lines on a CPU every width: 1 in 100 has one of the widest 3, and their memory (some 30 MB)
-    is taken at the start rather than after months. The largest first: an engine's buffers then
-    grow once, and in the end take a quarter less.
+    Of lines in OpenVINO every width: 1 in 100 has one of the widest 3, and their memory (some
+    30 MB) is taken at the start rather than after months. The largest first: an engine's buffers
+    then grow once, and in the end take a quarter less. In ONNX Runtime on a CPU only the largest
+    costs anything.
     """
-    shapes: dict[str, Shapes] = {}
-    for section, part in parts.items():
-        model = part.model
-        if isinstance(model, DetectionModel):
-            shapes[section] = _page_shapes(part, calibration, kind)
-        elif isinstance(model, UnwarpingModel):
-            shapes[section] = ()  # pages come in any size
-        elif isinstance(model, OrientationModel | PageOrientationModel):
-            shapes[section] = ((model.height, model.width),)
-        else:
-            shapes[section] = tuple(
-                (model.height, width)
-                for width in reversed(width_classes(kind))
-                if kind == "cpu" or width <= _GPU_WIDTH
-            )
-    return shapes
+    model = part.model
+    if isinstance(model, DetectionModel):
+        return _page_shapes(part, calibration, spec.kind)
+    if isinstance(model, UnwarpingModel):
+        return ()  # pages come in any size
+    if isinstance(model, OrientationModel | PageOrientationModel):
+        return ((model.height, model.width),)
+    widths = width_classes(line_steps(spec))[::-1]
+    if spec.kind == "gpu":
+        widths = [width for width in widths if width <= _GPU_WIDTH]
+    elif spec.backend == "onnxruntime":
+        widths = [widths[0], _LINE]
+    return tuple((model.height, width) for width in widths)
 
 
 def _page_shapes(part: PipelineModel, calibration: Calibration, kind: str) -> Shapes:

@@ -23,7 +23,7 @@ from serving.engines.tensorrt import ABOUT, CONTEXT, Profile, build_options, che
 from serving.errors import DeviceError, EngineError
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.detect import Detector
-from serving.ocr.recognise import Recogniser, width_classes
+from serving.ocr.recognise import Recogniser
 from serving.plan.graphs import Graphs
 from serving.plan.shapes import profile
 
@@ -168,7 +168,6 @@ def test_profiles_hold_all_that_the_stages_send(found: dict[str, PipelineModel])
         fitted = stage.fit(np.zeros((48, width, 3), np.uint8))
         for batch in (1, 32):
             lines.check((batch, *fitted.shape))
-    assert len(width_classes("gpu")) == 9
     turns = profile(found["TextLineOrientation"], 32)
     assert turns.min[1:] == turns.opt[1:] == turns.max[1:]
 

@@ -17,10 +17,11 @@ import pytest
 from benchmarks import corpus
 from serving.config import load_config
 from serving.config.options import Options
+from serving.engines.base import EngineSpec
 from serving.errors import BadRequest
 from serving.imaging.crop import crop
 from serving.ocr.pipeline import Pipeline
-from serving.ocr.recognise import width_class, width_classes
+from serving.ocr.recognise import line_steps, next_step, width_classes
 from serving.plan.load import open_pipeline
 from serving.scores import Overlap, character_overlap
 from serving.types import Image, Page
@@ -228,14 +229,26 @@ def test_a_page_reads_the_same_under_concurrent_requests(
     assert len(found) == 16
 
 
-def test_widths_come_in_a_bounded_set_of_classes_close_above() -> None:
-    classes = width_classes()
-    assert len(classes) == 20
+@pytest.mark.parametrize(
+    ("spec", "count", "step", "share"),
+    [
+        (EngineSpec("openvino", "bfloat16"), 20, 63, 0.34),
+        (EngineSpec("onnxruntime"), 77, 15, 0.1),
+        (EngineSpec("onnxruntime", device="gpu:0"), 9, 159, 0.5),
+    ],
+    ids=["OpenVINO", "ONNX Runtime", "GPU"],
+)
+def test_widths_come_in_a_bounded_set_of_classes_close_above(
+    spec: EngineSpec, count: int, step: int, share: float
+) -> None:
+    steps = line_steps(spec)
+    classes = width_classes(steps)
+    assert len(classes) == count
     for width in range(1, 3201):
-        # A single character gets as much padding as the model was trained with.
-        closest = 256 if width <= 52 else max(96, width + 63, width * 1.34)
-        assert width <= width_class(width) <= closest
-        assert width_class(width) in classes
+        # A single character gets about as much padding as the model was trained with.
+        closest = 320 if width <= 52 else max(96, width + step, width * (1 + share))
+        assert width <= next_step(width, steps) <= closest
+        assert next_step(width, steps) in classes
 
 
 def test_describe_is_plain(pipeline: Pipeline) -> None:

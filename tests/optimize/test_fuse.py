@@ -77,6 +77,65 @@ def test_a_fused_recogniser_gives_the_best_class_its_probability_and_the_spaces(
     np.testing.assert_allclose(space, wanted[..., -1], atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", ["left", "right", None])
+@pytest.mark.parametrize("classes", [64, 65, 200])
+def test_the_best_of_many_classes_is_found_in_its_block(
+    tmp_path: Path, classes: int, bias: str | None
+) -> None:
+    """Of equal ones the first, in every block of classes, in the last and unfilled one too."""
+    rng = np.random.default_rng(0)
+    model = RecognitionModel("tiny", BGR, 1, 32, tuple(map(chr, range(0x4E00, 0x4E00 + classes))))
+    weights = rng.normal(size=(3, classes)).astype(np.float32)
+    weights *= 3 / np.linalg.norm(weights, axis=0)  # each is the best in its own direction
+    weights[:, [3, classes - 1]] = weights[:, [0]]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["columns"], perm=[0, 3, 2, 1]),
+        helper.make_node("Squeeze", ["columns", "height"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["y"], axis=2),
+    ]
+    height = numpy_helper.from_array(np.array([2], np.int64), "height")
+    parts = [numpy_helper.from_array(weights, "weights"), height]
+    if bias is not None:
+        values = rng.normal(size=classes, scale=0.1).astype(np.float32)
+        values[[3, classes - 1]] = values[0] = 0.2
+        parts.append(numpy_helper.from_array(values, "bias"))
+        nodes[2].output[:] = ["products"]
+        both = ["products", "bias"] if bias == "right" else ["bias", "products"]
+        nodes.insert(3, helper.make_node("Add", both, ["logits"]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 1, "W"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "T", classes])
+    graph = helper.make_graph(nodes, "many", [x], [y], parts)
+    opsets = [helper.make_opsetid("", 17)]
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), plain)
+    fuse(plain, model, fused)
+    image = rng.integers(0, 256, (2, 1, 500, 3), np.uint8)
+    (expected,) = run(plain, plain_input(image, BGR))
+    index, score, space = run(fused, image)
+    best = expected.argmax(axis=2)
+    assert 0 in best
+    assert len(np.unique(best // 64)) == -(-(classes - 1) // 64)
+    np.testing.assert_array_equal(index, best)
+    np.testing.assert_allclose(score, expected.max(axis=2), atol=1e-6)
+    np.testing.assert_allclose(space, expected[..., -1], atol=1e-6)
+
+
+def test_not_a_number_is_no_character(tmp_path: Path) -> None:
+    """As where a sum overflows float16; the decoder skips what is beyond the characters."""
+    model = RecognitionModel("tiny", BGR, 8, 32, tuple("abcdefg"))
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    recogniser(plain)
+    made = onnx.load(plain)
+    made.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.full((24, CLASSES), np.inf, np.float32), "weights")
+    )
+    onnx.save(made, plain)
+    fuse(plain, model, fused)
+    index, _, _ = run(fused, np.zeros((1, 8, 20, 3), np.uint8))
+    assert (index >= CLASSES).all()
+
+
 def test_a_recogniser_without_its_softmax_gets_one(tmp_path: Path) -> None:
     model = RecognitionModel("tiny", BGR, 8, 32, tuple("abcdefg"))
     plain, fused, bare = (tmp_path / f"{name}.onnx" for name in ("plain", "fused", "bare"))

@@ -19,7 +19,7 @@ from serving.config.model import DetectionModel, Normalisation
 from serving.errors import ModelInvalid
 from serving.models.pipeline_models import pipeline_models
 from serving.models.store import Store
-from serving.optimize.convolutions import fold_after, fold_before
+from serving.optimize.convolutions import fold_after, fold_before, split_concatenations
 from serving.optimize.fuse import fuse, optimize_detector
 from serving.optimize.graph import GraphEditor
 from serving.optimize.parity import verify_parity
@@ -270,6 +270,56 @@ def test_groups_of_channels_are_scaled_as_they_meet_the_weights(tmp_path: Path) 
     made.save(tmp_path / "plain.onnx")
     found = edited(tmp_path / "plain.onnx", fold_after, fold_before)
     assert (found["Add"], found["Mul"]) == (0, 1)
+
+
+def test_a_gelu_stays_whole(tmp_path: Path) -> None:
+    """Backends compute one in a single pass only if they find all of it."""
+    made = Maker()
+    x = made.conv(3, CHANNELS)
+    for name, value in (("root", 2**0.5), ("one", 1), ("half", 0.5)):
+        made.weights.append(numpy_helper.from_array(np.float32(value), name))
+    made.add("Div", "root")
+    made.add("Erf")
+    made.add("Add", "one")
+    made.add("Mul", x)
+    made.add("Mul", "half")
+    made.conv(CHANNELS, CHANNELS, side=1)
+    made.save(tmp_path / "plain.onnx")
+    found = edited(tmp_path / "plain.onnx", fold_after, fold_before)
+    assert (found["Add"], found["Mul"]) == (1, 2)
+
+
+@pytest.mark.parametrize(("out", "concatenations"), [(CHANNELS, 0), (CHANNELS + 1, 1)])
+def test_a_concatenation_is_split_where_its_sum_writes_half_as_much(
+    tmp_path: Path, out: int, concatenations: int
+) -> None:
+    """The stem of PP-OCRv6's detectors; two parts of CHANNELS each."""
+    made = Maker()
+    x = made.conv(3, CHANNELS)
+    made.add("Relu")
+    made.add("MaxPool", kernel_shape=[3, 3], pads=[1] * 4)
+    pooled, made.last = made.last, x
+    made.conv(CHANNELS, CHANNELS)
+    made.add("Concat", pooled, axis=1)
+    weights, bias = made.weight(out, 2 * CHANNELS, 3, 3), made.weight(out)
+    made.add("Conv", weights, bias, pads=[1] * 4, strides=[2, 2])
+    made.save(tmp_path / "plain.onnx")
+    found = edited(tmp_path / "plain.onnx", split_concatenations)
+    assert (found["Concat"], found["Conv"]) == (concatenations, 4 - concatenations)
+
+
+def test_a_concatenation_that_another_reads_stays(tmp_path: Path) -> None:
+    made = Maker()
+    x = made.conv(3, CHANNELS)
+    made.conv(CHANNELS, CHANNELS)
+    both = made.add("Concat", x, axis=1)
+    made.conv(2 * CHANNELS, 1)
+    small, made.last = made.last, both
+    made.conv(2 * CHANNELS, 1)
+    made.add("Add", small)
+    made.add("Concat", both, axis=1)
+    made.save(tmp_path / "plain.onnx")
+    assert edited(tmp_path / "plain.onnx", split_concatenations)["Concat"] == 2
 
 
 def test_a_branch_reads_weights_by_their_new_names(tmp_path: Path) -> None:

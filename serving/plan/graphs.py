@@ -4,8 +4,8 @@ models/engines/
     graphs/<model>-<key>/
         about.json        what they were made from
         *.sha256          the hash of each file: what loads is checked
-        fused-8.onnx      8-bit pixels in, arg-max out
-        optimized-2.onnx  a detector's with PaddleX's inputs and outputs
+        fused-9.onnx      8-bit pixels in, arg-max out
+        optimized-3.onnx  a detector's with PaddleX's inputs and outputs
     tensorrt/
         timing-<key>/     what TensorRT measured on this GPU, for later builds
         <model>-<key>/

@@ -233,7 +233,7 @@ def test_a_page_reads_the_same_under_concurrent_requests(
     ("spec", "count", "step", "share"),
     [
         (EngineSpec("openvino", "bfloat16"), 20, 63, 0.34),
-        (EngineSpec("onnxruntime"), 77, 15, 0.1),
+        (EngineSpec("onnxruntime"), 75, 15, 0.1),
         (EngineSpec("onnxruntime", device="gpu:0"), 9, 159, 0.5),
     ],
     ids=["OpenVINO", "ONNX Runtime", "GPU"],

@@ -6,7 +6,6 @@ OCR_HPI_SWAP_SECONDS=60 makes the tests under load as long; the default suffices
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ import pytest
 import requests
 import yaml
 from http_fake import CONFIG, HELD, HOARDED, document, picture
+from http_jobs import ended, job_id, submit, texts
 from http_load import Load
 from http_server import PATIENCE, STOP_TIME, URL, Server, answer, eventually
 from plans import deploy
@@ -28,7 +28,6 @@ from serving.config import load_config
 from serving.http.keys import new_key
 from serving.machine import usable_cores
 
-JOBS = "/api/v2/ocr/jobs"
 SECONDS = float(os.environ.get("OCR_HPI_SWAP_SECONDS", "3"))
 
 
@@ -436,34 +435,18 @@ def test_jobs_are_read_by_the_workers_that_serve(
     server = start(threads=2, spool=str(tmp_path / "spool"), max_spool=64 << 20)
     held = server.hold_in_work()  # so that the old worker lives on
     server.gate.with_suffix(".reached").unlink()
-    begun = submit(server, document("black", HELD, "black"))
+    begun = job_id(submit(server, document("black", HELD, "black")))
     assert eventually(server.gate.with_suffix(".reached").exists)
     server.name("two")
     server.hup()
     assert eventually(lambda: server.state()["generation"] == 2)
-    later = [submit(server, picture()) for _ in range(6)]
-    assert [job_words(server, job) for job in later] == [["two"]] * 6
+    later = [job_id(submit(server, picture())) for _ in range(6)]
+    assert [models(server, job) for job in later] == [["two"]] * 6
     server.gate.touch()
-    assert job_words(server, begun) == ["one", "one", "two"]
+    assert models(server, begun) == ["one", "one", "two"]
     assert answer(held)[0] == 200
 
 
-def submit(server: Server, data: bytes) -> str:
-    fields = {"model": "PP-OCRv6", "optionalPayload": "{}"}
-    response = requests.post(
-        server.base + JOBS, data=fields, files={"file": data}, timeout=PATIENCE
-    )
-    return str(response.json()["data"]["jobId"])
-
-
-def job_words(server: Server, job: str) -> list[str]:
-    """The first word of each page."""
-
-    def data() -> dict[str, Any]:
-        answered = requests.get(f"{server.base}{JOBS}/{job}", timeout=PATIENCE)
-        return dict(answered.json()["data"])
-
-    assert eventually(lambda: data()["state"] == "done")
-    text = requests.get(data()["resultUrl"]["jsonUrl"], timeout=PATIENCE).text
-    results = [json.loads(line)["result"]["ocrResults"][0] for line in text.splitlines()]
-    return [result["prunedResult"]["rec_texts"][0].split()[0] for result in results]
+def models(server: Server, job: str) -> list[str]:
+    """What read each page of a job."""
+    return [text.split()[0] for text in texts(ended(server, job))]

@@ -10,6 +10,7 @@ the recogniser to another 0.98 (OpenVINO) and 0.96 (ONNX Runtime).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -154,12 +155,14 @@ def _ends_gelu(editor: GraphEditor, node: onnx.NodeProto) -> bool:
     Backends compute one in a single pass, if they find all of it: without its last factor, folded
     into the next convolution, PP-OCRv6 tiny's recogniser takes 1.15 times as long.
     """
-    product = next(filter(None, map(editor.producer, node.input)), None)
-    if node.op_type != "Mul" or product is None or product.op_type != "Mul":
-        return False
-    sums = [made for made in map(editor.producer, product.input) if made and made.op_type == "Add"]
-    parts = [editor.producer(part) for made in sums for part in made.input]
-    return any(part is not None and part.op_type == "Erf" for part in parts)
+
+    def made_by(kind: str, names: Iterable[str]) -> list[onnx.NodeProto]:
+        nodes = map(editor.producer, names)
+        return [made for made in nodes if made is not None and made.op_type == kind]
+
+    products = made_by("Mul", node.input) if node.op_type == "Mul" else []
+    sums = [total for product in products for total in made_by("Add", product.input)]
+    return any(made_by("Erf", total.input) for total in sums)
 
 
 def _scaled(editor: GraphEditor, name: str, users: Counter[str]) -> _Scaled:

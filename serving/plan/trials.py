@@ -69,7 +69,7 @@ def run_trials(
     reference_spec = EngineSpec(REFERENCE, "float32", streams=cores, threads=cores)
     message(f"{name}: reading with the reference, float32 ONNX Runtime")
     with closing(open_bench(reference_spec)) as bench:
-        # Padding is no matter of arithmetic. Who shares the reference's is equal to it anyway.
+        # The gate judges arithmetic, not padding. That of ONNX Runtime is the reference's own.
         bench.fit_as(next((spec for spec in specs if spec.backend != REFERENCE), specs[0]))
         judge = _Judge(gate, bench, graph)
     trials: dict[str, Trial] = {}

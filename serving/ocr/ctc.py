@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 def character_steps(path: Sequence[int], classes: int) -> list[int]:
     """The time steps at which a character starts: neither blank nor a repeat.
 
-    path: class per step; 0 is the blank, and so is `classes`, which the engine returns for NaN.
+    path: class per step; 0 is the blank, and so is all from `classes` on: NaN.
     """
     steps, last = [], 0
     for step, index in enumerate(path):

@@ -43,7 +43,8 @@ wide as high holds a single character, of which the model, trained on lines 320 
 the less padding there is: of 2008 digits 127 at 96 pixels, 73 at 192, 41 at 256 and 39 at 320."""
 _FINE_STEPS = (_STEPS[0], (96, 96), (640, 16), (1280, 32), (1920, 64), (MAX_LINE_WIDTH, 128))
 """Width classes in ONNX Runtime on a CPU, where another shape costs nothing: 4 % of padding. Of
-PP-OCRv6 tiny a page takes 0.96, 0.94 and 0.91 of the time (funsd, sroie, mtwi), as accurate."""
+PP-OCRv6 tiny a page takes 0.96, 0.94 and 0.91 of the time (funsd, sroie, mtwi) and is read as
+well."""
 _GPU_STEPS = ((52, 320), (640, 160), (1280, 320), (MAX_LINE_WIDTH, 640))
 """Width classes on a GPU: 9 shapes. Padding costs little there, lines of one width are batched, and
 each shape may need a search for convolution algorithms."""

@@ -3,7 +3,7 @@
 They are 1 MB for a line of 320 pixels, so that what counts is how often all of them are read or
 written: once for the Softmax and once for the maximum of each block of classes. Everything else
 works on the blocks' maxima and on the one block that has the best class. Of PP-OCRv6 tiny's
-recogniser this takes 6 % off the time in OpenVINO and 13 % in ONNX Runtime, beside comparing all
+recogniser this takes 5 % off the time in OpenVINO and 13 % in ONNX Runtime, against comparing all
 classes with their maximum; ArgMax takes longer still.
 """
 

@@ -69,7 +69,7 @@ def run_trials(
     reference_spec = EngineSpec(REFERENCE, "float32", streams=cores, threads=cores)
     message(f"{name}: reading with the reference, float32 ONNX Runtime")
     with closing(open_bench(reference_spec)) as bench:
-        # The gate judges arithmetic, not padding. That of ONNX Runtime is the reference's own.
+        # The gate judges arithmetic, not padding; ONNX Runtime's arithmetic is the reference's own.
         bench.fit_as(next((spec for spec in specs if spec.backend != REFERENCE), specs[0]))
         judge = _Judge(gate, bench, graph)
     trials: dict[str, Trial] = {}
@@ -181,7 +181,8 @@ class _Judge:
         return Trial(spec, word, None, {**verdict.figures, **nodes}, verdict.reason)
 
     def _arithmetic(self, spec: EngineSpec) -> str:
-        return f"{self._graph(spec)} {replace(spec, streams=1, threads=1).to_dict()}"
+        batch = spec.batch if spec.dynamic_batching else 1  # a bench reads line by line
+        return f"{self._graph(spec)} {replace(spec, streams=1, threads=1, batch=batch).to_dict()}"
 
     def _judge(self, bench: Bench) -> Verdict:
         if self._gate.float32_only and bench.engine.spec.precision != "float32":

@@ -99,8 +99,9 @@ def test_what_two_steps_saw_counts_together() -> None:
 
 
 def test_a_step_without_a_number_puts_nothing() -> None:
-    path = [1, len(CHARACTERS), 0, 2]
-    assert spaced(path, [0.0, float("nan"), 0.0, 0.0]) == path
+    for beyond in (len(CHARACTERS), 1 << 20):
+        path = [1, beyond, 0, 2]
+        assert spaced(path, [0.0, float("nan"), 0.0, 0.0]) == path
 
 
 @given(st.lists(st.tuples(st.integers(0, len(CHARACTERS)), st.floats(0, 1, width=32)), max_size=60))

@@ -308,6 +308,15 @@ def test_a_concatenation_is_split_where_its_sum_writes_half_as_much(
     assert (found["Concat"], found["Conv"]) == (concatenations, 4 - concatenations)
 
 
+def test_a_concatenation_of_one_part_stays(tmp_path: Path) -> None:
+    made = Maker()
+    made.conv(3, CHANNELS)
+    made.add("Concat", axis=1)
+    made.conv(CHANNELS, 1)
+    made.save(tmp_path / "plain.onnx")
+    assert edited(tmp_path / "plain.onnx", split_concatenations)["Concat"] == 1
+
+
 def test_a_concatenation_that_another_reads_stays(tmp_path: Path) -> None:
     made = Maker()
     x = made.conv(3, CHANNELS)

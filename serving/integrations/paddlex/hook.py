@@ -37,7 +37,8 @@ from serving.ocr.scheduler import Scheduler
 from serving.plan.graphs import Graphs
 
 _STEPS: Steps = ((320, 16), (640, 32), (1280, 64), (MAX_LINE_WIDTH, 128))
-"""Finer than our own recogniser's: PaddleX has padded a batch already, and more costs it spaces."""
+"""Finer than our own recogniser's in OpenVINO: PaddleX has padded a batch already, and more
+costs it spaces."""
 
 
 class EngineRunner:

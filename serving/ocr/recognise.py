@@ -35,12 +35,13 @@ _STEPS = (
     (1920, 320),
     (MAX_LINE_WIDTH, 640),
 )
-"""Width classes in OpenVINO: 20 shapes with 13 % of padding on average. Each costs 11 MB, and 20 to
-50 ms when it is first seen; a change of shape from one line to the next costs half a millisecond
-and more, and more lines of one class share a call. Twice as many classes up to 640 take 8, 8 and
-5 % longer with AMX (funsd, sroie, mtwi), as long without it, and read no better. A line about as
-wide as high holds a single character, of which the model, trained on lines 320 wide, misreads more
-the less padding there is: of 2008 digits 127 at 96 pixels, 73 at 192, 41 at 256 and 39 at 320."""
+"""Width classes on a CPU: 20 shapes with 13 % of padding on average. Each costs OpenVINO 11 MB, and
+20 to 50 ms when it is first seen; a change of shape from one line to the next costs half a
+millisecond and more, and more lines of one class share a call. Twice as many classes up to 640 take
+8, 8 and 5 % longer with AMX (funsd, sroie, mtwi), as long without it, and read no better. A line
+about as wide as high holds a single character, of which the model, trained on lines 320 wide,
+misreads more the less padding there is: of 2008 digits 127 at 96 pixels, 73 at 192, 41 at 256 and
+39 at 320."""
 _FINE_STEPS = (_STEPS[0], (96, 96), (640, 16), (1280, 32), (1920, 64), (MAX_LINE_WIDTH, 128))
 """Width classes in ONNX Runtime on a CPU, where another shape costs nothing: 4 % of padding. Of
 PP-OCRv6 tiny a page takes 0.96, 0.94 and 0.91 of the time (funsd, sroie, mtwi) and is read as

@@ -90,29 +90,27 @@ def split_concatenations(editor: GraphEditor) -> None:
             continue
         parts, counts = joined.input, [_channels(editor, part) for part in joined.input]
         out, within = made.weights.shape[:2]
-        if users[editor.source(node.input[0])] > 1 or 0 in counts or sum(counts) != within:
+        by_channel = attributes(joined)["axis"] in (1, -3) and 0 not in counts
+        if not by_channel or sum(counts) != within or users[editor.source(node.input[0])] > 1:
             continue
-        if len(parts) == 1 or attributes(joined).get("axis") not in (1, -3):
+        if len(parts) == 1 or 2 * (len(parts) - 1) * out > within:
             continue
-        if 2 * (len(parts) - 1) * out > within:
-            continue
-        name, total = node.output[0], ""
+        name = node.output[0]
+        sums = [f"{name}/part_{index}" for index in range(len(parts))]
         for index, weights in enumerate(np.split(made.weights, np.cumsum(counts)[:-1], axis=1)):
-            part = f"{name}/part_{index}"
+            bias = [] if index else node.input[2:]
             copy = type(node)()
             copy.CopyFrom(node)
-            copy.name = part
-            copy.input[:] = [parts[index], f"{part}_weights", *([] if index else node.input[2:])]
-            copy.output[:] = [part]
-            editor.add(constant(f"{part}_weights", weights), copy)
-            if index == len(parts) - 1:
-                node.op_type = "Add"
-                node.input[:] = [total, part]
-                del node.attribute[:]
-            elif index:
-                editor.add(new_node("Add", [total, part], f"{name}/sum_{index}"))
-                part = f"{name}/sum_{index}"
-            total = part
+            copy.name = sums[index]
+            copy.input[:] = [parts[index], f"{copy.name}_weights", *bias]
+            copy.output[:] = [copy.name]
+            editor.add(constant(f"{copy.name}_weights", weights), copy)
+        for index in range(1, len(parts) - 1):
+            editor.add(new_node("Add", [sums[0], sums[index]], f"{name}/sum_{index}"))
+            sums[0] = f"{name}/sum_{index}"
+        node.op_type = "Add"
+        node.input[:] = [sums[0], sums[-1]]
+        del node.attribute[:]
 
 
 def _channels(editor: GraphEditor, name: str) -> int:

@@ -135,7 +135,7 @@ class Graphs:
                 gpu = {"tensorrt": version("tensorrt"), **gpu_identity(spec.device)}
                 timing = target.with_name(f"timing-{key(gpu)}")
                 timing.mkdir(exist_ok=True)
-                nodes = build_context(graph, spec, profile(part, MAX_BATCH), staged, timing)
+                nodes = build_context(graph, spec, profile(part, spec, MAX_BATCH), staged, timing)
                 _write_json(staged / ABOUT, {**inputs, "nodes": nodes})
         return target / CONTEXT
 
@@ -206,5 +206,5 @@ def _tensorrt_inputs(part: PipelineModel, spec: EngineSpec) -> dict[str, Any]:
         "device": gpu_identity(spec.device),
         "precision": spec.precision,
         "options": dict(spec.options),
-        "profile": profile(part, MAX_BATCH).to_dict(),
+        "profile": profile(part, spec, MAX_BATCH).to_dict(),
     }

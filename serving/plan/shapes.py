@@ -41,10 +41,11 @@ _GPU_WIDTH = 1280
 """Recognition widths up to this are warmed on a GPU: 99 of 100 lines of forms and receipts."""
 
 
-def profile(part: PipelineModel, max_lines: int) -> Profile:
+def profile(part: PipelineModel, spec: EngineSpec, max_lines: int) -> Profile:
     """From the smallest to the largest input that the pipeline's own settings lead to.
 
-    max_lines: of one call. A request for a larger size gets its page fitted to the largest.
+    spec: of the TensorRT engine. max_lines: of one call. A request for a larger size gets its page
+    fitted to the largest.
     """
     model = part.model
     if isinstance(model, DetectionModel):
@@ -55,7 +56,7 @@ def profile(part: PipelineModel, max_lines: int) -> Profile:
     if isinstance(model, OrientationModel | PageOrientationModel):
         widths = [model.width] * 3
     else:
-        classes = width_classes(line_steps(EngineSpec("tensorrt", device="gpu:0")))
+        classes = width_classes(line_steps(spec))
         widths = [classes[0], _LINE, classes[-1]]
     low, typical, high = widths
     return Profile(
@@ -79,10 +80,10 @@ def _page_profile(model: DetectionModel, settings: TextDetection) -> Profile:
 def hot_shapes(part: PipelineModel, calibration: Calibration, spec: EngineSpec) -> Shapes:
     """The inputs that most pages will have.
 
-    Of lines in OpenVINO every width: 1 in 100 has one of the widest 3, and their memory (some
-    30 MB) is taken at the start rather than after months. The largest first: an engine's buffers
-    then grow once, and in the end take a quarter less. In ONNX Runtime on a CPU only the largest
-    costs anything.
+    Of lines on a CPU every width: 1 in 100 has one of the widest 3, and their memory (some 30 MB)
+    is taken at the start rather than after months. The largest first: an engine's buffers then grow
+    once, and in the end take a quarter less. In ONNX Runtime, which prepares nothing for a width,
+    that one is enough.
     """
     model = part.model
     if isinstance(model, DetectionModel):
@@ -95,7 +96,7 @@ def hot_shapes(part: PipelineModel, calibration: Calibration, spec: EngineSpec) 
     if spec.kind == "gpu":
         widths = [width for width in widths if width <= _GPU_WIDTH]
     elif spec.backend == "onnxruntime":
-        widths = [widths[0], _LINE]
+        widths = widths[:1]
     return tuple((model.height, width) for width in widths)
 
 

@@ -159,7 +159,7 @@ def test_nodes_are_counted_by_provider(found: dict[str, PipelineModel], built: P
 
 
 def test_profiles_hold_all_that_the_stages_send(found: dict[str, PipelineModel]) -> None:
-    lines = profile(found["TextRecognition"], 32)
+    lines = profile(found["TextRecognition"], TENSORRT, 32)
     model = found["TextRecognition"].model
     for width in (1, 48, 500, 2000, 9000):
         engine = FakeEngine(lambda _: ())
@@ -168,7 +168,7 @@ def test_profiles_hold_all_that_the_stages_send(found: dict[str, PipelineModel])
         fitted = stage.fit(np.zeros((48, width, 3), np.uint8))
         for batch in (1, 32):
             lines.check((batch, *fitted.shape))
-    turns = profile(found["TextLineOrientation"], 32)
+    turns = profile(found["TextLineOrientation"], TENSORRT, 32)
     assert turns.min[1:] == turns.opt[1:] == turns.max[1:]
 
 
@@ -178,7 +178,7 @@ def test_a_page_is_fitted_to_the_profile_never_built_for(
     found: dict[str, PipelineModel], size: tuple[int, int], asked: Options
 ) -> None:
     part = found["TextDetection"]
-    shapes = profile(part, 32)
+    shapes = profile(part, TENSORRT, 32)
     seen = []
     engine = FakeEngine(lambda images: seen.append(images.shape) or dark_is_text(images))
     engine.max_input_size = shapes.max[1:3]

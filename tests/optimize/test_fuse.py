@@ -119,6 +119,26 @@ def test_the_best_of_many_classes_is_found_in_its_block(
     np.testing.assert_array_equal(index, best)
     np.testing.assert_allclose(score, expected.max(axis=2), atol=1e-6)
     np.testing.assert_allclose(space, expected[..., -1], atol=1e-6)
+    assert "GatherElements" in {node.op_type for node in onnx.load(fused).graph.node}
+
+
+def test_another_last_layer_is_read_as_well(tmp_path: Path) -> None:
+    """Float16 exports end in a Cast; whole blocks cannot be had there."""
+    model = RecognitionModel("tiny", BGR, 8, 32, tuple("abcdefg"))
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    recogniser(plain)
+    made = onnx.load(plain)
+    made.graph.node[-1].output[:] = ["probabilities"]
+    made.graph.node.append(helper.make_node("Cast", ["probabilities"], ["y"], to=TensorProto.FLOAT))
+    onnx.save(made, plain)
+    fuse(plain, model, fused)
+    image = np.random.default_rng(1).integers(0, 256, (2, 8, 20, 3), np.uint8)
+    (expected,) = run(plain, plain_input(image, BGR))
+    index, score, space = run(fused, image)
+    np.testing.assert_array_equal(index, expected.argmax(axis=2))
+    np.testing.assert_allclose(score, expected.max(axis=2), atol=1e-5)
+    np.testing.assert_allclose(space, expected[..., -1], atol=1e-5)
+    assert "GatherElements" not in {node.op_type for node in onnx.load(fused).graph.node}
 
 
 def test_not_a_number_is_no_character(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def examine(models: Path | None = None) -> Iterator[Finding]:
     """Look at Python, processor, backends, OpenCV, GPU and the pipelines built under `models`."""
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.platform()}")
     flags = cpu_flags()
-    known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimdhp")
+    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimdhp")
     fast = [name for name in known if name in flags]
     yield Finding(
         "processor", "ok", f"{cpu_name()}, {usable_cores()} usable cores, {' '.join(fast) or 'SSE'}"

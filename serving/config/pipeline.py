@@ -44,7 +44,7 @@ Shape = tuple[Literal[3], Side, Side]
 LimitType = Literal["min", "max", "resize_long"]
 Backend = Literal["paddle", "openvino", "onnxruntime", "tensorrt"]
 Order = Literal["paddlex", "columns"]
-Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1024)]
 
 

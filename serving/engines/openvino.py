@@ -11,8 +11,8 @@ import openvino as ov
 from serving.engines.base import Array, Engine, EngineSpec
 from serving.errors import EngineError
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-"""Compute precision."""
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+"""Compute precision; of int8, that of the layers which its graph (optimize/quantise.py) leaves."""
 
 _PAGE_CAPACITY = 500
 """Size of a stream's LRU cache of prepared layers, one entry for each layer and input shape, where

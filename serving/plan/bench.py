@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.config.pipeline import TextDetection, TextRecognition
 from serving.engines.base import Engine, EngineSpec
 from serving.engines.batching import callers
+from serving.engines.factory import open_fused
 from serving.imaging.resize import pad_tiny
 from serving.models.pipeline_models import PipelineModel
 from serving.ocr.detect import Detector, as_quad
@@ -28,7 +31,7 @@ from serving.ocr.document import PageOrienter, Unwarper
 from serving.ocr.orient import Orienter
 from serving.ocr.recognise import Recogniser
 from serving.ocr.scheduler import Scheduler
-from serving.plan.calibration import Calibration
+from serving.plan.calibration import Calibration, calibration_set
 from serving.plan.gate import (
     Verdict,
     judge_detection,
@@ -44,6 +47,9 @@ _PAGES = 4
 """Pages of the detection workload."""
 _LINES = 24
 """Lines of the recognition workload, evenly spread over the widths of the calibration set."""
+
+_SAMPLES = 64
+"""Lines or pages that give the ranges of int8."""
 
 
 class Bench(ABC):
@@ -67,6 +73,10 @@ class Bench(ABC):
     def answers(self) -> list[Any]:
         """The answers on the whole calibration set."""
         return self._pool.map(self.read, self._images)
+
+    def samples(self) -> list[Image]:
+        """The model's inputs for part of the calibration set."""
+        return [self.fit(image) for image in spread(self._images, _SAMPLES)]
 
     def fit_as(self, spec: EngineSpec) -> None:  # noqa: B027  (most fit images alike for all)
         """Fit images as for an engine of that spec from now on."""
@@ -204,6 +214,14 @@ BENCHES: dict[str, Callable[[PipelineModel, Engine, Calibration], Bench]] = {
     "TextLineOrientation": OrientationBench,
     "TextRecognition": RecognitionBench,
 }
+
+
+def sample_inputs(part: PipelineModel, fused: Path, spec: EngineSpec) -> list[Image]:
+    """A model's inputs of part of the shipped calibration set, as an engine of `spec` gets them."""
+    engine = open_fused(fused, EngineSpec("onnxruntime"), part.model)
+    with closing(BENCHES[part.section](part, engine, calibration_set())) as bench:
+        bench.fit_as(spec)
+        return bench.samples()
 
 
 def spread(items: Sequence[Image], count: int) -> list[Image]:

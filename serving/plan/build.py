@@ -30,6 +30,8 @@ from serving.models.files import (
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.models.progress import Progress
 from serving.optimize.fuse import VARIANT
+from serving.optimize.quantise import QUANTISED
+from serving.plan.bench import sample_inputs
 from serving.plan.calibration import Calibration, calibration_hash, calibration_set
 from serving.plan.candidates import candidates, requested_batch, version
 from serving.plan.end_to_end import measure_combinations, whole_pages
@@ -78,7 +80,7 @@ class PlanInputs:
         return {
             "model": part.model.name,
             "files": digest(part.folder),
-            "graph": VARIANT,
+            "graph": [VARIANT, QUANTISED],
             "device": machine(next((spec.device for spec in specs if spec.kind == "gpu"), "cpu")),
             "engines": [
                 {"version": version(spec.backend), **spec.to_dict(), "device": spec.kind}
@@ -139,6 +141,7 @@ def plan_inputs(
                 # A few lines a page go to the classifier: on a processor one by one.
                 lines=section == _LINES or (section == "TextLineOrientation" and device != "cpu"),
                 paddle_graph=model_files(part.folder).paddle is not None,
+                quantised=section in ("TextDetection", _LINES),
             )
         except ConfigError as error:
             raise ConfigError(f"{config.source}, for {section}: {error}") from error
@@ -183,6 +186,8 @@ class Builder:
             try:
                 self._fuse(config, inputs.parts.values(), eta)
                 plan = plan or self._measure(inputs, versions, eta)
+                for section, model in plan.models.items():
+                    self._graph(inputs.parts[section], model.choice)
             finally:
                 eta.end()
             save_plan(self.models, config, self.cores, self.device, plan)
@@ -286,13 +291,15 @@ class Builder:
         return with_workers(plan, config, self.models, inputs.device, pages, eta.begin)
 
     def _graph(self, part: PipelineModel, spec: EngineSpec) -> Path:
-        """What an engine of that spec loads; TensorRT's engines are built here."""
+        """What an engine of that spec loads; int8 graphs and TensorRT's engines are built here."""
         graphs = Graphs(self.models)
-        if spec.backend != "tensorrt":
+        if spec.precision != "int8" and spec.backend != "tensorrt":
             return graphs.file(part, spec)
-        return graphs.build_tensorrt(
-            part, spec, graphs.find(part.folder, part.model), self.progress
-        )
+        fused = graphs.find(part.folder, part.model)
+        if spec.precision == "int8":
+            samples = partial(sample_inputs, part, fused, spec)
+            return graphs.build_quantised(part, samples, self.progress)
+        return graphs.build_tensorrt(part, spec, fused, self.progress)
 
     def _trials(
         self, inputs: PlanInputs, section: str, graph: GraphOf, calibration: Calibration, eta: Eta

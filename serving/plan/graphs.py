@@ -5,6 +5,7 @@ models/engines/
         about.json        what they were made from
         *.sha256          the hash of each file: what loads is checked
         fused-9.onnx      8-bit pixels in, arg-max out
+        int8-1.onnx       the same with its large layers in 8-bit integers
         optimized-3.onnx  a detector's with PaddleX's inputs and outputs
     tensorrt/
         timing-<key>/     what TensorRT measured on this GPU, for later builds
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,11 @@ from serving.models.pipeline_models import PipelineModel
 from serving.models.progress import Progress
 from serving.optimize.fuse import OPTIMIZED, VARIANT, check_input_size, fuse, optimize_detector
 from serving.optimize.parity import verify_parity
+from serving.optimize.quantise import QUANTISED, quantise
 from serving.plan.candidates import MAX_BATCH, gpu_identity, version
 from serving.plan.plan import check_intact, key
 from serving.plan.shapes import profile
+from serving.types import Image
 
 GraphOf = Callable[[EngineSpec], Path]
 """Which file an engine of that spec loads, for one model."""
@@ -63,6 +66,10 @@ class Graphs:
         """What an engine of that spec loads. Raises PlanError where it is not built or damaged."""
         if spec.backend == "paddle":
             return paddle_graph(part.folder)
+        if spec.precision == "int8":
+            quantised = self._quantised(part)
+            _check(quantised, f"{part.model.name} ({part.folder}) has no int8 graph")
+            return quantised
         if spec.backend != "tensorrt":
             return self.find(part.folder, part.model)
         folder = self._tensorrt_folder(part, _tensorrt_inputs(part, spec))
@@ -115,6 +122,21 @@ class Graphs:
                 optimize_detector(plain, staged)
         return optimized
 
+    def build_quantised(
+        self, part: PipelineModel, samples: Callable[[], Sequence[Image]], progress: Progress
+    ) -> Path:
+        """The int8 variant of the fused graph, built where it is missing.
+
+        samples: gives inputs of the model. Raises EngineError where nothing of it can be quantised.
+        """
+        quantised = self._quantised(part)
+        with _missing(quantised) as staged:
+            if staged:
+                progress.message(f"{part.model.name}: finding the layers that int8 suits")
+                fused = self.find(part.folder, part.model)
+                quantise(fused, part.model, samples(), staged)
+        return quantised
+
     def build_tensorrt(
         self, part: PipelineModel, spec: EngineSpec, graph: Path, progress: Progress
     ) -> Path:
@@ -146,6 +168,9 @@ class Graphs:
 
     def _fused(self, folder: Path, model: Model) -> Path:
         return self._folder(folder, model.name) / f"{VARIANT}.onnx"
+
+    def _quantised(self, part: PipelineModel) -> Path:
+        return self._folder(part.folder, part.model.name) / f"{QUANTISED}.onnx"
 
     def _tensorrt_folder(self, part: PipelineModel, inputs: dict[str, Any]) -> Path:
         return self._engines / "tensorrt" / f"{part.model.name}-{key(inputs)}"

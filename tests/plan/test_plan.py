@@ -374,3 +374,40 @@ def test_an_arm_processor_measures_its_own_precisions(monkeypatch: pytest.Monkey
         ("openvino", "float16"),
         ("onnxruntime", "float32"),
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings", "quantised", "offered"),
+    [
+        ({"avx512f", "avx512_vnni"}, {}, True, True),
+        ({"avx2", "avx_vnni"}, {}, True, True),
+        ({"avx512f", "avx512_vnni"}, {}, False, False),
+        ({"avx512f"}, {}, True, False),
+        ({"avx512_vnni", "avx512_bf16"}, {}, True, False),
+        ({"avx512_vnni", "avx512_bf16"}, {"precision": "int8"}, True, True),
+    ],
+    ids=["VNNI", "client VNNI", "classifier", "no VNNI", "bfloat16", "on request"],
+)
+def test_int8_is_tried_where_the_processor_has_no_other_short_format(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    settings: dict[str, str],
+    quantised: bool,
+    offered: bool,
+) -> None:
+    monkeypatch.setattr("serving.plan.candidates.cpu_flags", lambda: frozenset(flags))
+    hpi = HpiConfig.model_validate({"backend_config": settings})
+    kinds = {
+        (spec.backend, spec.precision) for spec in candidates(hpi, cores=2, quantised=quantised)
+    }
+    assert (("openvino", "int8") in kinds) == offered
+    assert ("onnxruntime", "int8") not in kinds
+
+
+def test_int8_of_a_classifier_is_refused() -> None:
+    fixed = {"backend": "openvino", "backend_config": {"precision": "int8"}}
+    hpi = HpiConfig.model_validate({"auto_config": False, **fixed})
+    assert candidates(hpi, cores=2, quantised=True) == [EngineSpec("openvino", "int8", 1, 2)]
+    for settings in (hpi, HpiConfig.model_validate(fixed)):
+        with pytest.raises(ConfigError, match="int8"):
+            candidates(settings, cores=2)

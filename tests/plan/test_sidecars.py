@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from benchmarks.corpus import Sample
 from serving.config import PipelineConfig, load_config
+from serving.engines.base import EngineSpec
 from serving.errors import ModelInvalid, PlanError
-from serving.machine import usable_cores
+from serving.machine import cpu_flags, usable_cores
 from serving.models.conversion import onnx_graph
 from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
@@ -20,7 +24,8 @@ from serving.models.progress import Quiet
 from serving.plan.build import Builder
 from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
-from serving.plan.plan import find_plan, save_plan
+from serving.plan.plan import find_plan, requirements, save_plan
+from serving.scores import character_overlap
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 
@@ -48,6 +53,22 @@ def recogniser(config: PipelineConfig, own: Path) -> PipelineModel:
     return next(part for part in pipeline_models(config, own) if part.section == "TextRecognition")
 
 
+def choose(config: PipelineConfig, models: Path, **choices: EngineSpec) -> None:
+    """Give the plan these engines by section, and others that load the fused graph."""
+    plan = find_plan(config, models)
+    engines = {section: choices.get(section, EngineSpec("openvino")) for section in plan.models}
+    parts = {part.section: part for part in pipeline_models(config, models)}
+    changed = replace(
+        plan,
+        models={
+            section: replace(model, choice=engines[section], hot_shapes=())
+            for section, model in plan.models.items()
+        },
+        requirements=requirements(config, parts, engines, usable_cores(), "cpu"),
+    )
+    save_plan(models, config, usable_cores(), "cpu", changed)
+
+
 def damage(path: Path) -> None:
     """Change one byte among the weights."""
     data = bytearray(path.read_bytes())
@@ -58,6 +79,7 @@ def damage(path: Path) -> None:
 def test_a_damaged_graph_is_not_served_and_a_build_replaces_it(
     config: PipelineConfig, own: Path, recogniser: PipelineModel
 ) -> None:
+    choose(config, own)
     graph = Graphs(own).find(recogniser.folder, recogniser.model)
     before = graph.read_bytes()
     damage(graph)
@@ -74,11 +96,34 @@ def test_a_damaged_graph_is_not_served_and_a_build_replaces_it(
 def test_a_graph_without_its_hash_is_not_served(
     config: PipelineConfig, own: Path, recogniser: PipelineModel, content: bytes | None
 ) -> None:
+    choose(config, own)
     graph = Graphs(own).find(recogniser.folder, recogniser.model)
     sidecar(graph).unlink()
     if content is not None:
         sidecar(graph).write_bytes(content)
     with pytest.raises(PlanError, match="is damaged"):
+        open_pipeline(config, models=own)
+
+
+@pytest.mark.skipif(
+    not {"avx512_vnni", "avx_vnni"} & cpu_flags(), reason="int8 needs a processor with VNNI"
+)
+def test_a_build_makes_the_int8_graph_of_a_plan_that_reads_the_same_text(
+    config: PipelineConfig, own: Path, recogniser: PipelineModel, sample_page: Sample
+) -> None:
+    int8 = EngineSpec("openvino", "int8", 1, usable_cores())
+    for path in (own / "engines" / "graphs").glob("*/int8-*"):
+        path.unlink()
+    choose(config, own, TextRecognition=int8)
+    with pytest.raises(PlanError, match=r"PP-OCRv4_mobile_rec .* has no int8 graph; run: bash"):
+        open_pipeline(config, models=own)
+    _, made = Builder(own, usable_cores(), Quiet()).build(config)
+    assert not made  # nothing was measured
+    with closing(open_pipeline(config, models=own, warm=False)) as pipeline:
+        read = [line.text for line in pipeline.read(sample_page.image).lines]
+    assert character_overlap([line.text for line in sample_page.lines], read).f1 > 0.97
+    damage(Graphs(own).file(recogniser, int8))
+    with pytest.raises(PlanError, match=r"int8-1\.onnx: is damaged"):
         open_pipeline(config, models=own)
 
 

@@ -42,7 +42,7 @@ def plan_like_default(
             Graphs(built).build(part.folder, part.model)
     for other, parts in zip(others, inputs, strict=True):
         choices = {
-            section: plan.models[section].choice
+            section: _float32(plan.models[section].choice)
             if section in plan.models
             else EngineSpec("onnxruntime")
             for section in parts
@@ -54,6 +54,11 @@ def plan_like_default(
         needs = requirements(other, parts, choices, cores, "cpu")
         same = replace(plan, key="other", models=planned, requirements=needs)
         save_plan(folder, other, cores, "cpu", same)
+
+
+def _float32(choice: EngineSpec) -> EngineSpec:
+    """In place of int8, which needs a graph that takes a minute to make."""
+    return replace(choice, precision="float32") if choice.precision == "int8" else choice
 
 
 def deploy_unwarmed(folder: Path, built: Path, config: PipelineConfig) -> None:

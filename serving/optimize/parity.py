@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.config.model import DetectionModel, Model, UnwarpingModel
+from serving.config.model import DetectionModel, Model, RecognitionModel, UnwarpingModel
 from serving.engines.base import Array, EngineSpec
 from serving.engines.factory import FusedAdapter, open_engine
 from serving.errors import ModelInvalid
@@ -52,6 +52,12 @@ def verify_parity(fused: Path, plain: Path, model: Model) -> None:
             f"{plain}: its fused graph computes something else (probabilities "
             f"differ by {difference:.3g}); please report this model"
         )
+    if isinstance(model, RecognitionModel):
+        index, score, _ = expected
+        if (result[0] != index)[score > 0.5].any():  # where it cannot be the second best
+            raise ModelInvalid(
+                f"{plain}: its fused graph gives other classes; please report this model"
+            )
 
 
 def _size(model: Model) -> tuple[int, int]:

@@ -191,6 +191,22 @@ def test_a_dictionary_without_a_space_has_one_class_less(tmp_path: Path) -> None
     verify_parity(fused, plain, model)
 
 
+def test_another_class_of_the_same_probability_is_refused(tmp_path: Path) -> None:
+    model = RecognitionModel("tiny", BGR, 8, 32, tuple("abcdefg"))
+    plain, fused = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
+    recogniser(plain)
+    fuse(plain, model, fused)
+    verify_parity(fused, plain, model)
+    wrong = onnx.load(fused)
+    (last,) = (node for node in wrong.graph.node if "index" in node.output)
+    last.output[:] = ["one_less"]
+    wrong.graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "step"))
+    wrong.graph.node.append(helper.make_node("Add", ["one_less", "step"], ["index"]))
+    onnx.save(wrong, fused)
+    with pytest.raises(ModelInvalid, match="gives other classes"):
+        verify_parity(fused, plain, model)
+
+
 def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
     """Whatever the form of a graph, what it computes is looked at."""
     model = OrientationModel("tiny", BGR, 8, 32, keep_ratio=False, class_180=1)

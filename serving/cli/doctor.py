@@ -159,7 +159,7 @@ def _engines() -> Iterator[Finding]:
 
 
 def _measured(topic: str, device: str) -> Finding:
-    specs = candidates(HpiConfig(), cores=usable_cores(), device=device)
+    specs = candidates(HpiConfig(), cores=usable_cores(), device=device, quantised=True)
     names = sorted({f"{spec.backend} {spec.precision}" for spec in specs})
     return Finding(topic, "ok", f"will be measured: {', '.join(names)}")
 

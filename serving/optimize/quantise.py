@@ -6,10 +6,10 @@ each layer's input, the least and greatest value on sample images. OpenVINO turn
 and DequantizeLinear nodes before a layer into an integer layer; ONNX Runtime's integer layers are
 slower than its float32 ones for these models.
 
-What 8 bits do to the answer differs by a factor of hundred from layer to layer, and nothing seen in
-a layer alone predicts it (its signal-to-noise ratio does not). So every large layer is quantised
-alone, and compared. Then all are quantised together, less those that do most harm for their
-multiply-adds, until the answer is close enough.
+What 8 bits do to the answer differs by a factor of a hundred from layer to layer, and nothing seen
+in a layer alone predicts it (its signal-to-noise ratio does not). So every large layer is quantised
+alone, and the answers compared. Then all are quantised together, less those that do most harm for
+their multiply-adds, until the answer is close enough.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from serving.engines.base import Array, EngineSpec
 from serving.engines.factory import open_engine
 from serving.errors import EngineError
 from serving.machine import usable_cores
-from serving.optimize.graph import GraphEditor, attributes, new_node, tensor
+from serving.optimize.graph import GraphEditor, attributes, constant, new_node, tensor
 from serving.types import Image
 
 if TYPE_CHECKING:
     import onnx
 
 QUANTISED = "int8-1"
-"""Version of `quantise`. Change it whenever its result changes."""
+"""Version of `quantise`. Change it whenever its result changes, or the shipped calibration set."""
 
 
 class _Limits(NamedTuple):
@@ -50,7 +50,7 @@ class _Limits(NamedTuple):
 
 _LIMITS = {RecognitionModel: _Limits(0.02, 0.0125), DetectionModel: _Limits(0.1, 0.0004)}
 _EVERY = 4
-"""Single layers are compared on each fourth of the images."""
+"""Single layers are compared on every fourth image."""
 
 
 class _Layer(NamedTuple):
@@ -82,7 +82,8 @@ def quantise(fused: Path, model: Model, images: Sequence[Image], target: Path) -
     """Write the quantised variant of `fused`, with the same inputs and outputs, to `target`.
 
     model: a recogniser or a detector. images: (H, W, 3) uint8 as the model takes them.
-    Raises EngineError where it is neither, or has no layer to quantise.
+    Raises EngineError where it is neither, or has no layer to quantise; `target` may then hold a
+    trial.
     """
     import onnx
 
@@ -91,33 +92,29 @@ def quantise(fused: Path, model: Model, images: Sequence[Image], target: Path) -
         raise EngineError(f"{model.name}: int8 is for detectors and recognisers only")
     loaded = _with_scales_by_channel(onnx.load(fused))
     spec = EngineSpec("onnxruntime", threads=usable_cores())
-    trial = target.with_name(f"{target.name}.trial")
 
     def answers(altered: onnx.ModelProto, images: Iterable[Image]) -> list[tuple[Array, ...]]:
-        onnx.save(altered, trial)
-        with closing(open_engine(trial, spec)) as engine:
+        onnx.save(altered, target)
+        with closing(open_engine(target, spec)) as engine:
             return [engine.run(image[None]) for image in images]
 
-    try:
-        layers = _measured(loaded, images, answers)
-        least = limits.share * sum(layer.multiply_adds for layer in layers)
-        expected = answers(loaded, images)
+    layers = _measured(loaded, images, answers)
+    least = limits.share * sum(layer.multiply_adds for layer in layers)
+    expected = answers(loaded, images)
 
-        def change(layers: Sequence[_Layer], every: int = 1) -> float:
-            read = answers(_quantised(loaded, layers), images[::every])
-            return _difference(model, read, expected[::every])
+    def change(layers: Sequence[_Layer], every: int = 1) -> float:
+        read = answers(_quantised(loaded, layers), images[::every])
+        return _difference(model, read, expected[::every])
 
-        harm = {
-            layer.name: change([layer], _EVERY) / layer.multiply_adds
-            for layer in layers
-            if layer.multiply_adds >= least
-        }
-        chosen = [layer for layer in layers if layer.name in harm]
-        chosen.sort(key=lambda layer: harm[layer.name])
-        while chosen and not change(chosen) <= limits.change:  # also for NaN
-            chosen.pop()
-    finally:
-        trial.unlink(missing_ok=True)
+    harm = {
+        layer.name: change([layer], _EVERY) / layer.multiply_adds
+        for layer in layers
+        if layer.multiply_adds >= least
+    }
+    chosen = [layer for layer in layers if layer.name in harm]
+    chosen.sort(key=lambda layer: harm[layer.name])
+    while chosen and not change(chosen) <= limits.change:  # also for NaN
+        chosen.pop()
     if not chosen:
         raise EngineError(f"{model.name}: no layer keeps its accuracy in int8")
     onnx.save(_quantised(loaded, chosen), target)
@@ -127,7 +124,7 @@ def _with_scales_by_channel(loaded: onnx.ModelProto) -> onnx.ModelProto:
     """In an opset whose DequantizeLinear takes a scale for each channel."""
     from onnx import version_converter
 
-    if loaded.opset_import[0].version >= 13:
+    if next(opset.version for opset in loaded.opset_import if not opset.domain) >= 13:
         return loaded
     try:
         return version_converter.convert_version(loaded, 13)
@@ -140,7 +137,9 @@ def _layers(editor: GraphEditor) -> list[_Layer]:
     found = []
     for node in editor.graph.node:
         weights = editor.constant(node.input[1]) if node.op_type in ("Conv", "MatMul") else None
-        if weights is None or attributes(node).get("group", 1) != 1:
+        if weights is None or weights.dtype != np.float32:
+            continue
+        if attributes(node).get("group", 1) != 1:
             continue
         if node.op_type == "Conv":
             found.append(_Layer(node, weights, channels=0))
@@ -181,6 +180,7 @@ def _measured(loaded: onnx.ModelProto, images: Iterable[Image], answers: _Answer
             multiply_adds=float(size * layer.weights.size / layer.weights.shape[layer.channels]),
         )
         for layer, low, high, size in zip(layers, lows, highs, sizes, strict=True)
+        if np.isfinite(high - low)
     ]
 
 
@@ -200,41 +200,36 @@ def _difference(
 
 def _quantised(loaded: onnx.ModelProto, layers: Collection[_Layer]) -> onnx.ModelProto:
     """A copy with these layers in 8-bit integers."""
-    from onnx import checker, numpy_helper
+    from onnx import checker
 
     altered = copy.deepcopy(loaded)
     editor = GraphEditor(altered.graph)
     nodes = {str(node.output[0]): node for node in altered.graph.node}
     inputs: dict[str, str] = {}  # one for all layers that read the same
 
-    def stored(name: str, value: Array) -> str:
-        altered.graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
-
     for layer in layers:
         node, name = nodes[layer.name], layer.name
         if layer.source not in inputs:
             scale = np.float32(max(layer.high - layer.low, 1e-6) / 255)
-            zero = np.uint8(np.clip(round(-layer.low / scale), 0, 255))
-            of_input = [
-                stored(f"{name}/input_scale", np.array(scale)),
-                stored(f"{name}/input_zero", np.array(zero)),
-            ]
+            zero = np.clip(round(-layer.low / scale), 0, 255)
+            of_input = [f"{name}/input_scale", f"{name}/input_zero"]
             editor.add(
+                constant(f"{name}/input_scale", scale),
+                constant(f"{name}/input_zero", zero, np.uint8),
                 new_node("QuantizeLinear", [layer.source, *of_input], f"{name}/input_8"),
                 new_node("DequantizeLinear", [f"{name}/input_8", *of_input], f"{name}/input"),
             )
             inputs[layer.source] = f"{name}/input"
         others = tuple(axis for axis in range(layer.weights.ndim) if axis != layer.channels)
         largest = np.abs(layer.weights).max(axis=others, keepdims=True)
-        scales = np.maximum(largest, 1e-12).astype(np.float32) / 127
-        integers = np.rint(layer.weights / scales).astype(np.int8)
-        of_weights = [
-            stored(f"{name}/weights_8", integers),
-            stored(f"{name}/weights_scale", scales.ravel()),
-            stored(f"{name}/weights_zero", np.zeros(scales.size, np.int8)),
-        ]
-        editor.add(new_node("DequantizeLinear", of_weights, f"{name}/weights", axis=layer.channels))
+        scales = np.maximum(largest, 1e-12) / 127
+        of_weights = [f"{name}/weights_8", f"{name}/weights_scale", f"{name}/weights_zero"]
+        editor.add(
+            constant(f"{name}/weights_8", np.rint(layer.weights / scales), np.int8),
+            constant(f"{name}/weights_scale", scales.ravel()),
+            constant(f"{name}/weights_zero", np.zeros(scales.size), np.int8),
+            new_node("DequantizeLinear", of_weights, f"{name}/weights", axis=layer.channels),
+        )
         node.input[:2] = [inputs[layer.source], f"{name}/weights"]
     editor.finish()
     checker.check_model(altered)

@@ -217,7 +217,11 @@ BENCHES: dict[str, Callable[[PipelineModel, Engine, Calibration], Bench]] = {
 
 
 def sample_inputs(part: PipelineModel, fused: Path, spec: EngineSpec) -> list[Image]:
-    """A model's inputs of part of the shipped calibration set, as an engine of `spec` gets them."""
+    """A model's inputs of part of the shipped calibration set, as an engine of `spec` gets them.
+
+    By the default settings: what is made from them serves every pipeline that has the model.
+    """
+    part = replace(part, module=type(part.module)(model_name=part.module.model_name))
     engine = open_fused(fused, EngineSpec("onnxruntime"), part.model)
     with closing(BENCHES[part.section](part, engine, calibration_set())) as bench:
         bench.fit_as(spec)

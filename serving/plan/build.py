@@ -80,7 +80,8 @@ class PlanInputs:
         return {
             "model": part.model.name,
             "files": digest(part.folder),
-            "graph": [VARIANT, QUANTISED],
+            "graph": VARIANT,
+            "int8 graph": QUANTISED if any(spec.precision == "int8" for spec in specs) else "",
             "device": machine(next((spec.device for spec in specs if spec.kind == "gpu"), "cpu")),
             "engines": [
                 {"version": version(spec.backend), **spec.to_dict(), "device": spec.kind}
@@ -141,7 +142,7 @@ def plan_inputs(
                 # A few lines a page go to the classifier: on a processor one by one.
                 lines=section == _LINES or (section == "TextLineOrientation" and device != "cpu"),
                 paddle_graph=model_files(part.folder).paddle is not None,
-                quantised=section in ("TextDetection", _LINES),
+                quantised=section in ("TextDetection", _LINES) and not config.gate.float32_only,
             )
         except ConfigError as error:
             raise ConfigError(f"{config.source}, for {section}: {error}") from error
@@ -187,7 +188,10 @@ class Builder:
                 self._fuse(config, inputs.parts.values(), eta)
                 plan = plan or self._measure(inputs, versions, eta)
                 for section, model in plan.models.items():
-                    self._graph(inputs.parts[section], model.choice)
+                    choice = model.choice
+                    if choice.kind == "gpu":  # measured on one of several equal cards
+                        choice = replace(choice, device=inputs.device)
+                    self._graph(inputs.parts[section], choice)
             finally:
                 eta.end()
             save_plan(self.models, config, self.cores, self.device, plan)

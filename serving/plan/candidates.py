@@ -57,7 +57,7 @@ def candidates(
     model whose `backend` is a processor's stays on the processor.
     device: cpu or gpu:N. lines: the model reads lines, of which one call may take several.
     paddle_graph: whether the model has one, which Paddle Inference needs. quantised: whether it can
-    be had in int8; which is tried where the processor has no other short format, or on request.
+    be had in int8, which is tried where the processor has no other reduced precision or on request.
     Raises ConfigError where `hpi_config` asks for what this machine lacks, and DeviceError.
     """
     given: Mapping[str, Any] = hpi.backend_config or {}
@@ -72,20 +72,23 @@ def candidates(
         raise ConfigError(
             "hpi_config.backend: tensorrt needs an NVIDIA GPU, and this is for the CPU"
         )
+    if settings.get("precision") == "int8" and not (
+        quantised and hpi.backend in (None, "openvino") and card is None
+    ):
+        raise ConfigError(
+            "hpi_config.backend_config.precision: int8 is for TextDetection and TextRecognition, "
+            "on openvino on the CPU, and not with gate: exact"
+        )
     if not hpi.auto_config:
         if hpi.backend is None:
             raise ConfigError("hpi_config.auto_config: False needs hpi_config.backend")
-        if settings.get("precision") == "int8" and not quantised:
-            raise ConfigError(
-                "hpi_config.backend_config.precision: int8 is for detectors and recognisers only"
-            )
         return [_fixed(hpi.backend, settings, cores, card, device)]
     if card is not None:
         where = f"{device} ({card.name}: {', '.join(card.precisions)})"
         available = _on_gpu(card, cores, device, _GPU_BATCHES if lines else (1,))
     else:
         where = "this machine"
-        precisions = _short_formats(settings.get("precision"), quantised)
+        precisions = _reduced_precisions(settings.get("precision"), quantised)
         available = _on_cpu(cores, settings.pop("batch", 1), precisions, paddle_graph)
     specs = [
         spec
@@ -148,8 +151,8 @@ def _fixed(
     )
 
 
-def _short_formats(requested: str | None, quantised: bool) -> list[str]:
-    """The precisions besides float32 that this processor computes in.
+def _reduced_precisions(requested: str | None, quantised: bool) -> list[str]:
+    """Those that this processor computes in.
 
     int8 only where it has no other: beside bfloat16 it gains little (0.84 of the time at best).
     """

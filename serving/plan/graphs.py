@@ -190,10 +190,17 @@ def _missing(target: Path) -> Iterator[Path | None]:
     On leaving without an error what was written gets its hashes and is renamed to `target`; else
     it is removed.
     """
+    names = (ABOUT, CONTEXT) if target.suffix != ".onnx" else ("",)
+
+    def is_there() -> bool:
+        return all(is_intact(target / name) for name in names)
+
+    if is_there():  # needs no waiting for whoever makes another file of this folder for minutes
+        yield None
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / ".lock"):
-        names = (ABOUT, CONTEXT) if target.suffix != ".onnx" else ("",)
-        if all(is_intact(target / name) for name in names):
+        if is_there():
             yield None
             return
         staged = target.with_name(f".{target.name}.part")

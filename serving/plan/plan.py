@@ -30,6 +30,7 @@ from serving.machine import cpu_flags, cpu_name, share, usable_cores
 from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.optimize.fuse import VARIANT
+from serving.optimize.quantise import QUANTISED
 from serving.plan.candidates import gpu_identity, version
 from serving.plan.timing import GAIN
 
@@ -384,6 +385,8 @@ def requirements(
     del hardware["cpu"]
     current |= {name: _text(value) for name, value in hardware.items()}
     gate = _text(config.gate.model_dump())
+    if any(choice.precision == "int8" for choice in choices.values()):
+        current["int8 graphs"] = QUANTISED
     return {**current, "graphs": VARIANT, "cores": str(cores), "gate": gate, "objective": OBJECTIVE}
 
 

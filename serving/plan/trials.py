@@ -56,8 +56,18 @@ def run_trials(
     """
     name = part.model.name
 
+    unmade: dict[tuple[str, str], EngineError] = {}
+
     def open_bench(spec: EngineSpec) -> Bench:
-        return BENCHES[part.section](part, open_fused(graph(spec), spec, part.model), calibration)
+        kind = spec.backend, spec.precision
+        if kind in unmade:  # making it took long, and would fail again
+            raise unmade[kind]
+        try:
+            path = graph(spec)
+        except EngineError as error:
+            unmade[kind] = error
+            raise
+        return BENCHES[part.section](part, open_fused(path, spec, part.model), calibration)
 
     def open_warm(spec: EngineSpec) -> Bench:
         with ExitStack() as stack:

@@ -109,7 +109,11 @@ def test_a_graph_without_its_hash_is_not_served(
     not {"avx512_vnni", "avx_vnni"} & cpu_flags(), reason="int8 needs a processor with VNNI"
 )
 def test_a_build_makes_the_int8_graph_of_a_plan_that_reads_the_same_text(
-    config: PipelineConfig, own: Path, recogniser: PipelineModel, sample_page: Sample
+    config: PipelineConfig,
+    own: Path,
+    recogniser: PipelineModel,
+    sample_page: Sample,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     int8 = EngineSpec("openvino", "int8", 1, usable_cores())
     for path in (own / "engines" / "graphs").glob("*/int8-*"):
@@ -124,6 +128,10 @@ def test_a_build_makes_the_int8_graph_of_a_plan_that_reads_the_same_text(
     assert character_overlap([line.text for line in sample_page.lines], read).f1 > 0.97
     damage(Graphs(own).file(recogniser, int8))
     with pytest.raises(PlanError, match=r"int8-1\.onnx: is damaged"):
+        open_pipeline(config, models=own)
+    monkeypatch.setattr("serving.plan.plan.QUANTISED", "int8-99")
+    message = "int8 graphs was int8-1 when the plan was made and is int8-99 now"
+    with pytest.raises(PlanError, match=message):
         open_pipeline(config, models=own)
 
 

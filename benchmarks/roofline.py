@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import time
@@ -17,7 +18,8 @@ from serving.engines.factory import open_engine
 from serving.ocr.scheduler import Scheduler
 
 _COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-BACKENDS, PRECISIONS = ("openvino", "onnxruntime"), ("float32", "bfloat16", "float16")
+BACKENDS = "openvino", "onnxruntime"
+PRECISIONS = "float32", "bfloat16", "float16", "int8"
 """What the matrix product runs on."""
 _SIDE, _CHAIN = 512, 16
 """Sixteen products of 512 x 512 matrices in sequence: 2.1 GMAC a call. Larger matrices fall out of
@@ -84,7 +86,7 @@ class MatrixProduct:
     def __init__(self, spec: EngineSpec, callers: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "product.onnx"
-            _write_chain(graph)
+            _write_chain(graph, int8=spec.precision == "int8")
             self._engine = open_engine(graph, spec)
         self._pool = Scheduler(callers, name="product")
         generator = np.random.default_rng(0)
@@ -115,23 +117,39 @@ class MatrixProduct:
         self._engine.close()
 
 
-def _write_chain(path: Path) -> None:
+def _write_chain(path: Path, *, int8: bool) -> None:
     import onnx
 
+    node, stored = onnx.helper.make_node, onnx.numpy_helper.from_array
     generator = np.random.default_rng(1)
     # Scaled so that the numbers keep their magnitude from product to product.
     weights = generator.standard_normal((_SIDE, _SIDE)) / math.sqrt(_SIDE)
     names = ["matrix", *(f"product {index}" for index in range(_CHAIN))]
+    values = [stored(weights.astype(np.float32), "weights")]
+    nodes = []
+    if int8:
+        scale = float(np.abs(weights).max()) / 127
+        values = [
+            stored(np.rint(weights / scale).astype(np.int8), "weights 8"),
+            stored(np.array(scale, np.float32), "weights scale"),
+            stored(np.array(8 / 255, np.float32), "scale"),  # four standard deviations either way
+            stored(np.array(128, np.uint8), "zero"),
+        ]
+        nodes = [node("DequantizeLinear", ["weights 8", "weights scale"], ["weights"])]
+    for name, product in itertools.pairwise(names):
+        if int8:
+            nodes += [
+                node("QuantizeLinear", [name, "scale", "zero"], [f"{name} 8"]),
+                node("DequantizeLinear", [f"{name} 8", "scale", "zero"], [f"{name} rounded"]),
+            ]
+        nodes.append(node("MatMul", [f"{name} rounded" if int8 else name, "weights"], [product]))
     float32, shape = onnx.TensorProto.FLOAT, [_SIDE, _SIDE]
     graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("MatMul", [names[index], "weights"], [names[index + 1]])
-            for index in range(_CHAIN)
-        ],
+        nodes,
         "product",
         [onnx.helper.make_tensor_value_info(names[0], float32, shape)],
         [onnx.helper.make_tensor_value_info(names[-1], float32, shape)],
-        [onnx.numpy_helper.from_array(weights.astype(np.float32), "weights")],
+        values,
     )
     opset = onnx.helper.make_opsetid("", 17)
     onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)

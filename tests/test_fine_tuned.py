@@ -27,10 +27,8 @@ from serving.config.model import RecognitionModel, load_model
 from serving.errors import ConversionError
 from serving.evaluate.figures import FIGURES, evaluate
 from serving.evaluate.labels import read_labels
-from serving.machine import usable_cores
 from serving.models.conversion import find_build_python
 from serving.models.files import model_files
-from serving.plan.plan import find_plan, save_plan
 
 REC = "PP-OCRv4_mobile_rec"
 YAML = Path("configs/PP-OCRv4_mobile.yaml")
@@ -112,8 +110,7 @@ def test_from_an_export_to_a_swap_and_back(page: str, folder: Path, built: Path)
     assert "Northgate" in (folder / "report.html").read_text(encoding="utf-8")
 
     run(copy)
-    default = find_plan(load_config(YAML), built)
-    save_plan(folder / "models", load_config("served.yaml"), usable_cores(), "cpu", default)
+    plan_like_default(folder / "models", built, load_config(YAML), load_config("served.yaml"))
     *_, options = serve.partition("serve.sh ")
     every = shlex.split(options.replace("--shadow-share 0.2", "--shadow-share 1"))
     with real_server(folder / "log", *every) as (server, url):

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from processor import needs_vnni
 
 from serving.config.model import (
     DetectionModel,
@@ -20,7 +21,6 @@ from serving.config.model import (
 from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine
 from serving.errors import EngineError
-from serving.machine import cpu_flags
 from serving.optimize.fuse import fuse
 from serving.optimize.quantise import quantise
 from serving.types import Image
@@ -161,9 +161,7 @@ def test_layers_with_one_input_share_its_integers(tmp_path: Path) -> None:
     assert np.abs(read.astype(int) - expected).mean() < 0.1
 
 
-@pytest.mark.skipif(
-    not {"avx512_vnni", "avx_vnni"} & cpu_flags(), reason="the processor adds bytes in 16 bits"
-)
+@needs_vnni
 def test_openvino_computes_the_same(tmp_path: Path) -> None:
     recogniser(tmp_path / "plain.onnx")
     _, quantised = fused_and_quantised(tmp_path / "plain.onnx", RECOGNISER)

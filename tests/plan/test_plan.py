@@ -388,7 +388,7 @@ def test_an_arm_processor_measures_its_own_precisions(monkeypatch: pytest.Monkey
     ],
     ids=["VNNI", "client VNNI", "classifier", "no VNNI", "bfloat16", "on request"],
 )
-def test_int8_is_tried_where_the_processor_has_no_other_short_format(
+def test_int8_is_tried_where_the_processor_has_no_other_reduced_precision(
     monkeypatch: pytest.MonkeyPatch,
     flags: set[str],
     settings: dict[str, str],

@@ -11,12 +11,13 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from processor import needs_vnni
 
 from benchmarks.corpus import Sample
 from serving.config import PipelineConfig, load_config
 from serving.engines.base import EngineSpec
 from serving.errors import ModelInvalid, PlanError
-from serving.machine import cpu_flags, usable_cores
+from serving.machine import usable_cores
 from serving.models.conversion import onnx_graph
 from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
@@ -105,9 +106,7 @@ def test_a_graph_without_its_hash_is_not_served(
         open_pipeline(config, models=own)
 
 
-@pytest.mark.skipif(
-    not {"avx512_vnni", "avx_vnni"} & cpu_flags(), reason="int8 needs a processor with VNNI"
-)
+@needs_vnni
 def test_a_build_makes_the_int8_graph_of_a_plan_that_reads_the_same_text(
     config: PipelineConfig,
     own: Path,

@@ -76,6 +76,7 @@ wait_for() { # SECONDS COMMAND...
   local end=$((SECONDS + $1))
   shift
   until "$@" >/dev/null 2>&1; do
+    [ "$("${engine[@]}" inspect --format '{{.State.Running}}' "$name")" = true ] || fail "it has ended"
     [ "$SECONDS" -lt "$end" ] || fail "not within the time: $*"
     sleep 1
   done

@@ -20,7 +20,8 @@ from serving.bulk.read import Reader, Reading, Row
 from serving.errors import EngineError, OcrError, WorkerLost
 from serving.machine import share, usable_cores
 from serving.plan.child import ChildProcess, ParentConnection
-from serving.plan.plan import check_plan, planned_workers
+from serving.plan.load import check_plan
+from serving.plan.plan import planned_workers
 
 _AHEAD = 2
 """Items that wait in a worker, so that no core waits for this process."""

@@ -38,7 +38,8 @@ from serving.devices import kind
 from serving.errors import ConfigError, EngineError, ModelError, OcrError, PlanError, WorkerLost
 from serving.machine import share
 from serving.models.pipeline_models import pipeline_models
-from serving.plan.plan import check_plan, find_plan, key, machine, read_deployment
+from serving.plan.load import check_plan
+from serving.plan.plan import find_plan, key, machine, read_deployment
 
 _LOG = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from serving.errors import BUILD, CLONE, INSTALL, DeviceError, EngineError, OcrE
 from serving.machine import cpu_flags, cpu_name, usable_cores
 from serving.models.pipeline_models import pipeline_models
 from serving.plan.candidates import DISTRIBUTIONS, candidates
-from serving.plan.plan import all_deployments, check_plan, read_deployment
+from serving.plan.load import check_plan
+from serving.plan.plan import all_deployments, read_deployment
 
 State = Literal["ok", "absent", "error"]
 

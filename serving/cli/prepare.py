@@ -25,7 +25,7 @@ def lacking(
     """Those that cannot be served without a build; says on stderr what they lack."""
     from serving.config.paddlex import PaddleXConfig, load_served
     from serving.errors import DeviceError, ModelError, PlanError
-    from serving.plan.plan import check_plan
+    from serving.plan.load import check_plan
 
     found = []
     for path in pipelines:

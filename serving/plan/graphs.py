@@ -59,8 +59,9 @@ class Graphs:
     under a lock, and appears under its name only when it is complete.
     """
 
-    def __init__(self, models: Path) -> None:
-        self._engines = models / "engines"
+    def __init__(self, models: Path, command: str = BUILD) -> None:
+        """command: what errors tell to run."""
+        self._engines, self._command = models / "engines", command
 
     def file(self, part: PipelineModel, spec: EngineSpec) -> Path:
         """What an engine of that spec loads. Raises PlanError where it is not built or damaged."""
@@ -68,14 +69,14 @@ class Graphs:
             return paddle_graph(part.folder)
         if spec.precision == "int8":
             quantised = self._quantised(part)
-            _check(quantised, f"{part.model.name} ({part.folder}) has no int8 graph")
+            self._check(quantised, f"{part.model.name} ({part.folder}) has no int8 graph")
             return quantised
         if spec.backend != "tensorrt":
             return self.find(part.folder, part.model)
         folder = self._tensorrt_folder(part, _tensorrt_inputs(part, spec))
         what = f"{part.model.name} ({part.folder}) has no TensorRT engine for this GPU and driver"
         for name in (ABOUT, CONTEXT):
-            _check(folder / name, what)
+            self._check(folder / name, what)
         return folder / CONTEXT
 
     def has(self, part: PipelineModel) -> bool:
@@ -85,7 +86,7 @@ class Graphs:
     def find(self, folder: Path, model: Model) -> Path:
         """The fused graph of a model folder. Raises PlanError where it is not built or damaged."""
         path = self._fused(folder, model)
-        _check(path, f"{model.name} ({folder}) has no engine yet")
+        self._check(path, f"{model.name} ({folder}) has no engine yet")
         return path
 
     def files(self, folder: Path, name: str) -> list[Path]:
@@ -161,6 +162,12 @@ class Graphs:
                 _write_json(staged / ABOUT, {**inputs, "nodes": nodes})
         return target / CONTEXT
 
+    def _check(self, path: Path, absent: str) -> None:
+        """Raise PlanError where a cached file is missing, or not what was built."""
+        if not path.is_file():
+            raise PlanError(f"{absent}; run: {self._command}")
+        check_intact(path, self._command)
+
     def _folder(self, folder: Path, name: str) -> Path:
         """Keyed by the model's files and the recipe of the fused graph."""
         content = f"{digest(folder)} {VARIANT}".encode()
@@ -174,13 +181,6 @@ class Graphs:
 
     def _tensorrt_folder(self, part: PipelineModel, inputs: dict[str, Any]) -> Path:
         return self._engines / "tensorrt" / f"{part.model.name}-{key(inputs)}"
-
-
-def _check(path: Path, absent: str) -> None:
-    """Raise PlanError where a cached file is missing, or not what was built."""
-    if not path.is_file():
-        raise PlanError(f"{absent}; run: {BUILD}")
-    check_intact(path, BUILD)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serving.config.pipeline import PipelineConfig
 from serving.devices import check_alike, parse_devices
-from serving.engines.base import Engine, OnBatch
+from serving.engines.base import Engine, EngineSpec, OnBatch
 from serving.engines.factory import open_fused
 from serving.errors import DeviceError
 from serving.machine import share, usable_cores
@@ -60,7 +60,8 @@ def open_pipeline(
         check_requirements(plan, config, found, own, deployment.command(device))
         if slot == 0 and (warning := plan.warning(deployment.command(device))):
             _LOG.warning("%s: %s", config.source, warning)
-        return open_planned(config, found, plan, models, own, workers, on_batch, warm=warm)
+        graphs = Graphs(models, deployment.command(device))
+        return open_planned(config, found, plan, graphs, own, workers, on_batch, warm=warm)
 
     try:
         check_alike(devices)
@@ -83,7 +84,7 @@ def open_planned(
     config: PipelineConfig,
     found: Mapping[str, PipelineModel],
     plan: Plan,
-    models: Path,
+    graphs: Graphs,
     device: str,
     workers: int = 1,
     on_batch: OnBatch | None = None,
@@ -97,13 +98,9 @@ def open_planned(
     Raises PlanError where an engine is not built or damaged, EngineError and DeviceError.
     """
     engines: dict[str, Engine] = {}
-    for section, part in found.items():
-        spec = plan.models[section].choice.shared(workers)
-        if spec.kind == "gpu":  # the plan was measured on one of several equal cards
-            spec = replace(spec, device=device)
-        graph = Graphs(models).file(part, spec)
+    for section, (spec, graph) in _engines(found, plan, graphs, device, workers).items():
         observer = partial(on_batch, section) if on_batch and section != "TextDetection" else None
-        engines[section] = open_fused(graph, spec, part.model, observer)
+        engines[section] = open_fused(graph, spec, found[section].model, observer)
     choices = " ".join(str(model.choice) for model in plan.models.values())
     pipeline = replace(
         assemble(config, found, engines, share(plan.cores, workers)),
@@ -114,3 +111,32 @@ def open_planned(
     if warm or device != "cpu":
         pipeline.warm()
     return pipeline
+
+
+def check_plan(
+    config: PipelineConfig, models: Path, threads: int | None, device: str | None
+) -> None:
+    """Check, without loading, that the plan holds and that all that its engines load is there.
+
+    Arguments as of `open_pipeline`. Raises PlanError, ModelError and DeviceError.
+    """
+    deployment = read_deployment(models, config, threads or usable_cores())
+    devices = parse_devices(device or deployment.device)
+    plan = deployment.plan(device or deployment.device, device)
+    check_alike(devices)
+    found = {part.section: part for part in pipeline_models(config, models)}
+    check_requirements(plan, config, found, devices[0], deployment.command(device))
+    _engines(found, plan, Graphs(models, deployment.command(device)), devices[0])
+
+
+def _engines(
+    found: Mapping[str, PipelineModel], plan: Plan, graphs: Graphs, device: str, workers: int = 1
+) -> dict[str, tuple[EngineSpec, Path]]:
+    """The engines on `device` and what each loads, by section. Raises PlanError."""
+    engines = {}
+    for section, part in found.items():
+        spec = plan.models[section].choice.shared(workers)
+        if spec.kind == "gpu":  # the plan was measured on one of several equal cards
+            spec = replace(spec, device=device)
+        engines[section] = spec, graphs.file(part, spec)
+    return engines

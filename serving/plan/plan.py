@@ -28,7 +28,7 @@ from serving.engines.cuda import check_gpu
 from serving.errors import BUILD, ConfigError, DeviceError, PlanError
 from serving.machine import cpu_flags, cpu_name, share, usable_cores
 from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
-from serving.models.pipeline_models import PipelineModel, pipeline_models
+from serving.models.pipeline_models import PipelineModel
 from serving.optimize.fuse import VARIANT
 from serving.optimize.quantise import QUANTISED
 from serving.plan.candidates import gpu_identity, version
@@ -388,21 +388,6 @@ def requirements(
     if any(choice.precision == "int8" for choice in choices.values()):
         current["int8 graphs"] = QUANTISED
     return {**current, "graphs": VARIANT, "cores": str(cores), "gate": gate, "objective": OBJECTIVE}
-
-
-def check_plan(
-    config: PipelineConfig, models: Path, threads: int | None, device: str | None
-) -> None:
-    """Raise PlanError where the plan is missing or something has changed, without loading it.
-
-    Raises ModelMissing, ModelInvalid and DeviceError, too.
-    """
-    deployment = read_deployment(models, config, threads or usable_cores())
-    devices = parse_devices(device or deployment.device)
-    plan = deployment.plan(device or deployment.device, device)
-    check_alike(devices)
-    found = {part.section: part for part in pipeline_models(config, models)}
-    check_requirements(plan, config, found, devices[0], deployment.command(device))
 
 
 def check_requirements(

@@ -35,6 +35,7 @@ from serving.models.pipeline_models import pipeline_models
 from serving.ocr.pipeline import Pipeline
 from serving.plan.child import ChildProcess, ParentConnection
 from serving.plan.end_to_end import MAX_LATENCY_RATIO
+from serving.plan.graphs import Graphs
 from serving.plan.load import open_planned
 from serving.plan.plan import Plan, WorkerTrial
 from serving.plan.timing import GAIN, Race, race
@@ -270,7 +271,7 @@ def _open(spec: dict[str, Any], plan: Plan) -> Pipeline:
     config = PipelineConfig.model_validate({**spec["config"], "source": spec["source"]})
     models = Path(spec["models"])
     parts = {part.section: part for part in pipeline_models(config, models)}
-    return open_planned(config, parts, plan, models, spec["device"], spec["workers"])
+    return open_planned(config, parts, plan, Graphs(models), spec["device"], spec["workers"])
 
 
 def _throughput(pipeline: Pipeline, pages: Sequence[Image], callers: int, seconds: float) -> float:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from processor import needs_vnni
 
 from benchmarks.corpus import Sample
+from serving.cli.prepare import lacking
 from serving.config import PipelineConfig, load_config
 from serving.engines.base import EngineSpec
 from serving.errors import ModelInvalid, PlanError
@@ -78,18 +79,20 @@ def damage(path: Path) -> None:
 
 
 def test_a_damaged_graph_is_not_served_and_a_build_replaces_it(
-    config: PipelineConfig, own: Path, recogniser: PipelineModel
+    config: PipelineConfig, own: Path, recogniser: PipelineModel, repo: Path
 ) -> None:
     choose(config, own)
     graph = Graphs(own).find(recogniser.folder, recogniser.model)
     before = graph.read_bytes()
     damage(graph)
-    message = rf"{graph.name}: is damaged: .* {graph.name}\.sha256; run: bash scripts/build_engines"
+    message = rf"{graph.name}: is damaged: .* {graph.name}\.sha256; run: bash .*{YAML}"
     with pytest.raises(PlanError, match=message):
         open_pipeline(config, models=own)
+    assert lacking([repo / YAML], own, None, None) == [repo / YAML]  # `serve --build` builds it
     _, made = Builder(own, usable_cores(), Quiet()).build(config)
     assert not made  # what was measured still holds
     assert graph.read_bytes() == before
+    assert lacking([repo / YAML], own, None, None) == []
     open_pipeline(config, models=own, warm=False).close()
 
 
@@ -112,6 +115,7 @@ def test_a_build_makes_the_int8_graph_of_a_plan_that_reads_the_same_text(
     own: Path,
     recogniser: PipelineModel,
     sample_page: Sample,
+    repo: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     int8 = EngineSpec("openvino", "int8", 1, usable_cores())
@@ -120,6 +124,7 @@ def test_a_build_makes_the_int8_graph_of_a_plan_that_reads_the_same_text(
     choose(config, own, TextRecognition=int8)
     with pytest.raises(PlanError, match=r"PP-OCRv4_mobile_rec .* has no int8 graph; run: bash"):
         open_pipeline(config, models=own)
+    assert lacking([repo / YAML], own, None, None) == [repo / YAML]  # as of a plan that was copied
     _, made = Builder(own, usable_cores(), Quiet()).build(config)
     assert not made  # nothing was measured
     with closing(open_pipeline(config, models=own, warm=False)) as pipeline:

@@ -33,7 +33,8 @@ from serving.http.service import Service
 from serving.http.settings import Settings
 from serving.integrations.paddlex.served import check_served
 from serving.machine import usable_cores
-from serving.plan.plan import check_plan, planned_latency, planned_workers
+from serving.plan.load import check_plan
+from serving.plan.plan import planned_latency, planned_workers
 
 _LOG = logging.getLogger("serving.http")
 

@@ -56,10 +56,10 @@ from serving.plan.trials import heats, run_batch_trials, run_trials
 from serving.plan.workers import with_workers, worker_counts
 
 _LINES = "TextRecognition"
-_SHORTLIST = 3
-"""Engines of a model that enter the end-to-end measurement ..."""
 _CLOSE = 1.1
-"""... the chosen one, and the same one on other streams, at up to so many times its time."""
+"""Engines at up to so many times the time of a model's chosen one are measured end to end ..."""
+_STREAMS = 2
+"""... and so many of them are the same one on other streams."""
 _TRIALS = TypeAdapter(list[Trial])
 
 
@@ -255,13 +255,9 @@ class Builder:
             found[_LINES], shortlist[_LINES], batch, graphs[_LINES], calibration
         )
         shortlist[_LINES] = [spec for spec, _ in lines]
-        shapes = {  # one backend's of each section
-            section: hot_shapes(part, calibration, shortlist[section][0])
-            for section, part in found.items()
-        }
         eta.begin("measuring whole pages")
         combinations, choice = measure_combinations(
-            config, found, graphs, shortlist, shapes, calibration, inputs.cores
+            config, found, graphs, shortlist, calibration, inputs.cores
         )
         batch_trial = next(batch_trial for spec, batch_trial in lines if spec == choice[_LINES])
         eta.begin("measuring what a cold shape costs")
@@ -281,7 +277,7 @@ class Builder:
                     trials=_marked(trials[section], choice[section]),
                     choice=choice[section],
                     batch_trial=batch_trial if section == _LINES else None,
-                    hot_shapes=shapes[section],
+                    hot_shapes=hot_shapes(part, calibration, choice[section]),
                 )
                 for section, part in found.items()
             },
@@ -333,23 +329,24 @@ class Builder:
 
 
 def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
-    """The chosen engine, then the same engine sharing the cores among other streams.
+    """The chosen engine, the same one on other streams, and the best one of another backend.
 
-    Only of the detector and the recogniser is it worth measuring how they share the cores.
+    Only of the detector and the recogniser is it worth measuring how they share the cores. How
+    often the shape changes, which costs one backend more than another, is up to the page.
     """
     best = next(trial for trial in trials if trial.verdict == "chosen")
     chosen = best.spec
     if section not in ("TextDetection", _LINES):
         return [chosen]
     others = [
-        trial
-        for trial in trials
-        if trial.verdict == "accepted"
-        and (trial.spec.backend, trial.spec.precision) == (chosen.backend, chosen.precision)
-        and (trial.ms or 0.0) <= _CLOSE * (best.ms or 0.0)
+        trial.spec
+        for trial in sorted(trials, key=lambda trial: trial.ms or 0.0)
+        if trial.verdict == "accepted" and (trial.ms or 0.0) <= _CLOSE * (best.ms or 0.0)
     ]
-    others.sort(key=lambda trial: trial.ms or 0.0)
-    return [chosen, *(trial.spec for trial in others)][:_SHORTLIST]
+    kind = chosen.backend, chosen.precision
+    same = [spec for spec in others if (spec.backend, spec.precision) == kind]
+    another = [spec for spec in others if spec.backend != chosen.backend]
+    return [chosen, *same[:_STREAMS], *another[:1]]
 
 
 def _marked(trials: list[Trial], choice: EngineSpec) -> tuple[Trial, ...]:

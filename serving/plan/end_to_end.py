@@ -25,7 +25,7 @@ from serving.plan.bench import spread
 from serving.plan.calibration import Calibration
 from serving.plan.graphs import GraphOf
 from serving.plan.plan import Combination
-from serving.plan.shapes import Shapes
+from serving.plan.shapes import hot_shapes
 from serving.plan.timing import GAIN, Measure, Race, fastest, race, timed
 from serving.types import Image
 
@@ -43,7 +43,6 @@ def measure_combinations(
     parts: Mapping[str, PipelineModel],
     graphs: Mapping[str, GraphOf],
     shortlist: Mapping[str, list[EngineSpec]],
-    shapes: Mapping[str, Shapes],
     calibration: Calibration,
     cores: int,
 ) -> tuple[tuple[Combination, ...], dict[str, EngineSpec]]:
@@ -57,6 +56,10 @@ def measure_combinations(
         for choice in choices:
             engines = {
                 section: open_fused(graphs[section](spec), spec, parts[section].model)
+                for section, spec in choice.items()
+            }
+            shapes = {
+                section: hot_shapes(parts[section], calibration, spec)
                 for section, spec in choice.items()
             }
             pipeline = replace(assemble(config, parts, engines, cores), hot_shapes=shapes)

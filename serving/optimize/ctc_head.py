@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from serving.config.model import RecognitionModel
-from serving.optimize.graph import GraphEditor, cast, constant, new_node, tensor
+from serving.optimize.graph import GraphEditor, cast, constant, new_node, reduction, tensor
 
 _BLOCK = 64
 """Classes in a block."""
@@ -32,14 +32,8 @@ def reduce_classes(
     probabilities = editor.graph.output[0].name
     beyond = 1 << len(model.characters).bit_length()  # a power of two, which float16 has as well
 
-    def reduce(kind: str, source: str, target: str, axis: int, *, keepdims: int = 1) -> str:
-        if opset < 18:
-            editor.add(new_node(kind, [source], target, axes=[axis], keepdims=keepdims))
-        else:
-            editor.add(
-                constant(f"{target}_axis", [axis], np.int64),
-                new_node(kind, [source, f"{target}_axis"], target, keepdims=keepdims),
-            )
+    def reduce(kind: str, source: str, target: str, axis: int, *, keepdims: bool = True) -> str:
+        editor.add(*reduction(kind, source, target, [axis], opset=opset, keepdims=keepdims))
         return target
 
     def reshape(source: str, target: str, shape: list[int]) -> str:
@@ -71,7 +65,7 @@ def reduce_classes(
     if _fill_last_block(editor, probabilities, classes):
         count = -(-classes // _BLOCK)
         blocks = reshape(probabilities, "blocks", [0, 0, count, _BLOCK])
-        maxima = reduce("ReduceMax", blocks, "maxima", 3, keepdims=0)
+        maxima = reduce("ReduceMax", blocks, "maxima", 3, keepdims=False)
         reduce("ReduceMax", maxima, "best", 2)
         editor.add(
             cast(first_best(maxima, count, none=count - 1), "block", np.int64),

@@ -27,7 +27,15 @@ from serving.errors import ModelInvalid
 from serving.optimize.convolutions import fold_after, fold_before, split_concatenations
 from serving.optimize.ctc_head import reduce_classes
 from serving.optimize.db_head import upsample_last
-from serving.optimize.graph import GraphEditor, cast, constant, new_node, prefix_names, tensor
+from serving.optimize.graph import (
+    GraphEditor,
+    cast,
+    constant,
+    default_opset,
+    new_node,
+    prefix_names,
+    tensor,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +80,7 @@ def fuse(source: Path, model: Model, target: Path) -> None:
         classes = class_count(source, model)
         _end_in_softmax(source, editor)
     if isinstance(model, RecognitionModel):
-        reduce_classes(editor, classes, model, opset=loaded.opset_import[0].version)
+        reduce_classes(editor, classes, model, opset=default_opset(loaded))
     _fuse_squeeze_excite(editor)
     fold_after(editor)
     if isinstance(model, RecognitionModel):  # for a detector it saves 0.2 % of a page

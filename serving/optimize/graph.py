@@ -165,3 +165,23 @@ def _element_type(dtype: npt.DTypeLike) -> int:
     import onnx
 
     return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def reduction(
+    kind: str, source: str, output: str, axes: Sequence[int], *, opset: int, keepdims: bool
+) -> list[onnx.NodeProto]:
+    """The nodes of a reduction: ReduceMax, ReduceMin or ReduceMean.
+
+    opset: ONNX's default one of the model. Before 18 the axes are an attribute.
+    """
+    if opset < 18:
+        return [new_node(kind, [source], output, axes=list(axes), keepdims=int(keepdims))]
+    return [
+        constant(f"{output}_axes", axes, np.int64),
+        new_node(kind, [source, f"{output}_axes"], output, keepdims=int(keepdims)),
+    ]
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses."""
+    return next(int(opset.version) for opset in model.opset_import if not opset.domain)

@@ -5,7 +5,7 @@ models/engines/
         about.json        what they were made from
         *.sha256          the hash of each file: what loads is checked
         fused-9.onnx      8-bit pixels in, arg-max out
-        int8-1.onnx       the same with its large layers in 8-bit integers
+        int8-2.onnx       the same with its large layers in 8-bit integers
         optimized-3.onnx  a detector's with PaddleX's inputs and outputs
     tensorrt/
         timing-<key>/     what TensorRT measured on this GPU, for later builds

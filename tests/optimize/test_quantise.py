@@ -22,7 +22,7 @@ from serving.engines.base import EngineSpec
 from serving.engines.factory import open_engine
 from serving.errors import EngineError
 from serving.optimize.fuse import fuse
-from serving.optimize.quantise import quantise
+from serving.optimize.quantise import _LIMITS, _Limits, quantise
 from serving.types import Image
 
 CHARACTERS = tuple("abcdefg")
@@ -137,7 +137,7 @@ def test_large_layers_that_bear_it_become_int8(tmp_path: Path, opset: int) -> No
     shapes = list(integers(quantised).values())
     assert (32, 32, 3, 3) in shapes
     assert (32, 3, 3, 3) in shapes
-    assert (32, 32, 1, 1) not in shapes  # one step of its input is WIDE / 255 for all channels
+    assert (32, 32, 1, 1) not in shapes  # of a wide channel, which other channels suffer from
     assert (32, 1, 3, 3) not in shapes  # depthwise
     same, steps = 0, 0
     for image in images(60)[:8]:
@@ -146,6 +146,29 @@ def test_large_layers_that_bear_it_become_int8(tmp_path: Path, opset: int) -> No
         same, steps = same + int((index == expected).sum()), steps + index.size
         assert np.abs(score - expected_score).mean() < 0.03
     assert same >= 0.95 * steps
+
+
+def test_wide_channels_and_shifted_means_cost_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All large layers in int8: one step of the wide channel is more than the others ever reach."""
+    recogniser(tmp_path / "plain.onnx")
+
+    def loss(*, equalise: bool) -> float:
+        limits = _Limits(0.02, 1.0, equalise=equalise)
+        monkeypatch.setitem(_LIMITS, RecognitionModel, limits)
+        fused, quantised = fused_and_quantised(tmp_path / "plain.onnx", RECOGNISER)
+        assert (32, 32, 1, 1) in integers(quantised).values()
+        answers = [(run(quantised, image), run(fused, image)) for image in images(60)]
+        return float(np.mean([np.abs(read[1] - expected[1]).mean() for read, expected in answers]))
+
+    divided, corrected = loss(equalise=True), loss(equalise=False)
+    monkeypatch.setattr(
+        "serving.optimize.quantise._with_corrections", lambda _, layers, *__: layers
+    )
+    neither = loss(equalise=False)
+    assert divided < 0.5 * corrected
+    assert corrected < 0.8 * neither
 
 
 def test_layers_with_one_input_share_its_integers(tmp_path: Path) -> None:

@@ -131,10 +131,10 @@ def test_a_build_makes_the_int8_graph_of_a_plan_that_reads_the_same_text(
         read = [line.text for line in pipeline.read(sample_page.image).lines]
     assert character_overlap([line.text for line in sample_page.lines], read).f1 > 0.97
     damage(Graphs(own).file(recogniser, int8))
-    with pytest.raises(PlanError, match=r"int8-1\.onnx: is damaged"):
+    with pytest.raises(PlanError, match=r"int8-2\.onnx: is damaged"):
         open_pipeline(config, models=own)
     monkeypatch.setattr("serving.plan.plan.QUANTISED", "int8-99")
-    message = "int8 graphs was int8-1 when the plan was made and is int8-99 now"
+    message = "int8 graphs was int8-2 when the plan was made and is int8-99 now"
     with pytest.raises(PlanError, match=message):
         open_pipeline(config, models=own)
 

@@ -85,8 +85,8 @@ class _Layer(NamedTuple):
     lows: Array = np.zeros(0)
     highs: Array = np.zeros(0)
     """(in,): the range of each channel of its input."""
-    divisors: Array = np.ones(1)
-    """(in,) or (1,): of the channels of its input."""
+    divisors: Array | None = None
+    """(in,): of the channels of its input."""
     correction: Array = np.zeros(1)
     """(out,) or (1,): what is added to the channels of its output."""
 
@@ -105,6 +105,11 @@ class _Layer(NamedTuple):
         return str(self.node.op_type) == "MatMul"
 
     @property
+    def input(self) -> tuple[str, bool]:
+        """Layers with the same one have the same input, with the same axis of channels."""
+        return self.source, self.is_product
+
+    @property
     def outputs(self) -> int:
         """The axis of the output channels in `weights`; that of the input channels is the other of
         the first two.
@@ -119,13 +124,14 @@ class _Layer(NamedTuple):
         """Values of the channels on that axis of its weights, shaped to go with these."""
         return np.expand_dims(channels, _others(self.weights, axis))
 
-    def largest(self, axis: int) -> Array:
-        """The largest weight, without its sign, of each channel on that axis."""
-        return np.asarray(np.abs(self.weights).max(axis=_others(self.weights, axis)))
-
 
 def _others(array: Array, axis: int) -> tuple[int, ...]:
     return tuple(other for other in range(array.ndim) if other != axis)
+
+
+def _largest(weights: Array, axis: int) -> Array:
+    """The largest weight, without its sign, of each channel on that axis."""
+    return np.asarray(np.abs(weights).max(axis=_others(weights, axis)))
 
 
 def quantise(fused: Path, model: Model, images: Sequence[Image], target: Path) -> None:
@@ -239,16 +245,16 @@ def _large_layers(
 
 def _with_divisors(layers: Sequence[_Layer]) -> list[_Layer]:
     """With the divisors of their input's channels: the same for all that have the same input."""
-    divisors: dict[str, Array] = {}
-    for source in {layer.source for layer in layers}:
-        same = [layer for layer in layers if layer.source == source]
+    divisors: dict[tuple[str, bool], Array] = {}
+    for key in {layer.input for layer in layers}:
+        same = [layer for layer in layers if layer.input == key]
         ranges = np.maximum(-same[0].lows, same[0].highs)
-        weights = np.max([layer.largest(1 - layer.outputs) for layer in same], axis=0)
+        weights = np.max([_largest(layer.weights, 1 - layer.outputs) for layer in same], axis=0)
         # The range of a channel that is always zero is not known.
         ranges = np.maximum(ranges, 1e-3 * ranges.max() + 1e-12)
         weights = np.maximum(weights, 1e-3 * weights.max() + 1e-12)
-        divisors[source] = ranges**_EXPONENT / weights ** (1 - _EXPONENT)
-    return [layer._replace(divisors=divisors[layer.source]) for layer in layers]
+        divisors[key] = ranges**_EXPONENT / weights ** (1 - _EXPONENT)
+    return [layer._replace(divisors=divisors[layer.input]) for layer in layers]
 
 
 def _with_corrections(
@@ -259,7 +265,7 @@ def _with_corrections(
         return []
     observed = copy.deepcopy(loaded)
     editor = GraphEditor(observed.graph)
-    inputs: dict[str, str] = {}
+    inputs: dict[tuple[str, bool], str] = {}
     outputs = []
     for layer in layers:
         loss = f"{layer.name}/loss"
@@ -309,7 +315,7 @@ def _quantised(loaded: onnx.ModelProto, layers: Iterable[_Layer]) -> onnx.ModelP
 
     altered = copy.deepcopy(loaded)
     editor = GraphEditor(altered.graph)
-    inputs: dict[str, str] = {}
+    inputs: dict[tuple[str, bool], str] = {}
     for layer in layers:
         integers, correction = _add_integers(editor, layer, inputs), f"{layer.name}/correction"
         editor.add(
@@ -321,25 +327,27 @@ def _quantised(loaded: onnx.ModelProto, layers: Iterable[_Layer]) -> onnx.ModelP
     return altered
 
 
-def _add_integers(editor: GraphEditor, layer: _Layer, inputs: dict[str, str]) -> str:
+def _add_integers(editor: GraphEditor, layer: _Layer, inputs: dict[tuple[str, bool], str]) -> str:
     """Add the layer in 8-bit integers beside itself; its output, not yet corrected.
 
     inputs: by layer input, the same in integers, one for all layers that read it.
     """
     import onnx
 
-    name, source = layer.name, layer.source
-    if source not in inputs:
-        low, high = (layer.lows / layer.divisors).min(), (layer.highs / layer.divisors).max()
-        scale = np.float32(max(high - low, 1e-6) / 255)
-        zero = np.clip(round(-low / scale), 0, 255)
+    name, divided = layer.name, layer.source
+    lows, highs, weights = layer.lows, layer.highs, layer.weights
+    if layer.divisors is not None:
+        divided = f"{name}/divided"
+        lows, highs = lows / layer.divisors, highs / layer.divisors
+        weights = weights * layer.of_weights(layer.divisors, 1 - layer.outputs)
+    if layer.input not in inputs:
+        scale = np.float32(max(highs.max() - lows.min(), 1e-6) / 255)
+        zero = np.clip(round(-lows.min() / scale), 0, 255)
         of_input = [f"{name}/input_scale", f"{name}/input_zero"]
-        divided = source
-        if layer.divisors.size > 1:
-            divided = f"{name}/divided"
+        if layer.divisors is not None:
             editor.add(
                 constant(f"{name}/factors", layer.of_activation(1 / layer.divisors)),
-                new_node("Mul", [source, f"{name}/factors"], divided),
+                new_node("Mul", [layer.source, f"{name}/factors"], divided),
             )
         editor.add(
             constant(f"{name}/input_scale", scale),
@@ -347,16 +355,13 @@ def _add_integers(editor: GraphEditor, layer: _Layer, inputs: dict[str, str]) ->
             new_node("QuantizeLinear", [divided, *of_input], f"{name}/input_8"),
             new_node("DequantizeLinear", [f"{name}/input_8", *of_input], f"{name}/input"),
         )
-        inputs[source] = f"{name}/input"
-    if layer.divisors.size > 1:
-        divisors = layer.of_weights(layer.divisors, 1 - layer.outputs)
-        layer = layer._replace(weights=layer.weights * divisors)
-    scales = np.maximum(layer.largest(layer.outputs), 1e-12) / 127
-    steps = np.rint(layer.weights / layer.of_weights(scales, layer.outputs))
+        inputs[layer.input] = f"{name}/input"
+    scales = np.maximum(_largest(weights, layer.outputs), 1e-12) / 127
+    steps = np.rint(weights / layer.of_weights(scales, layer.outputs))
     of_weights = [f"{name}/weights_8", f"{name}/weights_scale", f"{name}/weights_zero"]
     integers = onnx.NodeProto()
     integers.CopyFrom(layer.node)
-    integers.input[:2] = [inputs[source], f"{name}/weights"]
+    integers.input[:2] = [inputs[layer.input], f"{name}/weights"]
     integers.name = integers.output[0] = f"{name}/integers"
     editor.add(
         constant(f"{name}/weights_8", steps, np.int8),

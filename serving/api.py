@@ -64,10 +64,8 @@ class OcrPipeline:
         device: str | None,
         warm: bool,
         limits: Limits,
-        slot: int = 0,
-        workers: int = 1,
     ) -> None:
-        """slot, workers: see `open_pipeline`."""
+        """Arguments and errors as of `load_pipeline`, which makes it."""
         self.decoder = Decoder(limits)
         self.pipeline = (
             PlainPipeline(config, Path(models))
@@ -77,8 +75,6 @@ class OcrPipeline:
                 models=Path(models),
                 threads=threads,
                 device=device,
-                slot=slot,
-                workers=workers,
                 warm=warm,
             )
         )
@@ -100,8 +96,9 @@ class OcrPipeline:
         pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
         pages: those that are read of each document, for example 1-3,7 or 2-.
         pdf_text: auto takes a PDF page's own text where it is all there, and reads the other pages.
-        on_page_error: called with the name, page index and error of each page that cannot be read;
-        the others are yielded. Without it, the first such error is raised.
+        on_page_error: called with the name, page index and error of each page that cannot be read,
+        None for the index of a whole file; the others are yielded. Without it, the first such error
+        is raised.
         options: for this call only, under PaddleX's names; see `serving.Options`.
         Raises ConfigError for an unknown option and InputError for an input that is no image.
         """

@@ -46,35 +46,43 @@ _HEADERS = {
 
 
 @contextmanager
-def open_url(url: str, timeout: float) -> Iterator[requests.Response]:
+def open_url(
+    url: str, timeout: float, adapter: HTTPAdapter | None = None
+) -> Iterator[requests.Response]:
     """The answer to a GET of a URL of the user's own, its body not read yet.
 
-    Proxies, .netrc and certificates are those of the environment. `timeout`: seconds without a
-    byte. Raises requests.RequestException, also for a status that is an error.
+    Proxies, .netrc and certificates are those of the environment. timeout: seconds without a byte.
+    adapter: makes the connections. Raises requests.RequestException, also for a status that is an
+    error.
     """
     headers = {"Accept-Encoding": "identity"}  # so that sizes are the file's own
     limits = (_CONNECT_SECONDS, timeout)
-    with requests.get(url, stream=True, timeout=limits, headers=headers) as response:
-        response.raise_for_status()
-        yield response
+    with requests.Session() as session:
+        if adapter is not None:
+            for scheme in _PORTS:
+                session.mount(f"{scheme}://", adapter)
+        with session.get(url, stream=True, timeout=limits, headers=headers) as response:
+            response.raise_for_status()
+            yield response
 
 
 def read_url(url: str, *, max_bytes: int, seconds: float) -> bytes:
     """The bytes behind a URL of the user's own. Raises Unfetchable, TooLarge, TimedOut."""
     end = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() > end:
+            raise TimedOut(f"not downloaded within {seconds:g} s")
+
     data = bytearray()
     try:
-        with open_url(url, seconds) as response:
+        with open_url(url, _POLL_SECONDS, _PolledAdapter(check)) as response:
             for chunk in response.iter_content(CHUNK):
                 data += chunk
                 if len(data) > max_bytes:
-                    raise TooLarge(f"{url}: more than {max_bytes} bytes: download it yourself")
-                if time.monotonic() > end:
-                    raise TimedOut(f"{url}: not downloaded within {seconds:g} s")
-    except requests.Timeout as error:
-        raise TimedOut(f"{url}: no answer for {seconds:g} s") from error
-    except requests.RequestException as error:
-        raise Unfetchable(f"{url}: {error}") from error
+                    raise TooLarge(f"more than {max_bytes} bytes: download it yourself")
+    except (requests.RequestException, OSError) as error:
+        raise Unfetchable(str(error)) from error
     return bytes(data)
 
 
@@ -206,7 +214,7 @@ class UrlFetcher:
     ) -> list[bytes]:
         """The documents of a request, in order: bytes as they are, URLs fetched.
 
-        `cancel` is called every 0.25 s at the latest; what it raises ends the fetch.
+        `cancel` is called every 0.25 s while bytes are waited for; what it raises ends the fetch.
         Raises BadRequest (not allowed), Unfetchable, TooLarge, TimedOut.
         """
         end = time.monotonic() + self._seconds
@@ -296,20 +304,15 @@ def _body(response: requests.Response, target: Target, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-class _PinnedAdapter(HTTPAdapter):
-    """Connects to `address`, whatever the URL's name resolves to; TLS is checked by the name."""
+class _PolledAdapter(HTTPAdapter):
+    """Its connections call `check` while they wait for bytes; what it raises ends the request.
 
-    def __init__(self, address: str, check: Callable[[], None]) -> None:
+    Where it is used, the read timeout is the time between two such calls.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
         super().__init__()
-        self._address = address
         self._check = check
-
-    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
-        host, tls = super().build_connection_pool_key_attributes(*args, **kwargs)
-        if host["scheme"] == "https":  # trusts the system's certificates; requests adds its own
-            context = ssl.create_default_context()
-            tls = {**tls, "ssl_context": context, "server_hostname": host["host"]}  # type: ignore[typeddict-unknown-key]
-        return {**host, "host": self._address}, tls
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
@@ -324,6 +327,21 @@ class _PinnedAdapter(HTTPAdapter):
 
         pool.ConnectionCls = Connection
         return pool
+
+
+class _PinnedAdapter(_PolledAdapter):
+    """Connects to `address`, whatever the URL's name resolves to; TLS is checked by the name."""
+
+    def __init__(self, address: str, check: Callable[[], None]) -> None:
+        super().__init__(check)
+        self._address = address
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        host, tls = super().build_connection_pool_key_attributes(*args, **kwargs)
+        if host["scheme"] == "https":  # trusts the system's certificates; requests adds its own
+            context = ssl.create_default_context()
+            tls = {**tls, "ssl_context": context, "server_hostname": host["host"]}  # type: ignore[typeddict-unknown-key]
+        return {**host, "host": self._address}, tls
 
 
 class _PolledSocket:

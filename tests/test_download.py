@@ -8,7 +8,7 @@ import time
 import pytest
 from http_pictures import HERE, PNG, Host, fetch
 
-from serving.download import HostPattern, Url, UrlFetcher
+from serving.download import HostPattern, Url, UrlFetcher, read_url
 from serving.errors import InputError, TimedOut, TooLarge, Unfetchable
 
 
@@ -42,6 +42,25 @@ def test_no_longer_than_the_timeout(host: Host, path: str) -> None:
     with pytest.raises(TimedOut, match=r"within 0\.4 s"):
         fetch(host.fetcher(seconds=0.4), host.url(path))
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("path", ["slow", "header"])
+def test_a_url_of_the_users_own_is_limited_too(
+    host: Host, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", HERE)
+    start = time.monotonic()
+    with pytest.raises(TimedOut, match=r"within 0\.4 s"):
+        read_url(host.url(path, HERE), max_bytes=60_000, seconds=0.4)
+    assert time.monotonic() - start < 10
+    for path, expected in (
+        ("large", TooLarge),
+        ("status/404", Unfetchable),
+        ("short", Unfetchable),
+    ):
+        with pytest.raises(expected):
+            read_url(host.url(path, HERE), max_bytes=60_000, seconds=20)
+    assert read_url(host.url("to//a.png", HERE), max_bytes=60_000, seconds=20) == PNG
 
 
 @pytest.mark.parametrize("path", ["slow", "header"])

@@ -59,7 +59,7 @@ class Document:
     """Why it cannot be read, where the listing has shown that."""
 
     def read(self) -> bytes:
-        """Its bytes. Raises InputError."""
+        """Its bytes. Raises InputError and TimedOut."""
         if self.problem:
             raise Undecodable(self.problem)
         if is_url(self.address):
@@ -101,8 +101,16 @@ class Item:
         return self.document.name, self.first
 
     def read(self) -> bytes:
-        """The document's bytes. Raises InputError."""
-        return self.document.read() if self.data is None else self.data
+        """The document's bytes. Raises InputError and TimedOut."""
+        if self.data is not None:
+            return self.data
+        return self.document.read() if self.count is None else _read_again(self.document)
+
+
+@lru_cache(maxsize=1)
+def _read_again(document: Document) -> bytes:
+    """Of a long document: its next pages are asked for soon, and need no further download."""
+    return document.read()
 
 
 @dataclass(slots=True)

@@ -12,15 +12,14 @@ from typing import Any
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from serving.api import OcrPipeline
 from serving.bulk.inputs import RANGE, Item
 from serving.config.options import DEFAULT_OPTIONS, PDF_DPI, Options, PdfText
 from serving.config.pipeline import PipelineConfig
 from serving.errors import OcrError
 from serving.imaging.decode import Decoder, Pages
 from serving.imaging.formats import ALL_PAGES, Limits, PageRanges, sniff
-from serving.ocr.pipeline import Pipeline
 from serving.output.pages import PageAnswer, ReadPage, page_answer
+from serving.plan.load import open_pipeline
 from serving.types import Page
 
 
@@ -108,19 +107,17 @@ class Reader:
     def __init__(self, reading: Reading, cores: int, slot: int, workers: int) -> None:
         """slot, workers, errors: as of `open_pipeline`."""
         self._reading = reading
-        self._ocr = OcrPipeline(
+        self._pipeline = open_pipeline(
             reading.config,
             models=reading.models,
             threads=cores,
             device=reading.device,
             warm=False,  # what no page has need not be waited for
-            limits=reading.limits,
             slot=slot,
             workers=workers,
         )
-        pipeline = self._ocr.pipeline
-        assert isinstance(pipeline, Pipeline)  # plain PaddleX has no plan, and so no workers
-        digest = hashlib.sha256(pipeline.identity.encode()).hexdigest()[:12]
+        self._decoder = Decoder(reading.limits)
+        digest = hashlib.sha256(self._pipeline.identity.encode()).hexdigest()[:12]
         self._name = f"{Path(reading.config.source).stem}@{digest}"
 
     def read(self, item: Item) -> list[Row]:
@@ -129,7 +126,7 @@ class Reader:
         Whatever it is: one page of a million ends no run, and the rate of errors bounds them.
         """
         try:
-            pages = open_pages(self._ocr.decoder, item.read(), item.first, self._reading.pdf_dpi)
+            pages = open_pages(self._decoder, item.read(), item.first, self._reading.pdf_dpi)
         except Exception as error:
             return error_rows(item, row_error(error), self._name)
         return list(self._read(item, pages))
@@ -140,7 +137,7 @@ class Reader:
             start = time.perf_counter()
             try:
                 own = pages.own_text(info) if self._reading.pdf_text == "auto" else None
-                page = own or self._ocr.pipeline.read(pages.decode(info), options)
+                page = own or self._pipeline.read(pages.decode(info), options)
             except Exception as error:
                 problem = row_error(error)
                 yield error_row(item, problem, self._name, page=info.index, pages=pages.count)
@@ -150,14 +147,17 @@ class Reader:
 
     def close(self) -> None:
         """Free the engines."""
-        self._ocr.close()
+        self._decoder.close()
+        self._pipeline.close()
 
 
 def open_pages(decoder: Decoder, data: bytes, first: int, pdf_dpi: int) -> Pages:
     """RANGE pages of a document, or fewer at its end. Raises what `Decoder.pages` raises."""
     if sniff(data) != "tiff":
         ranges = PageRanges(((first + 1, first + RANGE),))
-        return decoder.pages(data, pdf_dpi=pdf_dpi, ranges=ranges)
+        pages = decoder.pages(data, pdf_dpi=pdf_dpi, ranges=ranges)
+        decoder.limits.check_pages(pages.count)  # of the document: it has seen that of the range
+        return pages
     # Counting the pages of a TIFF stops behind the last one that is selected.
     pages = decoder.pages(data, pdf_dpi=pdf_dpi, ranges=ALL_PAGES)
     pages.pages = pages.pages[first : first + RANGE]

@@ -161,7 +161,7 @@ def command(
             ) as ocr,
             bar,
         ):
-            ocr.pipeline.settings(options)  # refuses what this pipeline does not have
+            ocr.pipeline.check(options)
             writer = _Writer(
                 form, document, ocr.decoder, output, save_img, ranges.first, headed=not alone
             )

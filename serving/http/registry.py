@@ -113,6 +113,9 @@ class ServedPipeline(Protocol):
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR."""
 
+    def check(self, options: Options) -> None:
+        """Raise BadRequest for an option that this pipeline does not support."""
+
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """The effective settings of a request, under PaddleX's names."""
 

@@ -124,9 +124,9 @@ class Decoder:
         page_seconds: float = 10.0,
         memory_bytes: int | None = None,
     ) -> None:
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         if memory_bytes is None:
-            memory_bytes = _BASE_MEMORY + _MEMORY_PER_PIXEL * self._limits.max_pixels
+            memory_bytes = _BASE_MEMORY + _MEMORY_PER_PIXEL * self.limits.max_pixels
         self._sandbox = Sandbox(processes, page_seconds=page_seconds, memory_bytes=memory_bytes)
 
     def pages(self, data: Data, *, pdf_dpi: int = PDF_DPI, ranges: PageRanges = ALL_PAGES) -> Pages:
@@ -141,7 +141,7 @@ class Decoder:
         kind = sniff(data)
         if kind == "jpeg" or kind == "png" or kind == "webp" or kind == "bmp":
             header = read_header(kind, data)
-            self._limits.check_pixels(*header.size, what=display_name(kind))
+            self.limits.check_pixels(*header.size, what=display_name(kind))
             if not header.sandboxed:
                 ranges.check(1)
                 page = PageInfo(0, header.size, header.dpi)
@@ -149,16 +149,16 @@ class Decoder:
         return self._document_pages(Document(kind, data, pdf_dpi), ranges)
 
     def _document_pages(self, document: Document, ranges: PageRanges) -> Pages:
-        count, pages = self._sandbox.pages(document, ranges, self._limits.max_pages)
-        if len(pages) > self._limits.max_pages:
-            self._limits.check_pages(count)
+        count, pages = self._sandbox.pages(document, ranges, self.limits.max_pages)
+        if len(pages) > self.limits.max_pages:
+            self.limits.check_pages(count)
         ranges.check(count)
         remedy = "send it smaller"
         if document.kind == "pdf":
             remedy = f"ask for a pdf_dpi below {document.dpi}"
         for page in pages:
             what = display_name(document.kind, page.index)
-            self._limits.check_pixels(*page.size, what=what, remedy=remedy)
+            self.limits.check_pixels(*page.size, what=what, remedy=remedy)
 
         def decode_page(page: PageInfo) -> Image:
             if min(page.size) < 1:

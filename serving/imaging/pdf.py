@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pikepdf
 import pypdfium2
 from pikepdf import Array, Dictionary, Name, Pdf, Stream
 from PIL import Image as PillowImage
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import ICCPROFILE, TiffImageFile
 
 from serving.errors import Undecodable
 from serving.imaging import pillow
@@ -129,13 +130,16 @@ def _is_signed(pdf: Pdf) -> bool:
     fields: list[Any] = list(form.get(Name.Fields, []))
     for _ in range(_MAX_FIELDS):
         if not fields:
-            break
+            return False
         field = fields.pop()
         if isinstance(field, Dictionary):
             if field.get(Name.FT) == Name.Sig and Name.V in field:
                 return True
             fields.extend(field.get(Name.Kids, []))
-    return False
+    raise Undecodable(
+        f"the PDF has a form of more than {_MAX_FIELDS} fields, "
+        "of which one may be signed: send a copy with its form flattened"
+    )
 
 
 class _Font:
@@ -281,6 +285,7 @@ def _add_images(
             continue
         if kind == "tiff":
             image.seek(text["index"])
+            profile = _profile_of_page(image)
         if header and header.jpeg_mode:
             stream = _jpeg(pdf, image, bytes(header.body), header.jpeg_mode)
         else:
@@ -320,6 +325,13 @@ def _colour_profile(kind: pillow.PillowKind, data: Data) -> bytes:
     """The ICC profile of an image; empty without one, or where its metadata are damaged."""
     with suppress(Exception):  # see pillow.damage_as_undecodable
         return bytes(pillow.open_image(kind, data).info.get("icc_profile") or b"")
+    return b""
+
+
+def _profile_of_page(image: ImageFile) -> bytes:
+    """The same of the page that a TIFF is at; `info` keeps that of another one."""
+    with suppress(Exception):
+        return bytes(cast(TiffImageFile, image).tag_v2.get(ICCPROFILE) or b"")
     return b""
 
 

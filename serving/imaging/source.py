@@ -68,7 +68,7 @@ def load(
     the caller's own files.
 
     Raises InputError, naming the source; for an iterable, `index` is that in it. TimedOut. With
-    `on_page_error`, pages that cannot be decoded are given to it and left out.
+    `on_page_error`, files and pages that cannot be read are given to it and left out.
     """
     with ExitStack() as stack:
         if decoder is None:
@@ -85,7 +85,7 @@ def load(
 
 
 def _is_single(source: Source) -> bool:
-    """Or of a type that is none of ours."""
+    """True also for a type that `_load` refuses."""
     kinds = str | bytes | bytearray | memoryview | np.ndarray | PillowImage.Image
     return isinstance(source, kinds) or hasattr(source, "read") or not isinstance(source, Iterable)
 
@@ -99,19 +99,19 @@ def _load(
     elif isinstance(source, PillowImage.Image):
         yield Loaded(unnamed, None, _from_pillow(unnamed, source), pillow.dpi_of(source))
     elif isinstance(source, bytes | bytearray | memoryview):
-        yield from _decode(unnamed, source, decode, pdf_text, on_error)
+        yield from _decode(unnamed, lambda: source, decode, pdf_text, on_error)
     elif isinstance(source, str) and is_url(source):
         from serving.download import read_url
 
-        data = read_url(source, max_bytes=MAX_URL_BYTES, seconds=URL_SECONDS)
-        yield from _decode(source, data, decode, pdf_text, on_error)
+        read = partial(read_url, source, max_bytes=MAX_URL_BYTES, seconds=URL_SECONDS)
+        yield from _decode(source, read, decode, pdf_text, on_error)
     elif isinstance(source, str | os.PathLike):
         for path in _files(Path(source)):
-            yield from _decode(str(path), _read(path), decode, pdf_text, on_error)
+            yield from _decode(str(path), partial(_read, path), decode, pdf_text, on_error)
     elif hasattr(source, "read"):
         name = getattr(source, "name", None)
         name = name if isinstance(name, str) else unnamed
-        yield from _decode(name, _read_file(name, source), decode, pdf_text, on_error)
+        yield from _decode(name, partial(_read_file, source), decode, pdf_text, on_error)
     else:
         raise BadRequest(
             f"cannot read an image from a {type(source).__name__}: give a path, URL, folder, "
@@ -120,10 +120,21 @@ def _load(
 
 
 def _decode(
-    name: str, data: Data, decode: Decode, pdf_text: bool, on_error: OnPageError | None
+    name: str,
+    read: Callable[[], Data],
+    decode: Decode,
+    pdf_text: bool,
+    on_error: OnPageError | None,
 ) -> Iterator[Loaded]:
     try:
-        pages = decode(data)
+        try:
+            data = read()
+            pages = decode(data)
+        except (InputError, TimedOut) as error:
+            if on_error is None:
+                raise
+            on_error(name, None, error)
+            return
         for info in pages.pages:
             index = info.index if pages.kind in ("pdf", "tiff") else None
             try:
@@ -167,13 +178,13 @@ def _from_pillow(name: str, picture: PillowImage.Image) -> Image:
     return _from_array(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
 
 
-def _read_file(name: str, file: IO[bytes]) -> bytes:
+def _read_file(file: IO[bytes]) -> bytes:
     try:
         data = file.read()
     except (OSError, ValueError) as error:  # ValueError: it is closed
-        raise BadRequest(f"{name}: {error}") from error
+        raise BadRequest(str(error)) from error
     if not isinstance(data, bytes):
-        raise BadRequest(f'{name}: read() gives {type(data).__name__}: open it with "rb"')
+        raise BadRequest(f'read() gives {type(data).__name__}: open it with "rb"')
     return data
 
 
@@ -244,4 +255,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadRequest(f"{path}: {error.strerror}") from error
+        raise BadRequest(str(error.strerror)) from error

@@ -227,10 +227,13 @@ def _pipeline(yaml: str, models: str) -> Pipeline:
 
 @cache
 def _session() -> requests.Session:
-    """Waits where the server is busy or reloads, as long as it says."""
+    """Waits where the server is busy or reloads, as long as it says.
+
+    read: once more, because the server may close a connection between two pages.
+    """
     session = requests.Session()
     retry = Retry(
-        8, connect=2, backoff_factor=0.5, status_forcelist=[429, 503], allowed_methods=None
+        8, connect=2, read=1, backoff_factor=0.5, status_forcelist=[429, 503], allowed_methods=None
     )
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=os.cpu_count() or 1, max_retries=retry))

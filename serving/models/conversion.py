@@ -19,7 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import BUILD, CLONE, INSTALL, ConfigError, ConversionError, ModelInvalid
+from serving.errors import (
+    BUILD,
+    CLONE,
+    INSTALL,
+    ConfigError,
+    ConversionError,
+    FetchError,
+    ModelInvalid,
+)
 from serving.models.files import digest, is_intact, model_files, sidecar, write_sidecar
 from serving.models.probe import draw_text, image_sizes
 from serving.models.progress import Progress, Quiet
@@ -110,9 +118,17 @@ def onnx_graph(
 
 
 def check_external_data(graph: Path) -> None:
-    """Raise ModelInvalid where weights are not read from the graph's folder; a link counts, too."""
-    import onnx
-    from google.protobuf.message import DecodeError
+    """Raise ModelInvalid where weights are not read from the graph's folder; a link counts, too.
+
+    Raises FetchError without the package onnx.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise FetchError(
+            f"onnx, which checks the weights of a graph, is not installed: {INSTALL['cpu']}"
+        ) from None
 
     try:
         onnx.load(graph)  # refuses absolute paths, .. and links

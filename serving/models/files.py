@@ -6,11 +6,12 @@ import errno
 import hashlib
 import os
 import pwd
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from serving.errors import DiskError, ModelInvalid
 
@@ -128,19 +129,26 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in (*names, *_external_data(folder))}
 
 
-def _external_data(folder: Path) -> list[str]:
-    """Files in or below the folder that may hold weights of its ONNX graph, which names them.
+_LOCATION = re.compile(rb"\n\x08location\x12([\x80-\xff]?[\x00-\x7f])")
+"""Before the name of a file in an ONNX graph: a StringStringEntryProto, and the name's length."""
 
-    Every file whose name is somewhere in the graph's bytes: the graph is not parsed, because a
-    server does not need the package onnx. One too many does no harm.
+
+def _external_data(folder: Path) -> list[str]:
+    """Files in or below the folder that hold weights of its ONNX graph, which names them.
+
+    The graph's bytes are searched and not parsed, because a server does not need the package onnx.
     """
     graph = folder / "inference.onnx"
-    found = [path for path in folder.rglob("*") if path.name not in MODEL_FILES and path.is_file()]
-    if not found or not _has_bytes(graph):
-        return []
-    data = graph.read_bytes()
-    names = [path.relative_to(folder).as_posix() for path in found if path.name.encode() in data]
-    return sorted(names)
+    data = graph.read_bytes() if _has_bytes(graph) else b""
+    names: set[str] = set()
+    for match in _LOCATION.finditer(data):
+        length = sum((byte & 127) << 7 * index for index, byte in enumerate(match[1]))
+        name = data[match.end() : match.end() + length].decode("utf-8", "replace")
+        path = PurePosixPath(name)
+        inside = name.isprintable() and not path.is_absolute() and ".." not in path.parts
+        if inside and (folder / path).is_file():
+            names.add(str(path))
+    return sorted(names - {*MODEL_FILES})
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, radians, sqrt
+from math import ceil, prod, radians, sqrt
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from serving.imaging.resize import (
 )
 from serving.ocr.db import DbParameters, Map, quads_from_map
 from serving.ocr.order import reading_order
-from serving.ocr.skew import Affine, skew, to_page, turn_back
+from serving.ocr.skew import Affine, skew, to_page, turn_back, turned_size
 from serving.types import Image, Quad, QuadArray
 
 _SMALL_SCALE = 1 / 3
@@ -38,8 +38,9 @@ _GOOD_HEIGHT = 16
 _MIN_SKEW = radians(2.5)
 """From here on a page is turned back before its lines are sought: of lines that lean by more, parts
 are missed, and boxes reach into the neighbouring ones."""
-_MAX_TURNED = 50_000_000
-"""Pixels of the largest page that is turned: that takes up to twice its memory once more."""
+_MAX_TURNED = 100_000_000
+"""Pixels of the largest page turned back, with its empty corners: twice a square one's at most, but
+any number of times those of a strip."""
 _SMALLER = 0.85
 """A skewed page is turned as a whole first, which needs more room: at a scale that is smaller by
 more than this, its small print could be missed, and cut off with the empty corners."""
@@ -105,14 +106,16 @@ class Detector:
         """By how much the page leans; where its lines do not tell, those at a larger scale do."""
         height, width = page.shape[:2]
         wanted = first_set(options.text_det_deskew, self.settings.deskew)
-        if not wanted or height * width > _MAX_TURNED:
+        if not wanted or height * width > _MAX_TURNED / 2:
             return 0.0
         lean = skew(quads)
         if lean is None:
             larger = min(1.0, 2 * scale, sqrt(_MAX_PIXELS / (height * width)))
             if larger > 1.2 * scale:
                 lean = skew(self._quads(self._map_of_tiles(page, larger), page, options)[0])
-        return lean or 0.0
+        if lean is None or prod(turned_size(page, lean)) > _MAX_TURNED:
+            return 0.0
+        return lean
 
     def _map(self, fitted: Image) -> Map:
         probabilities: Map = self.engine.run(fitted[None])[0][0, 0]

@@ -19,6 +19,9 @@ from serving.types import Image, Line, Page, Quad
 Grid = npt.NDArray[np.float32]
 """(H, W, 2): where each pixel of a flattened page is on the page before, (x, y) from -1 to 1."""
 
+_STRIP = 8
+"""Long side over short side up to which a whole page is scaled for the classifier, which looks at
+the centre."""
 _SURE = 0.8
 """Score from which a line counts as read right: upside down and sideways lines have less."""
 
@@ -38,6 +41,7 @@ class PageOrienter:
     def fit(self, page: Image) -> Image:
         """The centre of the page at the model's scale."""
         model = self.model
+        page = _centre(page)
         scale = model.short_side / min(page.shape[:2])
         scaled = resize(page, *(round(side * scale) for side in page.shape[:2]))
         top, left = (scaled.shape[0] - model.height) // 2, (scaled.shape[1] - model.width) // 2
@@ -55,6 +59,13 @@ class Unwarper:
         """The flat page, and where its pixels came from, if the graph tells."""
         flat, *grid = self.engine.run(page[None])
         return flat[0], grid[0][0] if grid else None
+
+
+def _centre(page: Image) -> Image:
+    """The page; of a strip, which at the model's scale could fill memory, the middle."""
+    height, width = (min(side, _STRIP * min(page.shape[:2])) for side in page.shape[:2])
+    top, left = (page.shape[0] - height) // 2, (page.shape[1] - width) // 2
+    return page[top : top + height, left : left + width]
 
 
 def turn_upright(page: Image, angle: int) -> Image:

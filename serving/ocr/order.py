@@ -203,22 +203,32 @@ class _Cutter:
         """The height of a line."""
 
     def cut(self, part: Indices) -> list[Indices]:
-        """The parts in reading order; one if there is no gutter."""
-        gutter = self._gutter(part)
-        if gutter is None:
-            return [part]
-        middle = self.lines.middle[part]
-        above, below = part[middle < gutter.top], part[middle > gutter.bottom]
-        columns = self._columns(part[(middle >= gutter.top) & (middle <= gutter.bottom)], gutter)
-        parts = [above, *self._rows_of_cells(columns), below]
-        return [part for part in parts if len(part)]
+        """The parts in reading order; one if there is no gutter.
+
+        The best gutters cut together, down to the first that reaches beside a better one: to cut by
+        one at a time would judge those that remain once more for each.
+        """
+        gutters: list[_Gutter] = []
+        for gutter in sorted(self._gutters(part), key=lambda gutter: -gutter.score):
+            if any(gutter.top <= other.bottom and gutter.bottom >= other.top for other in gutters):
+                break
+            gutters.append(gutter)
+        parts = []
+        below, middle = part, self.lines.middle
+        for gutter in sorted(gutters, key=lambda gutter: gutter.top):
+            parts.append(below[middle[below] < gutter.top])
+            below = below[middle[below] >= gutter.top]
+            beside = below[middle[below] <= gutter.bottom]
+            parts += self._rows_of_cells(self._columns(beside, gutter))
+            below = below[middle[below] > gutter.bottom]
+        return [part for part in (*parts, below) if len(part)]
 
     def _columns(self, part: Indices, gutter: _Gutter) -> list[Indices]:
         """All columns that are as tall as the part."""
         is_right = self.lines.left[part] >= gutter.x - self._reach(part)
         columns = []
         for side in (part[~is_right], part[is_right]):
-            inner = self._gutter(side)
+            inner = max(self._gutters(side), key=lambda gutter: gutter.score, default=None)
             middle = self.lines.middle[side]
             if inner and inner.top <= middle.min() and inner.bottom >= middle.max():
                 columns += self._columns(side, inner)
@@ -253,37 +263,35 @@ class _Cutter:
             for column, row in zip(columns, rows, strict=True)
         ]
 
-    def _gutter(self, part: Indices) -> _Gutter | None:
-        """The gutter with the most lines of columns along it."""
+    def _gutters(self, part: Indices) -> list[_Gutter]:
+        """All stretches of white space along which lines are those of columns."""
         if len(part) < 2 * _MIN_LINES:
-            return None
+            return []
         lines, (on_left, on_right) = self.lines, self.beside
-        least, slack = _GUTTER * self.unit, _SLACK * self.unit
+        gap, slack = _GUTTER * self.unit, _SLACK * self.unit
         reach = self._reach(part)
         left, right = lines.left[part], lines.right[part]
-        has_gap = (on_left.edge[part] >= left.min()) & (left - on_left.edge[part] >= least)
+        has_gap = (on_left.edge[part] >= left.min()) & (left - on_left.edge[part] >= gap)
         edges = np.sort(left[has_gap])
         if len(edges) < _MIN_LINES:
-            return None
+            return []
         first = np.flatnonzero(np.diff(edges // (self.unit / 2), prepend=-np.inf))
         support = np.searchsorted(edges, edges[first] + 4 * self.unit) - first
         first = first[support >= _MIN_LINES]
         most = np.argsort(-support[support >= _MIN_LINES], kind="stable")[:_MAX_CANDIDATES]
-        best = None
+        found = []
         for x in edges[first[most]]:
             is_right = left >= x - reach
             is_left = ~is_right & (right <= x + reach)
             section = self._sections(part, ~(is_left | is_right))
             along = is_left & (on_right.edge[part] >= x - slack)
             along |= is_right & (on_left.edge[part] <= x + slack)
-            for index in range(section.max() + 1):
-                here = section == index
-                sides = [part[here & side & along] for side in (is_left, is_right)]
-                if min(map(len, sides)) >= _MIN_LINES:
-                    found = self._judge(part[here], sides, x)
-                    if found and (best is None or found.score > best.score):
-                        best = found
-        return best
+            by_section = np.argsort(section, kind="stable")
+            for here in np.split(by_section, np.flatnonzero(np.diff(section[by_section])) + 1):
+                sides = [part[here[(side & along)[here]]] for side in (is_left, is_right)]
+                if section[here[0]] >= 0 and min(map(len, sides)) >= _MIN_LINES:
+                    found.append(self._judge(part[here], sides, x))
+        return [gutter for gutter in found if gutter is not None]
 
     def _reach(self, part: Indices) -> Floats:
         """By how much each line may reach across a gutter; a short one hardly."""

@@ -89,7 +89,7 @@ class Pipeline:
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one page, (H, W, 3) uint8 BGR. Raises EngineError, BadRequest."""
-        self._check(options)
+        self.check(options)
         classify, unwarp = self._preprocessing(options)
         if not (classify or unwarp):
             return self._read(image, options)
@@ -161,6 +161,18 @@ class Pipeline:
             for future in futures:
                 future.result()
 
+    def check(self, options: Options) -> None:
+        """Raise BadRequest for an option that this pipeline does not support."""
+        for key, what, stage in (
+            ("use_doc_orientation_classify", "page classifier", self.page_orienter),
+            ("use_doc_unwarping", "unwarping model", self.unwarper),
+            ("use_textline_orientation", "line classifier", self.orienter),
+        ):
+            if getattr(options, key) and stage is None:
+                raise BadRequest(
+                    f"{key}: this pipeline has no {what} loaded; set {key}: True in its YAML"
+                )
+
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """The effective settings of a request, under PaddleX's names."""
         return {
@@ -206,18 +218,6 @@ class Pipeline:
         for stage in self.stages.values():
             stage.engine.close()
 
-    def _check(self, options: Options) -> None:
-        """Raise BadRequest for an option that this pipeline does not support."""
-        for key, what, stage in (
-            ("use_doc_orientation_classify", "page classifier", self.page_orienter),
-            ("use_doc_unwarping", "unwarping model", self.unwarper),
-            ("use_textline_orientation", "line classifier", self.orienter),
-        ):
-            if getattr(options, key) and stage is None:
-                raise BadRequest(
-                    f"{key}: this pipeline has no {what} loaded; set {key}: True in its YAML"
-                )
-
     def _preprocesses(self, options: Options) -> bool:
         """As PaddleX: if a request sets one of the two keys, one of them must be True."""
         keys = options.use_doc_orientation_classify, options.use_doc_unwarping
@@ -254,7 +254,7 @@ class Pipeline:
         lines = []
         for index, (quad, _, turn) in enumerate(cropped):
             text, score, spans = flipped.get(index, readings[index])
-            if not text or score < min_score:
+            if not text.strip() or score < min_score:
                 continue
             line = Line(text, score, as_quad(quad), turn + 180 if index in flipped else turn)
             if spans:

@@ -50,6 +50,12 @@ def skew(quads: QuadArray) -> float | None:
     return angle if share >= _MIN_SHARE and not is_watermark else None
 
 
+def turned_size(page: Image, angle: float) -> tuple[float, float]:
+    """(height, width) of the page (H, W, 3) turned by `angle` (radians), with its corners."""
+    (height, width), across, down = page.shape[:2], abs(cos(angle)), abs(sin(angle))
+    return height * across + width * down, width * across + height * down
+
+
 def turn_back(page: Image, angle: float, around: QuadArray | None = None) -> tuple[Image, Affine]:
     """The page (H, W, 3), turned counter-clockwise by `angle` (radians), at the same scale.
 

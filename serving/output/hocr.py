@@ -45,6 +45,9 @@ def hocr(pages: Sequence[ReadPage]) -> str:
 
 
 def _add_line(paragraph: Element, name: str, line: Line) -> None:
+    found = list(words(line))
+    if not found:
+        return
     title = _bbox(line.quad)
     if line.turn:
         title += f"; textangle {360 - line.turn}"  # counter-clockwise
@@ -54,7 +57,7 @@ def _add_line(paragraph: Element, name: str, line: Line) -> None:
         slope = (end_y - y) / max(1, end_x - x)
         title += f"; baseline {slope:.3f} {y - slope * (x - left) - bottom:.0f}"
     element = _part(paragraph, "span", "ocr_line", f"line_{name}", title)
-    for index, word in enumerate(words(line), 1):
+    for index, word in enumerate(found, 1):
         confidence = f"{_bbox(word.box)}; x_wconf {round(100 * word.score)}"
         part = _part(element, "span", "ocrx_word", f"word_{name}_{index}", confidence)
         part.text = xml_text(word.text)

@@ -99,7 +99,8 @@ def open_planned(
     """
     engines: dict[str, Engine] = {}
     for section, (spec, graph) in _engines(found, plan, graphs, device, workers).items():
-        observer = partial(on_batch, section) if on_batch and section != "TextDetection" else None
+        reads_lines = section in ("TextLineOrientation", "TextRecognition")
+        observer = partial(on_batch, section) if on_batch and reads_lines else None
         engines[section] = open_fused(graph, spec, found[section].model, observer)
     choices = " ".join(str(model.choice) for model in plan.models.values())
     pipeline = replace(

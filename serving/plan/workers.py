@@ -177,7 +177,8 @@ def measure_workers(
 ) -> tuple[WorkerTrial, ...]:
     """A trial for each number of workers, up to the first that fails; one of them is chosen.
 
-    counts: ascending from 1. launch: starts that many; raises EngineError.
+    counts: ascending from 1. launch: starts that many; raises EngineError. So does this where even
+    the first number fails.
     """
     if len(counts) == 1:
         few = f"not measured: more processes need {2 * _MIN_CORES} cores, or 2 with a GPU"
@@ -198,6 +199,8 @@ def measure_workers(
                 rivals = [group] if best is None else [best, group]
                 found = race([each.measure for each in rivals], max_seconds)
             except EngineError as error:
+                if not groups:
+                    raise
                 reasons[count] = str(error)
                 break
             groups.append(group)

@@ -16,7 +16,7 @@ import pytest
 from http_fake import picture
 from pyarrow import parquet
 
-from serving.bulk.inputs import Document, Listing
+from serving.bulk.inputs import Document, Item, Listing
 from serving.errors import BadRequest, ConfigError, TooLarge, Undecodable, Unfetchable
 
 PNG, TIFF = picture(), picture(kind="TIFF", pages=2)
@@ -101,6 +101,21 @@ def test_a_list_of_paths_and_addresses(
     for name in list(listing.documents)[2:]:
         with pytest.raises(Unfetchable, match=r"127\.0\.0\.1|No such file"):
             listing.documents[name].read()
+
+
+def test_a_long_document_is_downloaded_twice_at_most(bucket: str) -> None:
+    """First to see how many pages it has, then for all that are left."""
+    reads = []
+
+    class Counted(Document):
+        def read(self) -> bytes:
+            reads.append(self.name)
+            return super().read()
+
+    long = Counted("long.tif", f"{bucket}/deep/b.tif")
+    items = [Item(long)] + [Item(long, first, 40) for first in range(8, 40, 8)]
+    assert {item.read() for item in items} == {TIFF}
+    assert len(reads) == 2
 
 
 def test_the_files_in_a_tar_archive(tmp_path: Path) -> None:

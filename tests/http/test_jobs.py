@@ -80,6 +80,7 @@ def test_a_job_from_its_document_to_its_lines(begin: Callable[..., Server], spoo
         (picture(), {"optionalPayload": "{"}, 400, "JSON"),
         (picture(), {"optionalPayload": '{"visualize": true}'}, 400, "visualize"),
         (picture(), {"optionalPayload": '{"textDetThresh": 7}'}, 400, "text_det_thresh"),
+        (picture(), {"optionalPayload": '{"useDocUnwarping": true}'}, 400, "no unwarping model"),
         (picture(), {"batchId": "../x"}, 400, "batchId"),
         (picture(), {"color": "red"}, 400, "known are file, model"),
         (picture(pages=4, kind="TIFF"), {}, 413, "limit is 3"),

@@ -207,6 +207,29 @@ def test_errors_name_the_source_and_its_index(tmp_path: Path, decoder: Decoder) 
         list(load(b"text", decoder=decoder))
 
 
+def test_a_file_that_does_not_open_is_told_of_and_the_others_are_read(
+    tmp_path: Path, decoder: Decoder
+) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "b.png").write_bytes(PNG[:40])
+    (tmp_path / "c.pdf").write_bytes(PDF)
+    failed: list[tuple[str, int | None, str]] = []
+    sources = [tmp_path, b"text", "http://127.0.0.1:9/refused.png", PNG]
+    pages = load(
+        sources,
+        decoder=decoder,
+        on_page_error=lambda name, index, error: failed.append((name, index, str(error))),
+    )
+    read = [(Path(name).name, index) for name, index in names(pages)]
+    assert read == [("a.png", None), ("c.pdf", 0), ("c.pdf", 1), ("image_3", None)]
+    assert [(Path(name).name, index) for name, index, _ in failed] == [
+        ("b.png", None),
+        ("image_1", None),
+        ("refused.png", None),
+    ]
+    assert all(reason for _, _, reason in failed)
+
+
 def test_arrays_of_other_shapes(decoder: Decoder) -> None:
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     for source_value in (grey, grey[..., None]):

@@ -138,6 +138,20 @@ def test_a_request_can_leave_pages_as_they_are(pipeline: Pipeline, read: Read) -
         pipeline.read(np.zeros((64, 64, 3), np.uint8), Options(use_doc_unwarping=True))
 
 
+@pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 2, 3), (300, 1000, 3)])
+def test_the_classifier_sees_the_middle_of_a_strip(
+    pipeline: Pipeline, shape: tuple[int, int, int]
+) -> None:
+    """At its scale the whole of the first has 39 GB."""
+    assert pipeline.page_orienter is not None
+    model = pipeline.page_orienter.model
+    strip = np.zeros(shape, np.uint8)
+    strip[shape[0] // 2 - 4 : shape[0] // 2 + 4, shape[1] // 2 - 4 : shape[1] // 2 + 4] = 255
+    fitted = pipeline.page_orienter.fit(strip)
+    assert fitted.shape == (model.height, model.width, 3)
+    assert fitted[model.height // 2, model.width // 2].min() == 255
+
+
 def test_a_preprocessor_model_that_is_missing_is_named_with_both_ways_out(
     built: Path, repo: Path, tmp_path: Path
 ) -> None:

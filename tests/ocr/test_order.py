@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks import corpus
 from serving.config import load_config
 from serving.config.options import Options
-from serving.ocr.order import by_columns, column_order, reading_order
+from serving.ocr.order import Indices, _Cutter, by_columns, column_order, reading_order
 from serving.ocr.pipeline import Pipeline
 from serving.plan.load import open_pipeline
 from serving.scores import edit_distance
@@ -129,6 +130,26 @@ def test_a_table_of_1200_cells_and_boxes_without_height() -> None:
     cells = np.array([quad(60 * x, 30 * y) for y in range(40) for x in range(30)], np.int32)
     assert column_order(cells) == list(range(1200))
     assert sorted(column_order(cells * 0)) == list(range(1200))
+
+
+def test_many_columns_between_headings_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3000 lines: to judge what is left anew after each cut would take a minute."""
+    judged: list[int] = []
+    judge = _Cutter._judge
+
+    def counted(self: _Cutter, part: Indices, *others: Any) -> Any:
+        judged.append(len(part))
+        return judge(self, part, *others)
+
+    monkeypatch.setattr(_Cutter, "_judge", counted)
+    boxes: list[tuple[int, int, int, int]] = []
+    for y in range(0, 1700 * 30, 30):
+        sides = [(0, 1000)] if y % 120 == 90 else [(0, 480), (520, 1000)]
+        boxes += [(left, y, right, y + 20) for left, right in sides]
+    corners = [[[x0, y0], [x1, y0], [x1, y1], [x0, y1]] for x0, y0, x1, y1 in boxes]
+    order = column_order(np.array(corners, np.int32))
+    assert order[:8] == [0, 2, 4, 1, 3, 5, 6, 7]
+    assert sum(judged) < 3 * len(boxes)
 
 
 def test_pages_of_columns_are_read_in_order(pipeline: Pipeline) -> None:

@@ -16,7 +16,7 @@ from benchmarks.corpus.fonts import CHINESE, load_font
 from serving.config.options import Options
 from serving.imaging.crop import crop
 from serving.ocr.pipeline import Pipeline
-from serving.ocr.skew import skew, turn_back
+from serving.ocr.skew import skew, turn_back, turned_size
 from serving.scores import character_errors
 from serving.types import Image, Page, QuadArray
 
@@ -119,6 +119,19 @@ def test_a_page_of_more_than_50_megapixels_is_read_as_it_is(
     asked = Options(text_det_limit_side_len=4000, text_det_limit_type="max", text_det_tiling=False)
     assert pipeline.detector.detect(part, asked).to_page is not None
     assert pipeline.detector.detect(whole, asked).to_page is None
+
+
+def test_a_strip_whose_corners_would_take_many_times_its_memory_is_read_as_it_is(
+    pipeline: Pipeline, pages: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = skewed(pages[0], 12)
+    strip = np.tile(part, (1, 8, 1))
+    asked = Options(text_det_limit_side_len=4000, text_det_limit_type="max", text_det_tiling=False)
+    for page, is_turned in ((part, True), (strip, False)):
+        monkeypatch.setattr("serving.ocr.detect._MAX_TURNED", 2 * page.size / 3)
+        assert (pipeline.detector.detect(page, asked).to_page is not None) == is_turned
+    turned, _ = turn_back(part, radians(12))
+    assert turned.shape[:2] == pytest.approx(turned_size(part, radians(12)), abs=1)
 
 
 def quads(angle: float, count: int, length: int = 200, height: int = 20) -> QuadArray:

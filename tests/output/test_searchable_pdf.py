@@ -274,6 +274,20 @@ def test_a_colour_profile_is_kept_where_it_fits(decoder: Decoder, kind: str, mod
     assert drawn(made)[0].size == (200, 100)
 
 
+def test_each_page_of_a_tiff_has_its_own_colour_profile(decoder: Decoder) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tagged = PICTURE.copy()
+    tagged.info["icc_profile"] = profile
+    pages = [PICTURE, tagged, PICTURE]
+    data = files.encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    with Image.open(io.BytesIO(data)) as written:
+        written.seek(1)
+        assert written.tag_v2.get(34675)
+    with pikepdf.Pdf.open(io.BytesIO(read(decoder, data))) as result:
+        spaces = [page.Resources.XObject.Im.ColorSpace for page in result.pages]
+    assert [space == pikepdf.Name.DeviceRGB for space in spaces] == [True, False, True]
+
+
 def test_an_image_without_a_resolution_is_144_dpi(decoder: Decoder) -> None:
     made = read(decoder, files.encoded(PICTURE, "PNG"), files.encoded(PICTURE, "GIF"))
     assert [page.size for page in drawn(made)] == [(200, 100)] * 2
@@ -341,12 +355,24 @@ def signed(*, flags: bool) -> bytes:
     )
 
 
+def form_of(count: int) -> bytes:
+    """A form with so many fields, none of which is signed."""
+    return files.pdf(
+        b"<</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[%s]>>>>" % (b"5 0 R " * count),
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 90 90]/Contents 4 0 R>>",
+        files.stream(b""),
+        b"<</FT/Tx/T(Name)>>",
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (encrypted(), "encrypted"),
         (signed(flags=True), "signed"),
         (signed(flags=False), "signed"),
+        (form_of(20_000), "more than 10000 fields"),
         (files.paper(*["0 0 9 9"] * 2).replace(b"/Count 2", b"/Count 1"), "of its 2 pages, 1 can"),
     ],
 )

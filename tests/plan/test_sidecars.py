@@ -232,6 +232,19 @@ def test_external_data_is_part_of_the_models_digest(tmp_path: Path, location: st
     assert digest(folder) != before
 
 
+def test_a_file_whose_name_is_in_the_graph_by_chance_is_no_weights(tmp_path: Path) -> None:
+    """The name of its node: a log of the training that grows must not make a plan out of date."""
+    name = "weights/" + "long" * 40 + ".bin"
+    write_graph(tmp_path, name)
+    before = digest(tmp_path)
+    (tmp_path / "Add").write_text("a log")
+    (tmp_path / "external").write_text("another")
+    assert digest(tmp_path) == before
+    (tmp_path / "weights").mkdir()
+    (tmp_path / name).write_bytes(bytes(64))
+    assert digest(tmp_path) != before
+
+
 def write_graph(folder: Path, location: str) -> None:
     """A model whose weights are 64 bytes of another file."""
     weights = TensorProto(

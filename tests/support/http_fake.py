@@ -21,7 +21,7 @@ from PIL import Image as PillowImage
 from serving.config.options import DEFAULT_OPTIONS, Options
 from serving.config.pipeline import PipelineConfig
 from serving.engines.base import OnBatch
-from serving.errors import EngineError, OcrError
+from serving.errors import BadRequest, EngineError, OcrError
 from serving.http.gunicorn import master
 from serving.http.settings import Settings
 from serving.types import Image, Line, Page
@@ -72,6 +72,7 @@ class FakeReader:
         self.hoard: list[bytes] = []
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
+        self.check(options)
         height, width = image.shape[:2]
         self.seen.append(options)
         colour = tuple(int(value) for value in image[0, 0, ::-1])
@@ -91,6 +92,10 @@ class FakeReader:
         )
         lines = () if colour == (255, 255, 255) else (line,)
         return Page(width, height, lines, {"detect": 1.0, "recognise": 2.0})
+
+    def check(self, options: Options) -> None:
+        if options.use_doc_unwarping:
+            raise BadRequest("use_doc_unwarping: this pipeline has no unwarping model")
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         return {

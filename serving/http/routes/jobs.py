@@ -160,7 +160,7 @@ def submit() -> Response:
     options = overrides.options()
     if overrides.visualize:
         raise BadRequest("visualize: jobs have no pictures; POST /ocr has")
-    service.registry.get(pipeline).settings(options)
+    service.registry.get(pipeline).check(options)
     [data] = service.fetch([document], request.environ)
     job = JobRequest(
         owner=_owner(),

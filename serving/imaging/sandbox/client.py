@@ -402,7 +402,9 @@ class _DecoderProcess:
             self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
             protocol.send(self._channel, message, descriptors)
             self._await_answer(deadline)
-            answer, _ = protocol.receive(self._channel, deadline=deadline)
+            answer, unwanted = protocol.receive(self._channel, deadline=deadline)
+            for descriptor in unwanted:  # of a process that a file has taken over
+                os.close(descriptor)
         except TimeoutError:
             raise
         except (OSError, EOFError, ValueError):

@@ -20,6 +20,7 @@ from serving.plan.plan import (
     Trial,
     all_deployments,
     installed_version,
+    key,
     machine,
 )
 from serving.plan.timing import fastest
@@ -114,8 +115,8 @@ def measured(
                 backend = trial.spec.backend
                 current = plan.versions.get(backend) == installed_version(backend)
                 if current and trial.ms is not None and _passes(trial, model, gate):
-                    newest.setdefault(str(trial.spec), trial)
-    trials = [newest[str(spec)] for spec in specs if str(spec) in newest]
+                    newest.setdefault(key(trial.spec.to_dict()), trial)
+    trials = [newest[spec] for spec in (key(spec.to_dict()) for spec in specs) if spec in newest]
     return trials[fastest([trial.ms or 0.0 for trial in trials])].spec if trials else None
 
 

@@ -167,9 +167,7 @@ class PlainPipeline:
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """Read one upright page, (H, W, 3) uint8 BGR. Lines are PaddleX's, including empty ones."""
-        for key in _OWN_OPTIONS:
-            if getattr(options, key):
-                raise BadRequest(f"{key}: plain PaddleX (enable_hpi: False) does not have it")
+        self.check(options)
         start = time.perf_counter()
         with self._lock:
             own = options.model_dump(exclude_none=True, exclude={"order", *_OWN_OPTIONS})
@@ -187,6 +185,12 @@ class PlainPipeline:
         sizes = (height, width) if angle % 180 else (width, height)
         page = Page(*sizes, lines, timing={"paddlex": spent})
         return on_sent_page(page, width, height, angle)
+
+    def check(self, options: Options) -> None:
+        """Raise BadRequest for an option that plain PaddleX does not have."""
+        for key in _OWN_OPTIONS:
+            if getattr(options, key):
+                raise BadRequest(f"{key}: plain PaddleX (enable_hpi: False) does not have it")
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """The effective settings of a request, under PaddleX's names."""

@@ -103,9 +103,7 @@ class PaddleXPipeline:
 
     def read(self, image: Image, options: Options = DEFAULT_OPTIONS) -> Page:
         """PaddleX's result of one page, (H, W, 3) uint8 BGR. Raises BadRequest for any option."""
-        if given := options.model_dump(exclude_none=True):
-            name = self._config.data["pipeline_name"]
-            raise BadRequest(f"{min(given)}: PaddleX runs {name} as its YAML says")
+        self.check(options)
         start = time.perf_counter()
         with self._lock:
             (result,) = self._pipeline.predict(image)
@@ -113,6 +111,12 @@ class PaddleXPipeline:
         height, width = image.shape[:2]
         content = PaddleXResult(self._config.results, _pruned(result.json["res"]))
         return Page(width, height, timing={"paddlex": spent}, paddlex=content)
+
+    def check(self, options: Options) -> None:
+        """Raise BadRequest for any option."""
+        if given := options.model_dump(exclude_none=True):
+            name = self._config.data["pipeline_name"]
+            raise BadRequest(f"{min(given)}: PaddleX runs {name} as its YAML says")
 
     def settings(self, options: Options = DEFAULT_OPTIONS) -> dict[str, Any]:
         """None: PaddleX's result has them."""

@@ -163,7 +163,10 @@ def compare(report: Path, **settings: Any) -> None:
     "--clients", "--in-flight", type=Counts(), default="1,4,32", show_default=True,
     help="Of the closed loops: each has one request in flight.",
 )  # fmt: skip
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True,
+    help="Rounds of the closed-loop loads, in turn; medians are shown.",
+)  # fmt: skip
 @click.option(
     "--phase",
     type=_POSITIVE,
@@ -256,7 +259,7 @@ def mixed(pipelines: tuple[Path, ...], seconds: float, report: Path, models: Pat
 
 @main.command()
 @pipeline_option
-@click.option("--minutes", type=_POSITIVE, required=True)
+@click.option("--minutes", type=_POSITIVE, required=True, help="How long mixed sizes are read.")
 @report_option
 @models_option
 def soak(pipeline: Path, minutes: float, report: Path, models: Path) -> None:
@@ -284,7 +287,10 @@ def soak(pipeline: Path, minutes: float, report: Path, models: Path) -> None:
 @click.argument("pipeline", type=_FILE, metavar="PIPELINE.yaml")
 @click.option("--device", default="gpu:0", show_default=True)
 @click.option("--images", type=_FILE, help="A folder of your pages, beside the rendered ones.")
-@click.option("--pages", type=click.IntRange(min=1), default=24, help="How many are rendered.")
+@click.option(
+    "--pages", type=click.IntRange(min=1), default=24, show_default=True,
+    help="How many are rendered.",
+)  # fmt: skip
 @models_option
 def check_gpu(pipeline: Path, device: str, images: Path | None, pages: int, models: Path) -> None:
     """Whether a GPU reads what the CPU reads, and how much faster.

@@ -1,13 +1,14 @@
-"""`ocr-hpi bulk` measured and maltreated; docs/scaling.md has the figures.
+"""`ocr-hpi bulk`, its rate and its faults; docs/scaling.md has the figures.
 
 `python -m benchmarks.bulk rate` compares its rate with that of a loaded pipeline in this process,
 in turn. `python -m benchmarks.bulk faults` reads 2,000 small pages on a Ray cluster of two node
-processes on this machine, 1 % of them broken: one node is killed at the half; then, in another run,
+processes on this machine, 1 % of them broken: one node is killed halfway; then, in another run,
 the driver is killed at a third and the same command is started again. Each page must be there once.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import RawTextHelpFormatter
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -175,5 +177,11 @@ def _read(out: Path) -> Counter[str]:
 
 
 if __name__ == "__main__":
+    measured = {"rate": rate, "faults": faults}
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.bulk", description=__doc__, formatter_class=RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=measured)
+    chosen = parser.parse_args().what
     with tempfile.TemporaryDirectory() as scratch:
-        {"rate": rate, "faults": faults}[sys.argv[1]](Path(scratch))
+        measured[chosen](Path(scratch))

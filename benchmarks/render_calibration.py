@@ -6,6 +6,7 @@ that every machine measures on the same pixels.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -33,4 +34,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

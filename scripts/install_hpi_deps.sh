@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the inference backends for a device from package indexes: install_hpi_deps.sh cpu|gpu
+# Installs the inference backends for a device from package indexes: install_hpi_deps.sh cpu|gpu [--tensorrt]
 # gpu needs only a driver: CUDA and cuDNN come as wheels. --tensorrt adds TensorRT, whose libraries
 # are only on NVIDIA's own index (https://pypi.nvidia.com).
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,7 +8,7 @@ usage="usage: bash scripts/install_hpi_deps.sh cpu|gpu [--tensorrt]"
 case "${1:-} ${2:-}" in
   "cpu " | "gpu " | "gpu --tensorrt") ;;
   "-h " | "--help ")
-    echo "$usage"
+    sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
     exit 0
     ;;
   *)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # From a fresh machine to a server: environment, models, engines, then Gunicorn in the foreground.
 # serve.sh [--from-bundle FILE] [options of `ocr-hpi serve`]. A second start skips what has been done.
-# --from-bundle: takes all of `ocr-hpi bundle FILE` of another machine, and asks nothing of a network.
+# --from-bundle: takes everything from FILE, which `ocr-hpi bundle` made on another machine; needs no network.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# What can be told to be wrong is told before anything is installed; `ocr-hpi serve --build` then looks
-# at all of it before it fetches or builds anything.
+# Wrong options are reported before anything is installed; `ocr-hpi serve --build` then checks all of
+# them before it fetches or builds anything.
 read_options() {
   local flag value words chosen=() chosen_shadows=()
   IFS=, read -ra pipelines <<<"${OCR_HPI_PIPELINE:-}"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from serving.config.errors import config_error
 from serving.config.options import MAX_PAGES, PDF_DPI, Options, PdfText
 from serving.config.pipeline import PipelineConfig, load_config
-from serving.errors import EngineError
+from serving.errors import ConfigError, EngineError
 from serving.imaging.decode import Decoder
 from serving.imaging.draw import draw
 from serving.imaging.formats import MAX_PIXELS, Limits, PageRanges
@@ -46,6 +46,8 @@ def load_pipeline(
     max_pixels, max_pages: of a page and of a document that is read; more raises TooLarge.
     Raises ConfigError, ModelError, PlanError and EngineError; the message says how to fix it.
     """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}: give 1 or more")
     limits = Limits(max_pixels, max_pages)
     return OcrPipeline(
         load_config(yaml), models=models, threads=threads, device=device, warm=warm, limits=limits
@@ -66,6 +68,7 @@ class OcrPipeline:
         limits: Limits,
     ) -> None:
         """Arguments and errors as of `load_pipeline`, which makes it."""
+        self._is_closed = False
         self.decoder = Decoder(limits)
         self.pipeline = (
             PlainPipeline(config, Path(models))
@@ -100,12 +103,14 @@ class OcrPipeline:
         None for the index of a whole file; the others are yielded. Without it, the first such error
         is raised.
         options: for this call only, under PaddleX's names; see `serving.Options`.
-        Raises ConfigError for an unknown option and InputError for an input that is no image.
+        Raises ConfigError for an unknown option, InputError for an input that is no image, and
+        EngineError, also once it is closed.
         """
         try:
             parsed = Options(**options)
         except ValidationError as error:
             raise config_error(error, where="predict", schema=Options) from None
+        self._check_open()
         settings = self.pipeline.settings(parsed)
         ranges = PageRanges.parse(pages)
         for loaded in load(
@@ -117,6 +122,7 @@ class OcrPipeline:
             on_page_error=on_page_error,
         ):
             page = loaded.own_text
+            self._check_open()
             try:
                 if page is None:
                     page = self.pipeline.read(loaded.image, parsed)
@@ -131,8 +137,13 @@ class OcrPipeline:
 
     def close(self) -> None:
         """Free the engines and end the decoder processes."""
+        self._is_closed = True
         self.decoder.close()
         self.pipeline.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError("this pipeline is closed: load it again with load_pipeline()")
 
     def __enter__(self) -> OcrPipeline:
         return self

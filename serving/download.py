@@ -81,8 +81,13 @@ def read_url(url: str, *, max_bytes: int, seconds: float) -> bytes:
                 data += chunk
                 if len(data) > max_bytes:
                     raise TooLarge(f"more than {max_bytes} bytes: download it yourself")
+    except requests.HTTPError as error:
+        raise Unfetchable(f"its host answers with {error.response.status_code}") from error
     except (requests.RequestException, OSError) as error:
-        raise Unfetchable(str(error)) from error
+        cause = root_cause(error)
+        cause = cause.__cause__ or cause  # urllib3's has the system's
+        reason = str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
+        raise Unfetchable(f"cannot be fetched: {reason}") from error
     return bytes(data)
 
 

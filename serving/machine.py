@@ -9,19 +9,33 @@ from contextlib import suppress
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """Processor cores this process may really use: its affinity, cut by the cgroup's quota."""
-    cores = len(os.sched_getaffinity(0))
-    quota = _quota(cgroup)
-    return max(1, cores if quota is None else min(cores, math.floor(quota)))
+    """Processor cores this process may really use: its affinity, cut by its cgroups' quotas."""
+    quotas = [quota for group in _groups(cgroup) if (quota := _quota(group)) is not None]
+    return max(1, min([len(os.sched_getaffinity(0)), *map(math.floor, quotas)]))
 
 
 def share(cores: int, among: int) -> int:
     """Cores of each of so many that share them out evenly: at least one."""
     return max(1, cores // among)
+
+
+def _groups(cgroup: Path) -> list[Path]:
+    """Folders of the cgroups that limit this process: its own and all around it.
+
+    In a container its own is mounted as the root. Of cgroup v1 only that is looked at.
+    """
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    folder = cgroup / own
+    return [folder, *(parent for parent in folder.parents if parent.is_relative_to(cgroup))]
 
 
 def _quota(cgroup: Path) -> float | None:
@@ -41,18 +55,18 @@ def _quota(cgroup: Path) -> float | None:
 
 def free_memory(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
     """Bytes that programs may still take: what the machine has left, cut by the cgroup's limit."""
-    left = _memory_left(cgroup)
-    available = _kilobytes(meminfo, "MemAvailable")
-    return available if left is None else min(available, left)
+    left = [left for group in _groups(cgroup) if (left := _memory_left(group)) is not None]
+    return min([_kilobytes(meminfo, "MemAvailable"), *left])
 
 
 def memory_limit(cgroup: Path = _CGROUP) -> int | None:
-    """Bytes that the cgroup, as a container's, may take; None where nothing limits it."""
-    for limit, _, _ in _MEMORY:
-        with suppress(OSError, ValueError):  # not this version, or "max"
-            most = int((cgroup / limit).read_text())
-            return most if most < _NO_LIMIT else None
-    return None
+    """Bytes that this process's cgroups, as a container's, may take; None where none limits it."""
+    limits = []
+    for group in _groups(cgroup):
+        for name, _, _ in _MEMORY:
+            with suppress(OSError, ValueError):  # not this version, or "max"
+                limits.append(int((group / name).read_text()))
+    return min((limit for limit in limits if limit < _NO_LIMIT), default=None)
 
 
 def resident_memory(pid: int) -> int:
@@ -97,12 +111,12 @@ def _memory_left(cgroup: Path) -> int | None:
     """Bytes that the cgroup still grants; None where nothing limits it."""
     for limit, used, cache in _MEMORY:
         try:
-            most, taken = int((cgroup / limit).read_text()), int((cgroup / used).read_text())
+            granted, taken = (int((cgroup / name).read_text()) for name in (limit, used))
             stat = (cgroup / used).with_name("memory.stat").read_text()
         except (OSError, ValueError):  # not this version, or "max"
             continue
         kept = dict(line.split() for line in stat.splitlines()).get(cache, 0)
-        return max(0, most - taken + int(kept))
+        return max(0, granted - taken + int(kept))
     return None
 
 

@@ -83,7 +83,7 @@ class Reading:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
         """The reverse."""
-        config = {**data["config"], "source": data["source"]}
+        config = PipelineConfig.checked(data["config"], data["source"])
         return _READING.validate_python({**data, "config": config})
 
     def settings(self) -> dict[str, Any]:

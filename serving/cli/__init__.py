@@ -17,7 +17,7 @@ from serving.errors import OcrError
 _COMMANDS = {
     "init": "Write the shipped pipelines into a folder, for editing.",
     "fetch": "Fetch the models that pipelines name into models/ and verify them.",
-    "adopt": "Make a model folder of an export of PaddleOCR 2.",
+    "adopt": "Make a model folder from an export of PaddleOCR 2.",
     "models": "List the models: what is here, what can be fetched, and their languages.",
     "build": "Measure every engine on this machine and keep the fastest that reads the same.",
     "plan": "Show what was measured, what was chosen and why.",
@@ -26,9 +26,9 @@ _COMMANDS = {
     "bundle": "Pack wheels, models and graphs for a machine without a network.",
     "key": "Create an API key.",
     "predict": "Read images, PDFs and folders from the command line.",
-    "bulk": "Read many documents to Parquet, here, on a Ray cluster or by running servers.",
+    "bulk": "Read many documents to Parquet: here, on a Ray cluster or through running servers.",
     "evaluate": "Score pipelines on your own labelled images.",
-    "swap": "Let a running server serve another pipeline, once it has proved as good.",
+    "swap": "Switch a running server to another pipeline, once that has proved as good.",
 }
 _DEBUG = "serving.debug"
 
@@ -102,5 +102,6 @@ def _debug_option() -> click.Option:
 def main() -> None:
     """PP-OCR models on the engine that is fastest on this machine and reads the same text.
 
-    First fetch, then build, then serve. Exit codes: 0 done, 1 failed, 2 wrong usage.
+    First fetch, then build, then serve. Exit codes: 0 done, 1 failed, 2 wrong
+    usage, 130 ended by Ctrl-C.
     """

@@ -35,14 +35,15 @@ def _shape(text: str) -> list[int]:
     "--dict",
     "dictionary",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Of a recogniser: its characters, one a line (rec_char_dict_path).",
+    help="A recogniser's characters, one per line: the training's character_dict_path.",
 )
 @click.option(
     "--shape",
     type=Parsed("3,HEIGHT,WIDTH", _shape),
-    help="Of the lines that it was trained on.  [default: 3,48,320 for rec, 3,48,192 for cls]",
+    help="Shape of the lines that it was trained on.  [default: 3,48,320 for rec, 3,48,192 for "
+    "cls]",
 )
-@click.option("--name", help="Of the new folder in the folder of models.  [default: that of DIR]")
+@click.option("--name", help="Name of the new folder in --models.  [default: that of DIR]")
 @click.option(
     "--model-name",
     help="PaddleX's name of the model that yours was trained from.  [default: "

@@ -37,7 +37,7 @@ from serving.cli.options import DEVICE, models_option, named_models, pipelines_a
 @click.option(
     "--pending-conversions",
     is_flag=True,
-    help="Only list the models that must be converted from Paddle to ONNX, one a line.",
+    help="Only list the models that must be converted from Paddle to ONNX, one per line.",
 )
 @models_option
 def command(

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     type=click.Choice(["parquet", "jsonl"]),
     default="parquet",
     show_default=True,
-    help="Of the shards: Parquet, or JSON lines.",
+    help="Format of the shards: Parquet or JSON Lines.",
 )
-@click.option("--column", help="Of Parquet: the one with the documents' bytes or addresses.")
+@click.option("--column", help="Column of a Parquet INPUT with the documents' bytes or addresses.")
 @click.option(
     "--shard-pages",
     type=COUNT,
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     "--ray",
     "ray_address",
     metavar="ADDRESS",
-    help="Read on the Ray cluster at HOST:PORT, or auto for the one of this node. Needs the extra "
+    help="Read on the Ray cluster at HOST:PORT; auto is the cluster of this node. Needs the extra "
     "ray.",
 )
 @click.option(
@@ -74,15 +74,19 @@ if TYPE_CHECKING:
     metavar="URL[,URL]",
     help="Read by running servers, as http://host:8868 or http://host:8868/ocr/v1/NAME.",
 )
-@setting("--api-key", help="Of --server; better in the environment than on the command line.")
+@setting(
+    "--api-key", help="API key for --server; better in the environment than on the command line."
+)
 @click.option(
-    "--price-per-hour", type=click.FloatRange(0), help="Of all machines, for the summary."
+    "--price-per-hour",
+    type=click.FloatRange(0),
+    help="Price of all machines per hour, for the summary.",
 )
 @setting("--device", type=DEVICE, help="cpu, gpu or gpu:0,1.  [default: what `build` chose]")
 @pdf_dpi_option
 @pdf_text_option
 @max_pixels_option
-@max_pages_option(MAX_PAGES, "Of a document")
+@max_pages_option(MAX_PAGES, "a document")
 @override_options
 @models_option
 def command(
@@ -105,11 +109,11 @@ def command(
     models: Path,
     **overrides: Any,
 ) -> None:
-    """Read the documents of INPUT into shards in the folder OUTPUT, a row a page.
+    """Read the documents of INPUT into shards in the folder OUTPUT, one row per page.
 
     INPUT: a folder, a glob, a list of addresses (.txt), a tar archive, Parquet, or an address in an
-    object store, as s3://bucket/folder. What cannot be read is a row with its error. The same
-    command again reads what is not in OUTPUT yet. The exit code is 1 where more pages failed than
+    object store, as s3://bucket/folder. What cannot be read becomes a row with its error. The same
+    command again reads what is not in OUTPUT yet. The exit code is 1 if more pages failed than
     --max-error-rate allows.
     """
     options = checked_options(overrides)

@@ -47,7 +47,7 @@ by_option = click.option(
     default=0.0,
     show_default=True,
     type=click.FloatRange(0, 100),
-    help="Points of 100 by which it may be worse.",
+    help="Percentage points by which it may be worse.",
 )
 confidence_option = click.option(
     "--confidence",
@@ -71,7 +71,7 @@ confidence_option = click.option(
     "--fold",
     multiple=True,
     type=click.Choice(["case", "width"]),
-    help="Take upper case, or full-width forms, for their counterparts. May be given twice.",
+    help="Treat upper case, or full-width forms, like their counterparts. May be given twice.",
 )
 @click.option(
     "--report",
@@ -84,8 +84,8 @@ confidence_option = click.option(
     "bounds",
     multiple=True,
     type=Parsed("FIGURE=VALUE", _bound),
-    help="Exit code 1 if a figure of all labels is lower, as char_f1=0.95. May be given more than "
-    "once.",
+    help="Exit with code 1 if a figure over all labels is below this fraction, as in "
+    "char_f1=0.95. May be given more than once.",
 )
 @click.option(
     "--fail-if-worse-than",

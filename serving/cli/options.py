@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from pydantic import ValidationError
 
+from serving.config.errors import problem
 from serving.config.options import PDF_DPI, Options, PdfText
 from serving.errors import ConfigError
 from serving.imaging.formats import MAX_PIXELS
@@ -19,6 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_PIPELINES = (Path("configs/PP-OCRv4_mobile.yaml"),)
 """The pipelines of the default server."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+")
 _SERVED = f"accurate={DEFAULT_PIPELINES[0]}"
 
 
@@ -65,6 +67,18 @@ PIPELINE = _Listed("NAME=YAML", _pipeline)
 """As (name, path)."""
 
 
+def _origin(text: str) -> str:
+    """Flask-CORS takes a text with special characters as a regular expression."""
+    if text not in ("*", "null") and not _ORIGIN.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no origin: give scheme and host, as https://app.example.org, or *"
+        )
+    return text
+
+
+ORIGIN = _Listed("ORIGIN", _origin)
+
+
 def setting(flag: str, *names: str, **options: Any) -> Callable[[Command], Command]:
     """An option that is also the environment variable OCR_HPI_<FLAG>."""
     envvar = "OCR_HPI_" + flag.removeprefix("--").replace("-", "_").upper()
@@ -101,13 +115,17 @@ models_option = setting(
 )
 
 max_pixels_option = setting(
-    "--max-pixels", default=MAX_PIXELS, type=COUNT, help="Of a page; more is refused."
+    "--max-pixels",
+    default=MAX_PIXELS,
+    type=COUNT,
+    help="Most pixels a page may have; more is refused.",
 )
 
 
 def max_pages_option(default: int, of: str) -> Callable[[Command], Command]:
     """`--max-pages N`. of: what has so many pages."""
-    return setting("--max-pages", default=default, type=COUNT, help=f"{of}; more is refused.")
+    help = f"Most pages {of} may have; more is refused."
+    return setting("--max-pages", default=default, type=COUNT, help=help)
 
 
 pdf_dpi_option = click.option(
@@ -123,7 +141,7 @@ pdf_text_option = click.option(
     type=click.Choice(get_args(PdfText)),
     default="ignore",
     show_default=True,
-    help="auto: take a PDF page's own text where it is all there, and read the other pages.",
+    help="auto: take a PDF page's own text where it is complete, and read the other pages.",
 )
 
 
@@ -136,9 +154,20 @@ def override_options(command: Command) -> Command:
             f"{flag}/--no-{flag[2:]}" if switch else flag,
             name,
             default=None,
+            metavar=None if switch else _metavar(info.annotation),
             help=f"{info.description}  [default: as the YAML has it]",
         )(command)
     return command
+
+
+def _metavar(annotation: Any) -> str | None:
+    """INTEGER, FLOAT or [a|b], for what a field has beside None."""
+    kind = get_args(annotation)[0]
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return f"[{'|'.join(get_args(kind))}]"
+    return {int: "INTEGER", float: "FLOAT"}.get(kind)
 
 
 def checked_options(overrides: dict[str, Any]) -> Options:
@@ -148,7 +177,7 @@ def checked_options(overrides: dict[str, Any]) -> Options:
     except ValidationError as error:
         item = error.errors()[0]
         flag = "--" + str(item["loc"][0]).replace("_", "-")
-        raise click.UsageError(f"{flag}: {item['msg']}, not {item['input']!r}") from None
+        raise click.UsageError(f"{flag}: {problem(item)}, not {item['input']!r}") from None
 
 
 def named_models(pipelines: Sequence[Path]) -> list[tuple[str, Path | None]]:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 @click.command()
 @pipelines_argument
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Cores of the plan.  [default: all usable]"
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Number of cores whose plan is shown.  [default: all usable]",
 )
-@click.option("--device", type=DEVICE, help="Of the plan.  [default: what `build` chose]")
+@click.option(
+    "--device", type=DEVICE, help="Device whose plan is shown.  [default: what `build` chose]"
+)
 @models_option
 def command(
     pipelines: tuple[Path, ...],

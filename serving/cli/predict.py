@@ -105,7 +105,7 @@ _MAX_NAME = 200
 )
 @pdf_text_option
 @max_pixels_option
-@max_pages_option(MAX_PAGES, "Of a document")
+@max_pages_option(MAX_PAGES, "a document")
 @override_options
 @models_option
 def command(
@@ -126,9 +126,9 @@ def command(
 ) -> None:
     """Read images, PDFs, folders or URLs, or standard input (-), and print their text.
 
-    With several inputs each begins with a line `==> PATH <==`; a form feed parts the pages of one.
-    What cannot be read, a file or a page, is reported on stderr; the rest is read, and the exit
-    code is 1. Its pages are numbered as if it had been read.
+    With several inputs, each begins with a line `==> PATH <==`; form feeds separate its pages. A
+    file or page that cannot be read is reported on stderr, the rest is read, and the exit code is
+    1. A page that is missing does not change the numbers of the others.
     """
     options = checked_options(overrides)
     try:

@@ -12,6 +12,7 @@ import click
 from serving.cli.options import (
     COUNT,
     DEVICE,
+    ORIGIN,
     PIPELINE,
     Parsed,
     max_pages_option,
@@ -21,9 +22,13 @@ from serving.cli.options import (
     setting,
 )
 from serving.cli.prepare import lacking, prepare
+from serving.http.settings import MIB, Settings
 
 if TYPE_CHECKING:
     from serving.download import HostPattern
+
+
+_DEFAULT = Settings(pipelines={})
 
 
 def _url_hosts(text: str) -> tuple[HostPattern, ...]:
@@ -33,20 +38,24 @@ def _url_hosts(text: str) -> tuple[HostPattern, ...]:
 
 
 @click.command()
-@setting("--host", default="127.0.0.1", help="Address to listen on.")
-@setting("--port", default=8868, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@pipelines_option("A pipeline YAML, served at /ocr/v1/NAME. May be given more than once.")
+@setting("--host", default=_DEFAULT.host, help="Address to listen on.")
+@setting("--port", default=_DEFAULT.port, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@pipelines_option(
+    "A pipeline YAML, served at /ocr/v1/NAME. May be given more than once; in the environment "
+    "variable, commas separate them."
+)
 @setting(
     "--shadow",
     "shadows",
     multiple=True,
     type=PIPELINE,
     help="A pipeline YAML that reads some pages of the pipeline NAME again, while the server is "
-    "idle. /metrics counts how far the two agree; answers do not change.",
+    "idle. /metrics counts how far the two agree; answers do not change. May be given more than "
+    "once; in the environment variable, commas separate them.",
 )
 @setting(
     "--shadow-share",
-    default=0.05,
+    default=_DEFAULT.shadow_share,
     type=click.FloatRange(0, 1, min_open=True),
     help="The share of its pages that a shadow reads.",
 )
@@ -65,37 +74,43 @@ def _url_hosts(text: str) -> tuple[HostPattern, ...]:
 @setting(
     "--threads",
     type=COUNT,
-    help="Pages read side by side in one worker, on as many cores. "
+    help="Pages read at the same time in one worker, on as many cores. "
     "[default: usable cores / workers]",
 )
 @setting(
     "--memory",
     type=click.FloatRange(min=1),
     metavar="MB",
-    help="Of all workers together, MiB. They grow with every new shape of page; while new ones "
-    "still fit beside them, those take over, as at a SIGHUP.  [default: 90 % of the container's "
-    "limit, if it has one]",
+    help="Limit for all workers together, in MiB. Workers grow with every new shape of page; while "
+    "new ones still fit beside them, those take over, as at a SIGHUP.  [default: 90 % of the "
+    "container's limit, if it has one]",
 )
-@setting("--max-body-mb", default=20.0, type=click.FloatRange(min=0.01), help="Of a request, MiB.")
+@setting(
+    "--max-body-mb",
+    default=_DEFAULT.max_body / MIB,
+    type=click.FloatRange(min=0.01),
+    help="Largest request body, in MiB.",
+)
 @max_pixels_option
-@max_pages_option(200, "Of a request")
+@max_pages_option(_DEFAULT.max_pages, "a request")
 @setting(
     "--queue",
-    default=32,
+    default=_DEFAULT.queue,
     type=click.IntRange(min=0),
-    help="Requests that may wait, for the whole server; more are told to come back later.",
+    help="Requests that may wait, in the whole server; more get 429 and are to come back later.",
 )
 @setting(
     "--timeout",
-    default=60.0,
+    default=_DEFAULT.timeout,
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds a request may wait, beside 10 a page.",
+    help="Seconds a request may wait, plus 10 for each page.",
 )
 @setting(
     "--api-keys-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Ask for a key: a line a key, NAME:SHA256, as `ocr-hpi key NAME` makes it. Sent as "
-    "Authorization: Bearer KEY or X-API-Key: KEY. Health, /, /docs and /openapi.json need none.",
+    help="File of API keys, one key per line, NAME:SHA256, as `ocr-hpi key NAME` makes it. Callers "
+    "then send one, as Authorization: Bearer KEY or X-API-Key: KEY. None is needed for /, /docs, "
+    "/openapi.json, /health and /v2/health with all below them, and the address of a job's result.",
 )
 @setting(
     "--allow-anonymous",
@@ -114,27 +129,28 @@ def _url_hosts(text: str) -> tuple[HostPattern, ...]:
     "--allow-origin",
     "allow_origins",
     multiple=True,
-    metavar="ORIGIN",
+    type=ORIGIN,
     help="A web origin whose pages may use this server from a browser (CORS), for example "
-    "https://app.example.org, or *. May be given more than once.  [default: none]",
+    "https://app.example.org, or *. May be given more than once; in the environment variable, "
+    "commas separate them.  [default: none]",
 )
 @setting(
     "--spool",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("spool"),
-    help="Folder of the jobs (/api/v2/ocr/jobs): their documents and results. Made when needed.",
+    default=_DEFAULT.spool,
+    help="Folder of the jobs (/api/v2/ocr/jobs): their documents and results. Made if needed.",
 )
 @setting(
     "--spool-mb",
-    default=512.0,
+    default=_DEFAULT.max_spool / MIB,
     type=click.FloatRange(min=0),
-    help="Of all jobs together, MiB; 0 takes no jobs.",
+    help="Space for all jobs together, in MiB; 0 takes no jobs.",
 )
 @setting(
     "--spool-hours",
-    default=24.0,
+    default=_DEFAULT.spool_time / 3600,
     type=click.FloatRange(min=0, min_open=True),
-    help="A job is removed so long after its last page.",
+    help="Hours after its last page at which a job is removed.",
 )
 @models_option
 @setting(
@@ -170,13 +186,12 @@ def command(
     """Serve pipelines over HTTP until a signal ends it.
 
     Prints `ready http://HOST:PORT` on stdout once every pipeline has read a warm-up image; logs
-    are JSON on stderr. SIGTERM finishes the requests in work. SIGHUP loads changed YAML files,
-    models, plans and keys while the old ones serve; what does not load leaves the old ones serving,
-    with the reason in the log and in GET /ocr/v1. Once it serves, nothing is downloaded, converted
-    or built: that is done before, by `ocr-hpi fetch` and `ocr-hpi build`, or here, with --build.
+    are JSON on stderr. SIGTERM finishes the requests in progress. SIGHUP loads changed YAML files,
+    models, plans and keys while the old ones serve; if something does not load, the old ones keep
+    serving, and the reason is in the log and in GET /ocr/v1. Once it serves, nothing is downloaded,
+    converted or built: that is done before, by `ocr-hpi fetch` and `ocr-hpi build`, or by --build.
     """
     from serving.config.pipeline import shipped
-    from serving.http.settings import Settings
     from serving.http.startup import StartupServer, bind
     from serving.machine import memory_limit, share, usable_cores
 
@@ -187,7 +202,7 @@ def command(
     if unknown := dict(shadows).keys() - dict(pipelines).keys():
         raise click.UsageError(f"--shadow: no --pipeline has the name {min(unknown)}")
     cores = usable_cores() if threads is None else threads * (workers or 1)
-    limit = 0.9 * (memory_limit() or 0) if memory is None else memory * 1024 * 1024
+    limit = 0.9 * (memory_limit() or 0) if memory is None else memory * MIB
     started = Settings(
         pipelines=dict(pipelines),
         shadows=dict(shadows),
@@ -195,8 +210,8 @@ def command(
         workers=workers or 1,
         threads=threads or share(cores, workers or 1),
         memory=int(limit) or None,
-        max_body=int(max_body_mb * 1024 * 1024),
-        max_spool=int(spool_mb * 1024 * 1024),
+        max_body=int(max_body_mb * MIB),
+        max_spool=int(spool_mb * MIB),
         spool_time=spool_hours * 3600,
         **settings,
     )

@@ -43,8 +43,10 @@ _LOAD_TIME = 960.0
     type=click.Path(dir_okay=False, path_type=Path),
     help="As the server has it.",
 )
-@click.option("--url", default="http://127.0.0.1:8868", show_default=True, help="Of the server.")
-@setting("--api-key", help="Of the server, if it asks for one.")
+@click.option(
+    "--url", default="http://127.0.0.1:8868", show_default=True, help="Address of the server."
+)
+@setting("--api-key", help="API key, if the server asks for one.")
 @data_option(required=False)
 @by_option
 @confidence_option
@@ -118,7 +120,9 @@ def command(
     if reason:
         put_back()
         raise click.ClickException(f"nothing has changed: {reason}")
-    click.echo(f"{name} is served by {new}; {previous} has what it was served by before")
+    is_back = new.resolve() == previous
+    now = "reads as before the swap again" if is_back else f"now reads as {new} says"
+    click.echo(f"{name} {now}; {previous} has what it read with until now")
 
 
 def _master(pidfile: Path) -> int:

@@ -23,7 +23,7 @@ class Options(BaseModel):
     use_textline_orientation: bool | None = None
     """Also read upside-down lines."""
     text_det_limit_side_len: Side | None = None
-    """Pixels to which a side of the page is resized for detection; see the next."""
+    """Pixels to which a side of the page is resized; text_det_limit_type says which side."""
     text_det_limit_type: LimitType | None = None
     """min: the short side is at least that, max: the long side at most, resize_long: exactly."""
     text_det_max_side_limit: Side | None = None
@@ -43,7 +43,7 @@ class Options(BaseModel):
     return_word_box: bool | None = None
     """Also return a box for each word of a line."""
     order: Order | None = None
-    """Of the lines. paddlex: by rows, columns: column by column, where the page has columns."""
+    """Order of the lines. paddlex: by rows; columns: column by column, where a page has columns."""
 
 
 DEFAULT_OPTIONS = Options()

@@ -13,6 +13,7 @@ from serving.config.errors import config_error, shortened
 from serving.config.pipeline import (
     ModelDir,
     PipelineConfig,
+    check_name,
     is_of_paddlex,
     parse_config,
     read_document,
@@ -76,6 +77,7 @@ def load_served(path: str | Path) -> ServedConfig:
     data, source = read_document(path), printable(str(path))
     if not isinstance(data, dict) or not is_of_paddlex(data):
         return parse_config(data, source=source)
+    check_name(data, source)
     name = data.get("pipeline_name", "OCR")
     if name not in [*_RESULTS]:
         raise ConfigError(

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -23,6 +23,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -38,13 +39,16 @@ _log = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 1024
 """Of a pipeline YAML; the longest of PaddleX's has 3 KiB."""
 
+T = TypeVar("T")
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=65535)]
-Shape = tuple[Literal[3], Side, Side]
+Shape = Annotated[tuple[Literal[3], Side, Side], Field(strict=False)]
 LimitType = Literal["min", "max", "resize_long"]
 Backend = Literal["paddle", "openvino", "onnxruntime", "tensorrt"]
 Order = Literal["paddlex", "columns"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8"]
+Refused = Annotated[T | None, Field(exclude=True)]
+"""PaddleX's key for what is done otherwise here: see `_unsupported`."""
 Count = Annotated[int, Field(strict=True, ge=1, le=1024)]
 
 
@@ -55,7 +59,7 @@ def _expand_user(path: Path) -> Path:
         raise ValueError(str(error)) from None
 
 
-ModelDir = Annotated[Path, AfterValidator(_expand_user)]
+ModelDir = Annotated[Path, Field(strict=False), AfterValidator(_expand_user)]
 """A folder; a relative one is relative to the working directory, as in PaddleX."""
 
 
@@ -85,17 +89,15 @@ DOC_SECTIONS = {
 
 
 class Section(BaseModel):
-    """A mapping of the YAML: frozen, and unknown keys are errors."""
+    """A mapping of the YAML: frozen; unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
 class BackendConfig(TypedDict, total=False):
     """`backend_config`, for every backend."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
     precision: Precision
     streams: Count
@@ -139,9 +141,9 @@ class Module(Section):
         default=None, validation_alias=AliasChoices("enable_hpi", "use_hpip")
     )
     hpi_config: HpiConfig | None = None
-    engine: str | None = None
-    engine_config: dict[str, Any] | None = None
-    genai_config: dict[str, Any] | None = None
+    engine: Refused[str] = None
+    engine_config: Refused[dict[str, Any]] = None
+    genai_config: Refused[dict[str, Any]] = None
 
 
 class TextDetection(Module):
@@ -209,7 +211,7 @@ class DocPreprocessor(Section):
         default=None, validation_alias=AliasChoices("enable_hpi", "use_hpip")
     )
     hpi_config: HpiConfig | None = None
-    engine: str | None = None
+    engine: Refused[str] = None
     sub_modules: DocModules = Field(default_factory=DocModules, alias="SubModules")
 
 
@@ -233,11 +235,12 @@ def _or_default(default: Callable[[], Any]) -> BeforeValidator:
 
 
 class PipelineConfig(Section):
-    """One OCR pipeline. `source` names its file in errors."""
+    """One OCR pipeline."""
 
-    source: str = Field(default="pipeline", exclude=True)
+    _source: str = PrivateAttr("pipeline")
     pipeline_name: Literal["OCR"] = "OCR"
-    text_type: Literal["general"] = "general"
+    text_type: Literal["general", "seal"] = "general"
+    """seal is run by PaddleX: see `is_of_paddlex`."""
     batch_size: int = Field(default=1, ge=1)
     use_doc_preprocessor: bool = True
     use_textline_orientation: bool = True
@@ -245,13 +248,25 @@ class PipelineConfig(Section):
     hpi_config: Annotated[HpiConfig, _or_default(HpiConfig)] = HpiConfig()
     gate: GateSetting = Gate()
     order: Order = "paddlex"
-    engine: str | None = None
-    engine_config: dict[str, Any] | None = None
+    engine: Refused[str] = None
+    engine_config: Refused[dict[str, Any]] = None
     serving: dict[str, Any] | None = Field(default=None, alias="Serving")
     sub_pipelines: Annotated[SubPipelines, _or_default(SubPipelines)] = Field(
         default_factory=SubPipelines, alias="SubPipelines"
     )
     sub_modules: SubModules = Field(alias="SubModules")
+
+    @property
+    def source(self) -> str:
+        """Names its file in errors."""
+        return self._source
+
+    @classmethod
+    def checked(cls, data: Mapping[str, Any], source: str) -> PipelineConfig:
+        """A config from the keys of a YAML. Raises pydantic.ValidationError."""
+        config = cls.model_validate(data)
+        config._source = source
+        return config
 
     def sections(self) -> list[tuple[str, Module]]:
         """(section, module) of the models in use, in the order in which a page passes them."""
@@ -292,15 +307,18 @@ class PipelineConfig(Section):
         return module.hpi_config if module.hpi_config is not None else self.hpi_config
 
 
-def levels(data: Any) -> Iterator[dict[str, Any]]:
-    """The mappings of a raw document that may set an engine: each pipeline, and each model."""
+def levels(data: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The mappings of a raw document that may set an engine: each pipeline, and each model.
+
+    Each behind its path, which ends with a dot; that of the document itself is empty.
+    """
     if not isinstance(data, dict):
         return
-    yield data
+    yield where, data
     for key in ("SubModules", "SubPipelines"):
         if isinstance(data.get(key), dict):
-            for inner in data[key].values():
-                yield from levels(inner)
+            for name, inner in data[key].items():
+                yield from levels(inner, f"{where}{key}.{name}.")
 
 
 def _inherit_hpi(data: Mapping[str, Any], shared: Any) -> dict[str, Any]:
@@ -356,6 +374,13 @@ def is_of_paddlex(data: Mapping[str, Any]) -> bool:
     return data.get("pipeline_name", "OCR") != "OCR" or data.get("text_type") == "seal"
 
 
+def check_name(data: Mapping[str, Any], source: str) -> None:
+    """Raise ConfigError for a slip in the name of the plain pipeline."""
+    name = data.get("pipeline_name")
+    if isinstance(name, str) and name != "OCR" and name.strip().upper() == "OCR":
+        raise ConfigError(f"{source}: pipeline_name: {name!r}: did you mean OCR?")
+
+
 _BY_PADDLEX = (
     "PaddleX itself runs it on these engines, in an environment with the extra paddlex: "
     "`ocr-hpi serve`, or in Python serving.integrations.paddlex.enable() and "
@@ -372,18 +397,19 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
             f"{source}: this is PaddleX's old beta form. In today's form it is:\n"
             f"{_translate_beta(data['Pipeline'])}"
         )
+    check_name(data, source)
     if is_of_paddlex(data):
         key = "text_type" if data.get("pipeline_name", "OCR") == "OCR" else "pipeline_name"
         raise ConfigError(
             f"{source}: {key}: {shortened(data[key])} is not plain OCR: {_BY_PADDLEX}"
         )
-    for keys in levels(data):
+    for _, keys in levels(data):
         if "enable_hpi" in keys and "use_hpip" in keys:
             raise ConfigError(f"{source}: enable_hpi and use_hpip are the same key; keep one")
     try:
-        config = PipelineConfig.model_validate({**data, "source": source})
+        config = PipelineConfig.checked(data, source)
     except ValidationError as error:
-        raise config_error(error, where=source, schema=PipelineConfig) from None
+        raise config_error(error, where=source, schema=PipelineConfig, document=data) from None
     for key, section in _missing_sections(config):
         raise ConfigError(
             f"{source}: {key} is True (absent means True), but {section} is missing; add it, or "

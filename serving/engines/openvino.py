@@ -58,13 +58,16 @@ class OpenVinoEngine(Engine):
         self.inputs = tuple(port.any_name for port in self._model.inputs)
         self._types = [port.get_element_type().to_dtype() for port in self._model.inputs]
         self._outputs = range(len(self._model.outputs))
-        self._requests: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
+        self._requests: queue.LifoQueue[ov.InferRequest | None] = queue.LifoQueue()
+        """Free ones; None when closed."""
         for _ in range(spec.streams):
             self._requests.put(self._model.create_infer_request())
 
     def run(self, images: Array, *more: Array) -> tuple[Array, ...]:
         request = self._requests.get()
         try:
+            if request is None:
+                raise EngineError("the engine is closed")
             # infer() on arrays takes 0.1 ms longer, 4 % of a short line, and copies the outputs
             # once more.
             tensors = [
@@ -85,6 +88,7 @@ class OpenVinoEngine(Engine):
     def close(self) -> None:
         while not self._requests.empty():
             self._requests.get()
+        self._requests.put(None)  # a call that comes too late must not wait for ever
         del self._model
 
 

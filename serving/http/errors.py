@@ -108,6 +108,20 @@ def error_answer(error: Exception, request_id: str) -> tuple[int, dict[str, Any]
     return status, error_body(code, str(error), request_id, **more)
 
 
+def in_form_of(path: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an error, in the form that the clients of the path's protocol expect."""
+    error = body["error"]
+    if path == "/ocr":  # PaddleX
+        more = {"logId": error["request_id"], "errorCode": status, "errorMsg": error["message"]}
+        return {**body, **more}
+    if path.startswith(JOBS):  # PaddleOCR
+        more = {"traceId": error["request_id"], "code": status, "msg": error["message"]}
+        return {**body, **more}
+    if f"{path}/".startswith("/v2/"):  # KServe
+        return {"error": error["message"]}
+    return body
+
+
 def _raised(error: Exception) -> Response:
     response = _answer(*error_answer(error, g.request_id))
     if isinstance(error, Busy):
@@ -137,12 +151,5 @@ def _of_http(error: HTTPException) -> Response:
 
 
 def _answer(status: int, body: dict[str, Any]) -> Response:
-    error = body["error"]
-    add_log_fields(request.environ, error=error["code"])
-    if request.path == "/ocr":  # PaddleX's clients look for PaddleX's fields
-        body |= {"logId": g.request_id, "errorCode": status, "errorMsg": error["message"]}
-    elif request.path.startswith(JOBS):  # and PaddleOCR's for these
-        body |= {"traceId": g.request_id, "code": status, "msg": error["message"]}
-    elif f"{request.path}/".startswith("/v2/"):  # KServe's form
-        body = {"error": error["message"]}
-    return json_response(body, status)
+    add_log_fields(request.environ, error=body["error"]["code"])
+    return json_response(in_form_of(request.path, status, body), status)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.json_schema import JsonSchemaMode
 from werkzeug.datastructures import MultiDict
 
+from serving.config.errors import problem
 from serving.errors import BadRequest
 from serving.http.errors import ErrorAnswer, code_of
 from serving.http.keys import is_open
@@ -175,4 +176,4 @@ def _finding(item: Any, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         known = ", ".join(model.model_fields)
         return f"unknown query parameter {name[:_SHOWN]!r}; known are: {known}"
-    return f"{name}: {item['msg']}, not {str(item['input'])[:_SHOWN]!r}"
+    return f"{name}: {problem(item)}, not {str(item['input'])[:_SHOWN]!r}"

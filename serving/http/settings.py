@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serving.download import HostPattern
 from serving.imaging.formats import MAX_PIXELS
 
-_MIB = 1024 * 1024
+if TYPE_CHECKING:
+    from serving.download import HostPattern
+
+MIB = 1024 * 1024
 
 _SPARE_THREADS = 28
 """8 that drain, 4 that evict, and some that refuse and answer /health."""
@@ -41,7 +44,7 @@ class Settings:
     """That all workers together may hold: before they do, new ones take over. None: no limit."""
     queue: int = 32
     """Requests that may wait, for the whole server."""
-    max_body: int = 20 * _MIB
+    max_body: int = 20 * MIB
     max_pixels: int = MAX_PIXELS
     max_pages: int = 200
     timeout: float = 60.0
@@ -57,7 +60,7 @@ class Settings:
     """Hosts from which pictures are fetched by URL; none when empty."""
     spool: Path = Path("spool")
     """Where jobs are kept, with their documents and results."""
-    max_spool: int = 512 * _MIB
+    max_spool: int = 512 * MIB
     """Of all jobs together; 0: no jobs are taken."""
     spool_time: float = 24 * 3600.0
     """For which a job is kept after its last page."""

@@ -12,14 +12,19 @@ import re
 import socket
 import threading
 from contextlib import suppress
+from typing import Any
 
 from serving.errors import ConfigError, NotReady
 from serving.http.context import raw_answer, request_id
-from serving.http.errors import error_answer
+from serving.http.errors import error_answer, in_form_of
 from serving.http.gunicorn.sockets import HEADER_TIME, MAX_HEADER
 from serving.http.settings import Settings
 
 _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: *([^\r]*)", re.IGNORECASE)
+_LIVE: dict[str, dict[str, Any]] = {
+    "/health/live": {"status": "live"},
+    "/v2/health/live": {"live": True},
+}
 _MAX_CALLERS = 500
 """Connections at a time; a process may open 1024 files by default."""
 _MAX_STEP = 200
@@ -63,7 +68,7 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 class StartupServer:
-    """Until the block ends: 200 at /health/live, and 503 with the step everywhere else.
+    """Until the block ends: 200 at both /health/live, and 503 with the step everywhere else.
 
     It runs in a thread, which has ended after the block: the server forks. What was accepted before
     is answered, and what was not is the server's (asyncio.Server loses callers when it closes).
@@ -127,7 +132,8 @@ class StartupServer:
     def _answer(self, head: bytes) -> bytes:
         given = _REQUEST_ID.search(head)
         number = request_id(given[1].decode("latin-1") if given else "")
-        status, body = 200, {"status": "live"}
-        if head.split()[1:2] != [b"/health/live"]:
-            status, body = error_answer(NotReady(f"not ready yet: {self._step}"), number)
-        return raw_answer(status, body, number)
+        path = b"".join(head.split()[1:2]).partition(b"?")[0].decode("latin-1")
+        if path in _LIVE:
+            return raw_answer(200, _LIVE[path], number)
+        status, body = error_answer(NotReady(f"not ready yet: {self._step}"), number)
+        return raw_answer(status, in_form_of(path, status, body), number)

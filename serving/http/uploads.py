@@ -25,6 +25,7 @@ from pydantic import (
 )
 from werkzeug.http import parse_options_header
 
+from serving.config.errors import problem
 from serving.download import Url
 from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.http.body import Body
@@ -196,7 +197,7 @@ def first_finding(error: ValidationError) -> str:
     """What is wrong first, and where. Never the input itself, which is the caller's document."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "JSON"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {problem(first)}"
 
 
 def parse_json(

@@ -128,7 +128,7 @@ class Limits:
         if count > self.max_pages:
             raise TooLarge(
                 f"the document has {count} pages or more; the limit is {self.max_pages} "
-                "(--max-pages): send it in parts, or select some pages, as 1-100"
+                f"(--max-pages): send it in parts, or select some pages, as 1-{self.max_pages}"
             )
 
     def check_pixels(

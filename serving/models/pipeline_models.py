@@ -15,7 +15,7 @@ from serving.config.pipeline import (
     TextDetection,
     key_path,
 )
-from serving.errors import ModelInvalid, ModelMissing
+from serving.errors import FETCH, ModelInvalid, ModelMissing
 from serving.models.store import Store
 
 
@@ -35,17 +35,16 @@ class PipelineModel:
 def pipeline_models(config: PipelineConfig, models: Path) -> Iterator[PipelineModel]:
     """The models in use, read from their folders. Raises ModelMissing, ModelInvalid."""
     store = Store(models)
+    missing, names = [], set()
     for section, module in config.sections():
         try:
             folder = store.folder(module.model_name, module.model_dir)
         except ModelMissing as error:
-            if section not in DOC_SECTIONS:
-                raise
-            key = DOC_SECTIONS[section]
-            raise ModelMissing(
-                f"{config.source}: {key}: True (absent means True) needs {error}. Or set {key}: "
-                "False"
-            ) from error
+            key = DOC_SECTIONS.get(section)
+            off = f"{key}: True (absent means True) needs {error}. Or set {key}: False"
+            missing.append(off if key else str(error))
+            names.add(module.model_name)
+            continue
         except ModelInvalid as error:
             if module.model_dir is None:
                 raise
@@ -56,3 +55,7 @@ def pipeline_models(config: PipelineConfig, models: Path) -> Iterator[PipelineMo
             assert isinstance(model, DetectionModel)
             model = replace(model, image_shape=module.input_shape[1:], keep_ratio=False)
         yield PipelineModel(section, module, folder, model)
+    if missing:
+        if names <= store.manifest.models.keys():
+            missing.append(f"all that it needs: {FETCH} {config.source}")
+        raise ModelMissing(f"{config.source}: {'; '.join(missing)}")

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from serving.errors import CLONE, FETCH, FetchError, ModelInvalid, ModelMissing
+from serving.errors import FetchError, ModelInvalid, ModelMissing
 from serving.models.files import (
     copy_model,
     digest,
@@ -205,8 +205,7 @@ class Store:
 
     def _how_to_get(self, name: str) -> str:
         if name in self.manifest.models:
-            script = f"{FETCH}, or: " if CLONE else ""
-            return f"Fetch it: {script}ocr-hpi fetch {name}"
+            return f"Fetch it: ocr-hpi fetch {name}"
         close = difflib.get_close_matches(name, self.manifest.models, n=1)
         suggestion = f" Did you mean {close[0]}?" if close else ""
         return (

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from serving.config.errors import problem
 from serving.config.pipeline import PipelineConfig, check_supported
 from serving.devices import check_alike, kind, parse_devices
 from serving.engines.base import EngineSpec
@@ -461,7 +462,7 @@ def _read(path: Path, source: str = "") -> Deployment:
         return deployment
     except ValidationError as error:
         first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        reason = f"{'.'.join(map(str, first['loc']))}: {problem(first)}".removeprefix(": ")
     except (OSError, ConfigError) as error:
         reason = str(error)
     raise PlanError(f"{path}: cannot be read ({reason}); run: {command}")

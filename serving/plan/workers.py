@@ -271,7 +271,7 @@ def main() -> None:
 
 
 def _open(spec: dict[str, Any], plan: Plan) -> Pipeline:
-    config = PipelineConfig.model_validate({**spec["config"], "source": spec["source"]})
+    config = PipelineConfig.checked(spec["config"], spec["source"])
     models = Path(spec["models"])
     parts = {part.section: part for part in pipeline_models(config, models)}
     return open_planned(config, parts, plan, Graphs(models), spec["device"], spec["workers"])

@@ -222,7 +222,7 @@ def test_another_runs_output_is_refused(tmp_path: Path, scans: Path, built: Path
         (("--server", "http://127.0.0.1:1"), "does not answer as ocr-hpi serve"),
         (("--server", "x", "--ray", "auto"), "--server: the servers say pipeline and device"),
         (("--ray", "127.0.0.1:1"), "--ray: no cluster at 127.0.0.1:1"),
-        (("--text-det-thresh", "7"), "--text-det-thresh: Input should be less than or equal to 1"),
+        (("--text-det-thresh", "7"), "--text-det-thresh: must be at most 1"),
     ],
 )
 def test_wrong_usage_is_said(options: tuple[str, ...], message: str, scans: Path) -> None:

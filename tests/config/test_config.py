@@ -105,8 +105,13 @@ def test_use_hpip_is_enable_hpi() -> None:
     [
         ("TextDetection", "limit_typ", "max", "did you mean limit_type"),
         ("TextDetection", "limit_type", "middle", "'min', 'max' or 'resize_long'"),
-        ("TextDetection", "thresh", 2, "less than or equal to 1"),
-        ("TextRecognition", "batch_size", 0, "greater than or equal to 1"),
+        ("TextDetection", "thresh", 2, "must be at most 1, not 2"),
+        ("TextDetection", "thresh", "0.3", "must be a number, not '0.3'"),
+        ("TextDetection", "limit_side_len", 960.5, "must be a whole number"),
+        ("TextDetection", "deskew", "no", "must be true or false, not 'no'"),
+        ("TextRecognition", "return_word_box", 1, "must be true or false, not 1"),
+        ("TextRecognition", "score_thresh", None, "must be a number, not null"),
+        ("TextRecognition", "batch_size", 0, "must be at least 1, not 0"),
         ("TextRecognition", "restore_spaces", 1, "True, False or a probability between 0 and 1"),
         ("TextRecognition", "hpi_config", {"backend": "om"}, "openvino"),
     ],
@@ -253,14 +258,14 @@ def test_a_key_without_effect_is_logged_once(caplog: pytest.LogCaptureFixture) -
 @pytest.mark.parametrize(
     ("backend_config", "message"),
     [
-        ({"cpu_num_threads": 0}, "cpu_num_threads: Input should be greater than or equal to 1"),
-        ({"cpu_num_threads": -4}, "cpu_num_threads: Input should be greater than or equal to 1"),
-        ({"cpu_num_threads": "abc"}, "cpu_num_threads: Input should be a valid integer, not 'abc'"),
-        ({"streams": True}, "streams: Input should be a valid integer"),
-        ({"batch": 33}, "batch: Input should be less than or equal to 32"),
-        ({"precision": "fp16"}, "precision: Input should be 'float32', .*'float16'.*, not 'fp16'"),
+        ({"cpu_num_threads": 0}, "cpu_num_threads: must be at least 1"),
+        ({"cpu_num_threads": -4}, "cpu_num_threads: must be at least 1"),
+        ({"cpu_num_threads": "abc"}, "cpu_num_threads: must be a whole number, not 'abc'"),
+        ({"streams": True}, "streams: must be a whole number"),
+        ({"batch": 33}, "batch: must be at most 32"),
+        ({"precision": "fp16"}, "precision: must be 'float32', .*'float16'.*, not 'fp16'"),
         ({"presicion": "float16"}, r"presicion: unknown key \(did you mean precision\?\)"),
-        (5, "backend_config: Input should be a valid dictionary"),
+        (5, "backend_config: must be a mapping of keys"),
     ],
 )
 @pytest.mark.parametrize("module", [False, True])
@@ -275,6 +280,23 @@ def test_a_wrong_backend_config_names_file_key_and_what_is_allowed(
         ConfigError, match=rf"mine\.yaml: .*hpi_config\.(backend_config\.)?{message}"
     ):
         parse_config(data, source="mine.yaml")
+
+
+@pytest.mark.parametrize("key", ["source", "sub_modules", "doc_preprocessor", "serving"])
+def test_names_of_the_python_code_are_no_keys(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"mine.yaml: {key}: unknown key") as caught:
+        parse_config(minimal(**{key: {}}), source="mine.yaml")
+    assert f" {key}," not in str(caught.value).partition("allowed here")[2]
+
+
+def test_what_is_wrong_in_the_shared_hpi_config_is_named_once() -> None:
+    """And not for every model that inherits it."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(minimal(hpi_config={"backend": "foo", "auto": 1}), source="mine.yaml")
+    assert [part.split(": ")[1] for part in str(caught.value).split("; mine")] == [
+        "hpi_config.backend",
+        "hpi_config.auto",
+    ]
 
 
 def test_precisions_of_tensorrt_may_have_paddlex_names() -> None:

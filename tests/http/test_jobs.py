@@ -106,7 +106,7 @@ def test_what_is_refused_leaves_nothing(
         ([("model", "PP-OCRv6")], ["file", "file"], "2 files; a job reads one"),
         ([("model", "PP-OCRv6"), ("model", "accurate")], ["file"], "given twice"),
         ([("model", "PP-OCRv6")], [], "no image in the form"),
-        ([], ["file"], "model: Field required"),
+        ([], ["file"], "model: missing"),
         ([("file", "text"), ("model", "PP-OCRv6")], [], "the field file is text"),
     ],
 )

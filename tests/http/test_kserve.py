@@ -163,7 +163,7 @@ WRONG: dict[str, tuple[list[Tensor], bytes | None, dict[str, Any], str]] = {
     "other size": (binary(11), bytes(11), {}, "has 12 values, and 11 were sent"),
     "first takes all": (binary(12, 12), bytes(12), {}, "and 0 are left"),
     "rest": (binary(12), bytes(13), {}, "1 bytes behind the JSON belong to no tensor"),
-    "negative size": (binary(-1), bytes(12), {}, "greater than or equal to 0"),
+    "negative size": (binary(-1), bytes(12), {}, "must be at least 0"),
     "a size in JSON": (binary(12), None, {}, "and 0 are left"),
     "unknown output": ([image(1, 1)], None, {"outputs": [{"name": "x"}]}, "outputs.0.name"),
     "unknown option": ([image(1, 1)], None, {"parameters": {"x": 1}}, "parameters.x"),

@@ -415,7 +415,7 @@ def test_overrides_are_for_one_request(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("text_det_thresh=2", ["text_det_thresh", "less than or equal to 1", "'2'"]),
+        ("text_det_thresh=2", ["text_det_thresh", "must be at most 1", "'2'"]),
         ("text_det_thresh=nan", ["text_det_thresh"]),
         ("text_det_limit_type=both", ["text_det_limit_type", "'min'"]),
         ("return_word_box=perhaps", ["return_word_box", "boolean"]),

@@ -26,9 +26,14 @@ def base(listener: socket.socket) -> str:
 
 def test_it_is_live_and_says_what_is_done(listener: socket.socket) -> None:
     with StartupServer(listener) as startup:
-        assert requests.get(f"{base(listener)}/health/live?x", timeout=PATIENCE).status_code == 503
-        live = requests.get(f"{base(listener)}/health/live", timeout=PATIENCE)
-        assert (live.status_code, live.json()) == (200, {"status": "live"})
+        assert requests.get(f"{base(listener)}/health/live/x", timeout=PATIENCE).status_code == 503
+        for path, expected in (("/health", {"status": "live"}), ("/v2/health", {"live": True})):
+            live = requests.get(f"{base(listener)}{path}/live", timeout=PATIENCE)
+            assert (live.status_code, live.json()) == (200, expected)
+        kserve = requests.get(f"{base(listener)}/v2/health/ready?x", timeout=PATIENCE)
+        assert kserve.json() == {"error": "not ready yet: starting"}
+        paddlex = requests.post(f"{base(listener)}/ocr", timeout=PATIENCE)
+        assert (paddlex.json()["errorCode"], paddlex.json()["error"]["code"]) == (503, "not_ready")
         startup.report("measuring 字 " + "x" * 1000)
         startup.report("")
         ready = requests.get(f"{base(listener)}/health/ready", timeout=PATIENCE)

@@ -292,6 +292,27 @@ def test_free_memory_is_the_machines_cut_by_the_cgroups(tmp_path: Path) -> None:
     assert machine.peak_memory() > 10 * MIB
 
 
+def test_limits_of_a_service_are_those_of_its_own_cgroup_and_all_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of systemd's CPUQuota= and MemoryMax=, or of a slice."""
+    own = tmp_path / "system.slice/ocr.service"
+    own.mkdir(parents=True)
+    (tmp_path / "membership").write_text("1:name=x:/other\n0::/system.slice/ocr.service\n")
+    monkeypatch.setattr(machine, "_MEMBERSHIP", tmp_path / "membership")
+    assert machine.memory_limit(tmp_path) is None
+    cores = machine.usable_cores(tmp_path)
+    (own / "cpu.max").write_text("max 100000\n")
+    (own.parent / "cpu.max").write_text("100000 100000\n")
+    (own / "memory.max").write_text("3000000\n")
+    (own.parent / "memory.max").write_text("9000000\n")
+    (own / "memory.current").write_text("1000000\n")
+    (own / "memory.stat").write_text("inactive_file 0\n")
+    assert cores > 1 and machine.usable_cores(tmp_path) == 1
+    assert machine.memory_limit(tmp_path) == 3_000_000
+    assert machine.free_memory(tmp_path) == 2_000_000
+
+
 def test_a_gpus_free_memory_is_nvmls(monkeypatch: pytest.MonkeyPatch) -> None:
     show_gpus(monkeypatch, L4)
     assert free_memory("gpu:0")[GPU] == 20 << 30

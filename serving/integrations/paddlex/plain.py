@@ -66,7 +66,7 @@ def filled_config(config: ServedConfig, models: Path) -> dict[str, Any]:
             raise type(error)(f"{config.source}: {where}: {error}") from error
     if importlib.util.find_spec("paddlex") is not None:
         _check_known(config.source, data)
-    for level in levels(data):
+    for _, level in levels(data):
         for key in OWN_KEYS:
             level.pop(key, None)
         if "enable_hpi" in level:
@@ -84,7 +84,7 @@ def plain_pipeline(yaml: str | Path, *, models: str | Path = "models", device: s
     import paddlex
 
     config = paddlex_config(yaml, models=models)
-    for level in levels(config):
+    for _, level in levels(config):
         for key in ("use_hpip", "hpi_config"):
             level.pop(key, None)
     if config.get("engine") is None and importlib.util.find_spec("paddle") is None:

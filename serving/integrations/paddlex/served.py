@@ -42,11 +42,14 @@ def check_served(config: ServedConfig, device: str | None) -> None:
     if not isinstance(config, PaddleXConfig):
         return check_supported(config)
     source, name = config.source, config.data["pipeline_name"]
-    for level in levels(config.data):
+    for where, level in levels(config.data):
         if False in (level.get("enable_hpi"), level.get("use_hpip")):
             raise ConfigError(f"{source}: enable_hpi: False: only PaddleX on our engines is served")
         if own := sorted(OWN_KEYS & level.keys()):
-            raise ConfigError(f"{source}: {own[0]}: PaddleX, which runs {name}, does not have it")
+            raise ConfigError(
+                f"{source}: {where}{own[0]}: PaddleX, which runs this pipeline, does not have this "
+                "key; remove it"
+            )
     if device is not None and kind(device) != "cpu":
         raise ConfigError(f"{source}: PaddleX runs {name}, here only on the CPU, not on {device}")
     try:

@@ -241,7 +241,7 @@ def mixed(pipelines: tuple[Path, ...], seconds: float, report: Path, models: Pat
     """Mixed load on one server: small images, pages and long documents on three pipelines.
 
     Whether small images wait for the rest: their latency beside the others and alone, both at 70 %
-    of what the server bears. bash scripts/benchmark.sh --serve --mixed prepares everything.
+    of the server's capacity. bash scripts/benchmark.sh --serve --mixed prepares everything.
     """
     from benchmarks import report as reports
     from benchmarks.mixed import KINDS, mixed_load

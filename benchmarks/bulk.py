@@ -32,7 +32,7 @@ from benchmarks.ray_cluster import ray_cluster
 from serving import load_pipeline
 from serving.bulk.inputs import Listing
 from serving.bulk.local import LocalExecutor
-from serving.bulk.read import Reading
+from serving.bulk.read import ReadSettings
 from serving.bulk.run import run
 from serving.bulk.shards import open_output
 from serving.config import load_config
@@ -56,7 +56,7 @@ def rate(folder: Path) -> None:
     files = sorted(scans.iterdir())
     listing = Listing()
     listing.add_input(str(scans))
-    reading = Reading(load_config(_YAML), Path("models"))
+    reading = ReadSettings(load_config(_YAML), Path("models"))
     numbers = itertools.count()
     with load_pipeline(_YAML) as pipeline, closing(LocalExecutor(reading)) as executor:
 
@@ -131,20 +131,20 @@ def faults(folder: Path) -> None:
             path.write_bytes(path.read_bytes()[:60])
     known = Counter(str(path) for path in scans.iterdir())
     for name, kills in (
-        ("node killed at the half", "node"),
+        ("node killed halfway", "node"),
         ("driver killed at a third", "driver"),
     ):
         out = folder / kills
-        with ray_cluster() as (address, tell):
-            tell("add", "-")
-            tell("add", "-")
+        with ray_cluster() as (address, send):
+            send("add", "-")
+            send("add", "-")
             options = ["--ray", address, "--format", "jsonl", "--shard-pages", "50"]
             command = [sys.executable, "-m", "serving.cli", "bulk", str(scans), str(out), *options]
             start = time.perf_counter()
             driver = subprocess.Popen(command)
             _wait(out, _FAULT_PAGES // (2 if kills == "node" else 3), driver)
             if kills == "node":
-                tell("kill", 0)
+                send("kill", 0)
             else:
                 driver.kill()
                 driver.wait()

@@ -12,12 +12,12 @@ from benchmarks import corpus
 from benchmarks.serve import OpenLoop, closed_loop, open_loop, start_generator
 from benchmarks.servers import OurServer
 from benchmarks.soak import jpeg, pdf
-from serving.plan.child import ChildProcess
+from serving.child import ChildProcess
 
 KINDS = {"small images": 150, "pages": 50, "long documents": 8}
-"""How many of each a closed loop has read that measures what the server bears."""
+"""How many of each a closed loop has read that measures the server's capacity."""
 LOAD = 0.7
-"""Of what the server bears, in each open loop that is judged."""
+"""Of the server's capacity, in each open loop that is judged."""
 _CLIENTS = 4
 """Of the closed loops."""
 _DOCUMENT_PAGES = 10

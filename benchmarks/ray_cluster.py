@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-Tell = Callable[..., None]
+Send = Callable[..., None]
 
 
 @contextmanager
-def ray_cluster() -> Iterator[tuple[str, Tell]]:
+def ray_cluster() -> Iterator[tuple[str, Send]]:
     """The address of an empty cluster, and what sends it the words of a line."""
     command = [sys.executable, "-m", "benchmarks.ray_cluster"]
     pipe = subprocess.PIPE
@@ -30,12 +30,12 @@ def ray_cluster() -> Iterator[tuple[str, Tell]]:
         assert process.stdin is not None and process.stdout is not None
         stdin, stdout = process.stdin, process.stdout
 
-        def tell(*words: object) -> None:
+        def send(*words: object) -> None:
             stdin.write(" ".join(map(str, words)) + "\n")
             stdin.flush()
             assert stdout.readline() == "done\n"
 
-        yield stdout.readline().strip(), tell
+        yield stdout.readline().strip(), send
 
 
 def _kill(node: Any) -> None:

@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks import systems
 from benchmarks.compare import word_f1
 from benchmarks.servers import OurServer, PaddleXServer, Server
+from serving.child import ChildProcess
 from serving.errors import EngineError
 from serving.evaluate.labels import LabelledPage
-from serving.plan.child import ChildProcess
 
 DIRECT = "load_pipeline"
 """This project without HTTP; its clients are threads."""

@@ -17,8 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.child import child_environment
 from serving.errors import EngineError
-from serving.plan.child import child_environment
 
 _HOST = "127.0.0.1"
 _BOUNDARY = "-" * 24 + "d74496d66958873e"

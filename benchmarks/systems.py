@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from serving.child import ChildProcess, child_environment
 from serving.config.model import DetectionModel, RecognitionModel
 from serving.config.options import DEFAULT_OPTIONS
 from serving.config.pipeline import TextDetection, TextRecognition, load_config
@@ -22,7 +23,6 @@ from serving.models.files import model_files
 from serving.models.pipeline_models import PipelineModel, pipeline_models
 from serving.ocr.db import DbParameters
 from serving.ocr.detect import db_parameters, size_limit
-from serving.plan.child import ChildProcess, child_environment
 
 Kind = Literal["ours", "paddlex", "rapidocr", "turboocr"]
 Setup = Literal["same", "default"]

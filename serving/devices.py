@@ -34,7 +34,7 @@ class Gpu:
     def precisions(self) -> tuple[str, ...]:
         """Arithmetic that it has in hardware. Float32 is there always."""
         since = {"float32": (0, 0), "tf32": (8, 0), "float16": (5, 3), "bfloat16": (8, 0)}
-        return tuple(name for name, least in since.items() if self.capability >= least)
+        return tuple(name for name, minimum in since.items() if self.capability >= minimum)
 
     def to_dict(self) -> dict[str, Any]:
         """What engines depend on: not which of several equal cards it is."""
@@ -164,4 +164,4 @@ def _visible(cards: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
         if not match:  # CUDA stops at the first that it does not know
             break
         left.append(match[0])
-    return tuple(replace(card, index=place) for place, card in enumerate(left))
+    return tuple(replace(card, index=index) for index, card in enumerate(left))

@@ -68,8 +68,8 @@ def built(model_store: Store) -> Path:
     from serving.config import load_config
     from serving.errors import OcrError
     from serving.machine import usable_cores
-    from serving.models.progress import progress_on
     from serving.plan.build import Builder
+    from serving.progress import progress_on
 
     builder = Builder(model_store.root, usable_cores(), progress_on())
     try:

@@ -11,7 +11,7 @@ import pytest
 
 LAYERS = [
     {"errors", "types", "machine"},
-    {"config", "data", "devices", "download", "scores"},
+    {"child", "config", "data", "devices", "disk", "download", "progress", "scores"},
     {"models", "imaging"},
     {"engines"},
     {"optimize", "ocr"},

@@ -18,7 +18,7 @@ import pytest
 import requests
 from http_server import eventually
 
-from serving.models.files import write_with_sidecar
+from serving.disk import write_with_sidecar
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

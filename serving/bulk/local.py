@@ -1,7 +1,7 @@
 """Worker processes on this machine, as many as the engine plan found best for a server.
 
-Each is `python -m serving.bulk.local`: its first request is a `Reading` with its slot; then every
-request is an item, and responses come as pages are read. A worker that ends is replaced, and its
+Each is `python -m serving.bulk.local`: its first request is a `ReadSettings` with its slot; every
+next one is an item, and responses come as pages are read. A worker that ends is replaced, and its
 items are read again.
 """
 
@@ -16,10 +16,10 @@ from dataclasses import asdict
 from typing import Any
 
 from serving.bulk.inputs import Document, Item
-from serving.bulk.read import Reader, Reading, Row
+from serving.bulk.read import Reader, ReadSettings, Row
+from serving.child import ChildProcess, ParentConnection
 from serving.errors import EngineError, OcrError, WorkerLost
 from serving.machine import share, usable_cores
-from serving.plan.child import ChildProcess, ParentConnection
 from serving.plan.load import check_plan
 from serving.plan.plan import planned_workers
 
@@ -30,7 +30,7 @@ _AHEAD = 2
 class LocalExecutor:
     """The workers. Raises PlanError where the engines are not built, ModelError, DeviceError."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: ReadSettings) -> None:
         cores = usable_cores()
         check_plan(reading.config, reading.models, cores, reading.device)
         count = planned_workers(reading.models, [reading.config], cores, reading.device)
@@ -119,7 +119,7 @@ def main() -> None:
     spec = next(requests)
     cores, workers = spec["cores"], spec["workers"]
     try:
-        reader = Reader(Reading.from_dict(spec["reading"]), cores, spec["slot"], workers)
+        reader = Reader(ReadSettings.from_dict(spec["reading"]), cores, spec["slot"], workers)
     except OcrError as error:
         parent.respond(error=str(error))
         return

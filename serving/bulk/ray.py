@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.bulk.inputs import NAME, Item, require
-from serving.bulk.read import Reader, Reading, Row
+from serving.bulk.read import Reader, ReadSettings, Row
 from serving.devices import kind
 from serving.errors import ConfigError, EngineError, ModelError, OcrError, PlanError, WorkerLost
 from serving.machine import share
@@ -67,7 +67,7 @@ class _Probe:
 class _Actor:
     """A pipeline on a node."""
 
-    def __init__(self, reading: Reading, cores: int, slot: int, workers: int) -> None:
+    def __init__(self, reading: ReadSettings, cores: int, slot: int, workers: int) -> None:
         self._reader_of = replace(reading, models=_models(reading)), cores, slot, workers
         self._reader: Reader | None = None
 
@@ -82,7 +82,7 @@ class _Actor:
 
 
 @dataclass(eq=False, slots=True)
-class _Place:
+class _Handle:
     """An actor as the driver knows it."""
 
     slot: int
@@ -107,7 +107,7 @@ class _Node:
     probe: Future[_Probe]
     provision: Future[bytes] | None = None
     """While, and once, it gets models and engines."""
-    places: list[_Place] = field(default_factory=list)
+    handles: list[_Handle] = field(default_factory=list)
     failures: int = 0
     """Actors that ended before they had opened their pipeline."""
     problem: str = ""
@@ -121,7 +121,7 @@ class RayExecutor:
     ConfigError where there is no cluster at that address.
     """
 
-    def __init__(self, reading: Reading, address: str, documents: int) -> None:
+    def __init__(self, reading: ReadSettings, address: str, documents: int) -> None:
         require("ray", "ray")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
         import ray
@@ -151,13 +151,13 @@ class RayExecutor:
         if time.monotonic() - self._looked > _PERIOD:
             self._looked = time.monotonic()
             self._look()
-        return sum(place.callers + _AHEAD for place in self._places())
+        return sum(handle.callers + _AHEAD for handle in self._handles())
 
     def submit(self, item: Item) -> Future[list[Row]]:
         """See `Executor`."""
         result: Future[list[Row]] = Future()
-        places = self._places()
-        if not places:
+        handles = self._handles()
+        if not handles:
             result.set_exception(WorkerLost("the last actor has ended"))
             return result
         if item.document.cell is not None and item.data is None:
@@ -165,22 +165,22 @@ class RayExecutor:
             with suppress(OcrError):
                 item = replace(item, data=item.document.read())
         with self._lock:
-            place = min(places, key=lambda each: each.busy / each.callers)
-            place.busy += 1
+            handle = min(handles, key=lambda each: each.busy / each.callers)
+            handle.busy += 1
 
         def done(future: Future[list[Row]]) -> None:
             with self._lock:
-                place.busy -= 1
+                handle.busy -= 1
             error = future.exception()
             if error is None:
                 result.set_result(future.result())
             elif isinstance(error, self._task_error):
                 result.set_exception(EngineError(f"{type(error.cause).__name__}: {error.cause}"))
             else:
-                place.lost = True
+                handle.lost = True
                 result.set_exception(WorkerLost(_first_line(error)))
 
-        place.actor.read.remote(item).future().add_done_callback(done)
+        handle.actor.read.remote(item).future().add_done_callback(done)
         return result
 
     def close(self) -> None:
@@ -197,8 +197,8 @@ class RayExecutor:
         else:
             request_resources(num_cpus=cores)
 
-    def _places(self) -> list[_Place]:
-        return [place for node in self._nodes.values() for place in node.places if place.ready]
+    def _handles(self) -> list[_Handle]:
+        return [handle for node in self._nodes.values() for handle in node.handles if handle.ready]
 
     def _look(self) -> None:
         """Take in new nodes, forget dead ones, and replace actors that were lost."""
@@ -239,16 +239,16 @@ class RayExecutor:
                 "or give --device cpu here"
             )
         actors = probe.workers * (node.gpus if probe.gpu else 1)
-        for place in node.places:
-            if place.opened.done() and (error := place.opened.exception()):
+        for handle in node.handles:
+            if handle.opened.done() and (error := handle.opened.exception()):
                 node.failures += 1
                 if node.failures > _MAX_FAILURES or isinstance(error, self._task_error):
                     raise error
-                place.lost = True
-        node.places = [place for place in node.places if not place.lost]
+                handle.lost = True
+        node.handles = [handle for handle in node.handles if not handle.lost]
         for slot in range(actors):
-            if all(place.slot != slot for place in node.places):
-                node.places.append(self._start(node, probe, slot, actors))
+            if all(handle.slot != slot for handle in node.handles):
+                node.handles.append(self._start(node, probe, slot, actors))
 
     def _provision(self, node: _Node, probe: _Probe) -> None:
         """Give models and engines to a node that has no plan; then it is probed again."""
@@ -268,7 +268,7 @@ class RayExecutor:
             node.probe = self._probed(node.id, node.cores, node.gpus)
             node.provision = None
 
-    def _start(self, node: _Node, probe: _Probe, slot: int, actors: int) -> _Place:
+    def _start(self, node: _Node, probe: _Probe, slot: int, actors: int) -> _Handle:
         callers = share(node.cores, actors)
         actor = (
             self._ray.remote(_Actor)
@@ -280,7 +280,7 @@ class RayExecutor:
             )
             .remote(self._reading, node.cores, slot % probe.workers, probe.workers)
         )
-        return _Place(slot, callers, actor, actor.open.remote().future())
+        return _Handle(slot, callers, actor, actor.open.remote().future())
 
     def _probed(self, node_id: str, cores: int, gpus: int) -> Future[_Probe]:
         return self._run(_probe, node_id, gpus, self._reading, cores, version(NAME))
@@ -303,12 +303,12 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _models(reading: Reading) -> Path:
+def _models(reading: ReadSettings) -> Path:
     """The folder of models on this node: its own setting, or that of the driver."""
     return Path(os.environ.get("OCR_HPI_MODELS") or reading.models)
 
 
-def _probe(reading: Reading, cores: int, driver: str) -> _Probe:
+def _probe(reading: ReadSettings, cores: int, driver: str) -> _Probe:
     """On a node: whether it has a plan. Raises ConfigError where it runs another version."""
     if version(NAME) != driver:
         raise ConfigError(f"it has {NAME} {version(NAME)}, and the driver {driver}: install that")
@@ -323,7 +323,7 @@ def _probe(reading: Reading, cores: int, driver: str) -> _Probe:
     return _Probe(same, kind(device) == "gpu", plan.workers, "")
 
 
-def _pack(reading: Reading) -> bytes:
+def _pack(reading: ReadSettings) -> bytes:
     """The pipeline's models and all engines as a tar archive. Raises ModelError."""
     folders = {part.folder for part in pipeline_models(reading.config, reading.models)}
     content = io.BytesIO()
@@ -334,7 +334,7 @@ def _pack(reading: Reading) -> bytes:
     return content.getvalue()
 
 
-def _provisioned(reading: Reading, cores: int, content: bytes) -> bytes:
+def _provisioned(reading: ReadSettings, cores: int, content: bytes) -> bytes:
     """On a node: unpack models and engines, build where there is still no plan, and pack them.
 
     Raises ModelError and PlanError.
@@ -351,7 +351,7 @@ def _provisioned(reading: Reading, cores: int, content: bytes) -> bytes:
     return _pack(reading)
 
 
-def _build(reading: Reading, cores: int) -> None:
+def _build(reading: ReadSettings, cores: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         yaml = Path(folder) / Path(reading.config.source).name
         yaml.write_text(json.dumps(reading.to_dict()["config"]), encoding="utf-8")  # JSON is YAML

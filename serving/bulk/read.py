@@ -54,7 +54,7 @@ class Row(TypedDict):
     angle: int | None
     """By how many degrees the page was turned clockwise."""
     text: str
-    """A line a line."""
+    """One line of text per line."""
     lines: list[RowLine]
     ms: float
     """Taken by decoding and reading, milliseconds."""
@@ -64,7 +64,7 @@ class Row(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadSettings:
     """How every page of a run is read. Pickles."""
 
     config: PipelineConfig
@@ -77,14 +77,14 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for `from_dict` in a child process."""
-        data = _READING.dump_python(self, mode="json", by_alias=True, exclude_unset=True)
+        data = _READ_SETTINGS.dump_python(self, mode="json", by_alias=True, exclude_unset=True)
         return {**data, "source": self.config.source}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Reading:
+    def from_dict(cls, data: dict[str, Any]) -> ReadSettings:
         """The reverse."""
         config = PipelineConfig.checked(data["config"], data["source"])
-        return _READING.validate_python({**data, "config": config})
+        return _READ_SETTINGS.validate_python({**data, "config": config})
 
     def settings(self) -> dict[str, Any]:
         """What the text depends on."""
@@ -98,13 +98,13 @@ class Reading:
         }
 
 
-_READING = TypeAdapter(Reading)
+_READ_SETTINGS = TypeAdapter(ReadSettings)
 
 
 class Reader:
     """A loaded pipeline that reads items. Thread-safe."""
 
-    def __init__(self, reading: Reading, cores: int, slot: int, workers: int) -> None:
+    def __init__(self, reading: ReadSettings, cores: int, slot: int, workers: int) -> None:
         """slot, workers, errors: as of `open_pipeline`."""
         self._reading = reading
         self._pipeline = open_pipeline(

@@ -23,8 +23,8 @@ from typing import Any, Literal, cast
 
 from serving.bulk.inputs import RANGE, require
 from serving.bulk.read import Row
+from serving.disk import disk_errors, locked, publish, write_atomically
 from serving.errors import ConfigError, DiskError
-from serving.models.files import disk_errors, locked, publish, write_atomically
 
 Form = Literal["parquet", "jsonl"]
 _SETTINGS = "_settings.json"

@@ -68,7 +68,7 @@ class Commands(click.Group):
             if ctx.meta.get(_DEBUG) or getattr(error, "errno", None) == errno.EPIPE:
                 raise
             if isinstance(error, OSError) and error.errno is not None:
-                from serving.models.files import disk_error
+                from serving.disk import disk_error
 
                 error = disk_error(error)
             if isinstance(error, OcrError):

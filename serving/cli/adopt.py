@@ -69,8 +69,8 @@ def command(
     """
     from serving.errors import BUILD, ConversionError, ModelInvalid
     from serving.models.inference_yml import characters_of_text
-    from serving.models.progress import progress_on
     from serving.models.store import Store
+    from serving.progress import progress_on
 
     section, base, operation = _KINDS[kind]
     if (kind == "rec") != (dictionary is not None):
@@ -107,8 +107,8 @@ def _check(folder: Path, model_name: str, kind: str, engines: Path) -> str:
     from serving.config.model import RecognitionModel, load_model
     from serving.errors import ConversionError
     from serving.models.conversion import find_build_python, needs_conversion, onnx_graph
-    from serving.models.progress import progress_on
     from serving.optimize.fuse import check_input_size, class_count, fuse
+    from serving.progress import progress_on
 
     model = load_model(folder, model_name, kind)
     if needs_conversion(folder, engines):

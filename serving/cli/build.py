@@ -64,10 +64,10 @@ def command(
     from serving.errors import BUILD
     from serving.integrations.paddlex.hook import made_graph
     from serving.machine import usable_cores
-    from serving.models.progress import progress_on
     from serving.models.store import Store
     from serving.plan.build import Builder
     from serving.plan.plan import select_device
+    from serving.progress import progress_on
 
     cores, progress = threads or usable_cores(), progress_on()
     configs = {path: load_served(path) for path in pipelines}

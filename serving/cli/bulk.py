@@ -125,12 +125,12 @@ def command(
         )
 
     from serving.bulk.inputs import Listing
-    from serving.bulk.read import Reading
+    from serving.bulk.read import ReadSettings
     from serving.bulk.run import run
     from serving.bulk.shards import open_output
     from serving.config.pipeline import load_config
     from serving.imaging.formats import Limits
-    from serving.models.progress import progress_on
+    from serving.progress import progress_on
 
     limits = Limits(max_pixels, max_pages)
     figures = "reading"
@@ -146,7 +146,7 @@ def command(
             urls = servers.split(",")
             return ServerExecutor(urls, options, pdf_dpi, pdf_text, limits, api_key)
         config = load_config(pipeline or DEFAULT_PIPELINES[0])
-        reading = Reading(config, models, device, options, pdf_dpi, pdf_text, limits)
+        reading = ReadSettings(config, models, device, options, pdf_dpi, pdf_text, limits)
         if ray_address:
             from serving.bulk.ray import RayExecutor
 

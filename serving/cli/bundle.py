@@ -39,8 +39,8 @@ def command(
     --from-bundle OUT.tar. The wheels are for this Python, system and architecture. The engine plan
     is not packed: the other machine measures its own when it first serves.
     """
+    from serving.disk import disk_errors
     from serving.errors import CLONE, ConfigError
-    from serving.models.files import disk_errors
 
     if not no_wheels and CLONE is None:
         raise ConfigError(

@@ -54,8 +54,8 @@ def command(
     """
     from serving.models.conversion import can_convert
     from serving.models.files import model_files
-    from serving.models.progress import progress_on
     from serving.models.store import Store
+    from serving.progress import progress_on
 
     pipelines = [Path(item) for item in what if item.endswith((".yaml", ".yml"))]
     requested = [*names, *(item for item in what if not item.endswith((".yaml", ".yml")))]

@@ -16,7 +16,7 @@ def command(folder: Path) -> None:
     """Write the shipped pipelines into DIR, by default configs. A file that is there is kept."""
     from serving.cli.options import DEFAULT_PIPELINES
     from serving.config.pipeline import SHIPPED
-    from serving.models.files import write_atomically
+    from serving.disk import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     for own in sorted(SHIPPED.glob("*.yaml")):

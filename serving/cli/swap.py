@@ -26,8 +26,8 @@ from serving.cli.options import (
 from serving.cli.prepare import lacking, prepare
 from serving.config.paddlex import PaddleXConfig, load_served
 from serving.config.pipeline import shipped
+from serving.disk import write_atomically
 from serving.errors import ConfigError, HostUnreachable, NotReady
-from serving.models.files import write_atomically
 from serving.plan.plan import find_plan
 
 _LOAD_TIME = 960.0

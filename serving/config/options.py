@@ -1,4 +1,7 @@
-"""Options of a single request, in PaddleX's own names; `order` is ours."""
+"""Options of a single request, in PaddleX's own names.
+
+`order`, `text_det_tiling` and `text_det_deskew` are ours.
+"""
 
 from __future__ import annotations
 

@@ -410,11 +410,13 @@ def parse_config(data: Any, *, source: str) -> PipelineConfig:
         config = PipelineConfig.checked(data, source)
     except ValidationError as error:
         raise config_error(error, where=source, schema=PipelineConfig, document=data) from None
-    for key, section in _missing_sections(config):
-        raise ConfigError(
-            f"{source}: {key} is True (absent means True), but {section} is missing; add it, or "
-            f"set {key}: False"
-        )
+    missing = [
+        f"{source}: {key} is True (absent means True), but {section} is missing; add it, or set "
+        f"{key}: False"
+        for key, section in _missing_sections(config)
+    ]
+    if missing:
+        raise ConfigError("; ".join(missing))
     for level, path, reason in _without_effect(config):
         _log_once(level, f"{source}: {path} has no effect here: {reason}")
     return config
@@ -465,8 +467,8 @@ def _log_once(level: int, message: str) -> None:
 
 def check_supported(config: PipelineConfig) -> None:
     """Raise ConfigError for a valid key that is not supported, with how to fix it."""
-    for problem in _unsupported(config):
-        raise ConfigError(f"{config.source}: {problem}")
+    if problems := [*_unsupported(config)]:
+        raise ConfigError("; ".join(f"{config.source}: {problem}" for problem in problems))
     for module in config.modules:
         check_hpi(config.hpi(module), config.source)
 

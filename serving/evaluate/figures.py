@@ -79,6 +79,8 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
+    """What one pipeline, or two, read on labelled pages, and the figures of it."""
+
     pipelines: tuple[str, ...]
     """One, or two to compare."""
     pages: list[LabelledPage]

@@ -49,6 +49,8 @@ class LabelledPage:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
+    """The labelled pages of a dataset, and what was wrong with it."""
+
     pages: list[LabelledPage]
     problems: list[str]
     """What was left out: file, line or entry, and why."""

@@ -15,7 +15,6 @@ another one goes on after the last page in state.json.
 
 from __future__ import annotations
 
-import fcntl
 import hmac
 import json
 import logging
@@ -35,9 +34,9 @@ from typing import Any, Literal
 from prometheus_client.core import GaugeMetricFamily, Metric
 from werkzeug.exceptions import NotFound
 
+from serving.disk import locked_folder, write_atomically
 from serving.errors import NotReady, SpoolFull, TimedOut, Undecodable
 from serving.http.errors import error_answer
-from serving.models.files import write_atomically
 
 _LOG = logging.getLogger("serving.http")
 
@@ -169,7 +168,7 @@ class Spool:
         making = self.folder / f".{job_id}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self.folder):  # room is counted and taken by one at a time
+            with locked_folder(self.folder):  # room is counted and taken by one at a time
                 self.expire()
                 self.check_room(_JOB_BYTES + len(document) + total * _PAGE_BYTES)
                 making.mkdir(mode=0o700)
@@ -226,7 +225,7 @@ class Spool:
     def _claim(self, held: ExitStack) -> Job | None:
         for job_id in self._unended():
             with suppress(FileNotFoundError), ExitStack() as lock:
-                if lock.enter_context(locked(self.folder / job_id, wait=False)):
+                if lock.enter_context(locked_folder(self.folder / job_id, wait=False)):
                     job = self._find(job_id)
                     if job is not None and (job.folder / "document").exists():
                         held.enter_context(lock.pop_all())
@@ -263,7 +262,7 @@ class Spool:
                 waits = (folder / "document").exists()
                 kept = max(self._seconds, _UNREAD) if waits else self._seconds
                 if now > (folder / "state.json").stat().st_mtime + kept:
-                    with locked(folder, wait=False) as is_free:
+                    with locked_folder(folder, wait=False) as is_free:
                         if is_free:
                             _remove(folder)
 
@@ -382,21 +381,6 @@ class JobRunner:
             job.end()
         fields = {"job": job.id, "state": job.state.state, "pages": len(job.state.pages)}
         _LOG.info("job ended", extra={"fields": fields})
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the folder's lock for the `with` block; whether it was free, where it does not wait."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
 
 
 def _remove(folder: Path) -> None:

@@ -33,7 +33,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from serving.http.jobs import locked
+from serving.disk import locked_folder
 from serving.http.registry import Registry
 from serving.types import Page
 
@@ -68,11 +68,11 @@ def metrics_folder() -> Iterator[None]:
     master = os.getpid()
     parent = _SHM if _SHM.is_dir() else Path(tempfile.gettempdir())
     for folder in parent.glob(f"{_PREFIX}*"):
-        with suppress(OSError), locked(folder, wait=False) as abandoned:  # or another user's
+        with suppress(OSError), locked_folder(folder, wait=False) as abandoned:  # or another user's
             if abandoned and time.time() - folder.stat().st_mtime > _STARTING:
                 shutil.rmtree(folder, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    with locked(folder):  # the workers inherit the lock, and may outlive a killed master
+    with locked_folder(folder):  # the workers inherit the lock, and may outlive a killed master
         os.environ[_FOLDER] = str(folder)
         try:
             yield

@@ -26,6 +26,8 @@ SingleKind = Literal["jpeg", "png", "webp", "bmp"]
 
 @dataclass(frozen=True, slots=True)
 class Header:
+    """What an image file says of itself, before any pixel is decoded."""
+
     width: int
     """Pixels as stored, before the orientation is applied."""
     height: int

@@ -35,6 +35,8 @@ SUFFIXES = {*IMAGE_SUFFIXES, ".pdf"}
 
 
 class Loaded(NamedTuple):
+    """A page of an input, decoded."""
+
     name: str
     """Path, URL, or `image_N` for the N-th input without a name."""
     page_index: int | None

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.disk import is_intact, sidecar, write_sidecar
 from serving.errors import (
     BUILD,
     CLONE,
@@ -28,9 +29,9 @@ from serving.errors import (
     FetchError,
     ModelInvalid,
 )
-from serving.models.files import digest, is_intact, model_files, sidecar, write_sidecar
+from serving.models.files import digest, model_files
 from serving.models.probe import draw_text, image_sizes
-from serving.models.progress import Progress, Quiet
+from serving.progress import Progress, Quiet
 
 TOLERANCE = 1e-3
 """Largest difference allowed between an output of Paddle and of the converted model."""

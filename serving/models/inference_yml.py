@@ -30,7 +30,7 @@ def characters_of_text(path: Path) -> list[str]:
 
 
 def characters_of_onnx(path: Path) -> list[str] | None:
-    """RapidOCR's form: the metadata `character` of the graph, one a line. None without it.
+    """RapidOCR's form: the metadata `character` of the graph, one per line. None without it.
 
     Raises FetchError for a file that is not ONNX, and without the package onnx.
     """

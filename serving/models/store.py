@@ -13,16 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from serving.disk import disk_errors, locked, publish
 from serving.errors import FetchError, ModelInvalid, ModelMissing
-from serving.models.files import (
-    copy_model,
-    digest,
-    disk_errors,
-    locked,
-    missing_files,
-    model_files,
-    publish,
-)
+from serving.models.files import copy_model, digest, missing_files, model_files
 from serving.models.inference_yml import write_inference_yml
 from serving.models.manifest import (
     GraphFormat,
@@ -33,7 +26,7 @@ from serving.models.manifest import (
     Source,
     load_manifest,
 )
-from serving.models.progress import Progress, Quiet
+from serving.progress import Progress, Quiet
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _THERE = "already there"

@@ -241,7 +241,7 @@ class _Cutter:
         part = np.concatenate(columns)
         white = self._white(columns)
         breaks = np.mean(self._bands(part, white), axis=0)
-        most = max(len(self._bands(column, white)[0]) for column in columns)
+        max_bands = max(len(self._bands(column, white)[0]) for column in columns)
         rows = [np.searchsorted(breaks, self.lines.middle[column]) for column in columns]
         counts = np.array([np.bincount(row, minlength=len(breaks) + 1) for row in rows])
         uneven = np.count_nonzero(np.ptp(counts, axis=0))
@@ -251,7 +251,7 @@ class _Cutter:
         spread = np.nanmax(starts, axis=0) - np.nanmin(starts, axis=0)
         is_even = (spread < _ALIGNED * self.unit) & (np.count_nonzero(counts, axis=0) > 1)
         if (
-            len(breaks) < max(_MIN_LINES, _FULL * most)
+            len(breaks) < max(_MIN_LINES, _FULL * max_bands)
             or uneven < counts.shape[1] / 3
             or is_even.mean() < _FULL
             or counts.mean() > _MAX_CELL_LINES
@@ -278,9 +278,9 @@ class _Cutter:
         first = np.flatnonzero(np.diff(edges // (self.unit / 2), prepend=-np.inf))
         support = np.searchsorted(edges, edges[first] + 4 * self.unit) - first
         first = first[support >= _MIN_LINES]
-        most = np.argsort(-support[support >= _MIN_LINES], kind="stable")[:_MAX_CANDIDATES]
+        best = np.argsort(-support[support >= _MIN_LINES], kind="stable")[:_MAX_CANDIDATES]
         found = []
-        for x in edges[first[most]]:
+        for x in edges[first[best]]:
             is_right = left >= x - reach
             is_left = ~is_right & (right <= x + reach)
             section = self._sections(part, ~(is_left | is_right))

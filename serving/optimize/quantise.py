@@ -241,8 +241,8 @@ def _large_layers(
         for layer, lows, highs, sizes in zip(layers, seen[::3], seen[1::3], seen[2::3], strict=True)
     ]
     finite = [layer for layer in measured if np.isfinite(layer.highs - layer.lows).all()]
-    least = share * sum(layer.multiply_adds for layer in finite)
-    return [layer for layer in finite if layer.multiply_adds >= least]
+    minimum = share * sum(layer.multiply_adds for layer in finite)
+    return [layer for layer in finite if layer.multiply_adds >= minimum]
 
 
 def _with_divisors(layers: Sequence[_Layer]) -> list[_Layer]:

@@ -16,19 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from serving.config.pipeline import PipelineConfig
 from serving.devices import check_alike, parse_devices
+from serving.disk import disk_errors, is_intact, locked, write_with_sidecar
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import share
-from serving.models.files import (
-    digest,
-    disk_errors,
-    is_intact,
-    locked,
-    model_files,
-    write_with_sidecar,
-)
+from serving.models.files import digest, model_files
 from serving.models.pipeline_models import PipelineModel, pipeline_models
-from serving.models.progress import Progress
 from serving.optimize.fuse import VARIANT
 from serving.optimize.quantise import QUANTISED
 from serving.plan.bench import sample_inputs
@@ -54,8 +47,9 @@ from serving.plan.plan import (
 from serving.plan.shapes import cold_shape_ms, hot_shapes
 from serving.plan.trials import heats, run_batch_trials, run_trials
 from serving.plan.workers import with_workers, worker_counts
+from serving.progress import Progress
 
-_LINES = "TextRecognition"
+_RECOGNITION = "TextRecognition"
 _CLOSE = 1.1
 """Engines at up to so many times the time of a model's chosen one are measured end to end ..."""
 _STREAMS = 2
@@ -99,7 +93,7 @@ class PlanInputs:
         return key(
             {
                 "models": {section: self.model(section) for section in self.parts},
-                "lines": requested_batch(self.config.hpi(self.parts[_LINES].module)),
+                "lines": requested_batch(self.config.hpi(self.parts[_RECOGNITION].module)),
                 "cores": self.cores,
                 "calibration": calibration,
             }
@@ -140,9 +134,11 @@ def plan_inputs(
                 cores=cores,
                 device=device,
                 # A few lines a page go to the classifier: on a processor one by one.
-                lines=section == _LINES or (section == "TextLineOrientation" and device != "cpu"),
+                lines=section == _RECOGNITION
+                or (section == "TextLineOrientation" and device != "cpu"),
                 paddle_graph=model_files(part.folder).paddle is not None,
-                quantised=section in ("TextDetection", _LINES) and not config.gate.float32_only,
+                quantised=section in ("TextDetection", _RECOGNITION)
+                and not config.gate.float32_only,
             )
         except ConfigError as error:
             raise ConfigError(f"{config.source}, for {section}: {error}") from error
@@ -241,7 +237,7 @@ class Builder:
 
     def _measure(self, inputs: PlanInputs, versions: dict[str, str], eta: Eta) -> Plan:
         config, found = inputs.config, inputs.parts
-        batch = requested_batch(config.hpi(found[_LINES].module))
+        batch = requested_batch(config.hpi(found[_RECOGNITION].module))
         eta.begin("reading the calibration set")
         calibration = calibration_set(self.own_images)
         graphs = {section: partial(self._graph, part) for section, part in found.items()}
@@ -250,16 +246,18 @@ class Builder:
             for section in found
         }
         shortlist = {section: _shortlist(section, listed) for section, listed in trials.items()}
-        eta.begin(f"{found[_LINES].model.name}: reading short lines together")
+        eta.begin(f"{found[_RECOGNITION].model.name}: reading short lines together")
         lines = run_batch_trials(
-            found[_LINES], shortlist[_LINES], batch, graphs[_LINES], calibration
+            found[_RECOGNITION], shortlist[_RECOGNITION], batch, graphs[_RECOGNITION], calibration
         )
-        shortlist[_LINES] = [spec for spec, _ in lines]
+        shortlist[_RECOGNITION] = [spec for spec, _ in lines]
         eta.begin("measuring whole pages")
         combinations, choice = measure_combinations(
             config, found, graphs, shortlist, calibration, inputs.cores
         )
-        batch_trial = next(batch_trial for spec, batch_trial in lines if spec == choice[_LINES])
+        batch_trial = next(
+            batch_trial for spec, batch_trial in lines if spec == choice[_RECOGNITION]
+        )
         eta.begin("measuring what a cold shape costs")
         plan = Plan(
             key=inputs.key(calibration.hash),
@@ -276,7 +274,7 @@ class Builder:
                     files=digest(part.folder),
                     trials=_marked(trials[section], choice[section]),
                     choice=choice[section],
-                    batch_trial=batch_trial if section == _LINES else None,
+                    batch_trial=batch_trial if section == _RECOGNITION else None,
                     hot_shapes=hot_shapes(part, calibration, choice[section]),
                 )
                 for section, part in found.items()
@@ -336,7 +334,7 @@ def _shortlist(section: str, trials: list[Trial]) -> list[EngineSpec]:
     """
     best = next(trial for trial in trials if trial.verdict == "chosen")
     chosen = best.spec
-    if section not in ("TextDetection", _LINES):
+    if section not in ("TextDetection", _RECOGNITION):
         return [chosen]
     others = [
         trial.spec

@@ -27,27 +27,20 @@ from typing import Any
 from filelock import FileLock
 
 from serving.config.model import Model
+from serving.disk import is_intact, publish, sidecar, write_atomically, write_sidecar
 from serving.engines.base import EngineSpec
 from serving.engines.tensorrt import ABOUT, CONTEXT
 from serving.errors import BUILD, PlanError
 from serving.models.conversion import converted_path, onnx_graph
-from serving.models.files import (
-    digest,
-    is_intact,
-    paddle_graph,
-    publish,
-    sidecar,
-    write_atomically,
-    write_sidecar,
-)
+from serving.models.files import digest, paddle_graph
 from serving.models.pipeline_models import PipelineModel
-from serving.models.progress import Progress
 from serving.optimize.fuse import OPTIMIZED, VARIANT, check_input_size, fuse, optimize_detector
 from serving.optimize.parity import verify_parity
 from serving.optimize.quantise import QUANTISED, quantise
 from serving.plan.candidates import MAX_BATCH, gpu_identity, version
 from serving.plan.plan import check_intact, key
 from serving.plan.shapes import profile
+from serving.progress import Progress
 from serving.types import Image
 
 GraphOf = Callable[[EngineSpec], Path]
@@ -93,7 +86,7 @@ class Graphs:
         """What is cached of a model folder: its conversion and its graphs, TensorRT's aside."""
         conversion = converted_path(folder, self._engines)
         graphs = {self._folder(folder, name), self._folder(folder, folder.resolve().name)}
-        cached = [path for place in sorted(graphs) for path in place.glob("[!.]*")]
+        cached = [path for folder in sorted(graphs) for path in folder.glob("[!.]*")]
         return [path for path in (conversion, sidecar(conversion), *cached) if path.is_file()]
 
     def build(

@@ -24,11 +24,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from serving.config.errors import problem
 from serving.config.pipeline import PipelineConfig, check_supported
 from serving.devices import check_alike, kind, parse_devices
+from serving.disk import is_intact, sidecar, write_with_sidecar
 from serving.engines.base import EngineSpec
 from serving.engines.cuda import check_gpu
 from serving.errors import BUILD, ConfigError, DeviceError, PlanError
 from serving.machine import cpu_flags, cpu_name, share, usable_cores
-from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
+from serving.models.files import digest
 from serving.models.pipeline_models import PipelineModel
 from serving.optimize.fuse import VARIANT
 from serving.optimize.quantise import QUANTISED

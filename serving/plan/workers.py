@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 from serving import devices, machine
+from serving.child import ChildProcess, ParentConnection
 from serving.config.pipeline import PipelineConfig
 from serving.devices import kind
 from serving.errors import EngineError
 from serving.machine import peak_memory, share
 from serving.models.pipeline_models import pipeline_models
 from serving.ocr.pipeline import Pipeline
-from serving.plan.child import ChildProcess, ParentConnection
 from serving.plan.end_to_end import MAX_LATENCY_RATIO
 from serving.plan.graphs import Graphs
 from serving.plan.load import open_planned

@@ -28,7 +28,7 @@ from benchmarks.serve import (
     pages_per_second,
 )
 from benchmarks.servers import OurServer, PaddleXServer
-from serving.plan.child import ChildProcess
+from serving.child import ChildProcess
 
 
 def requests_in(folder: Path, count: int = 3) -> Path:

@@ -18,9 +18,9 @@ from benchmarks.systems import System, SystemSpec
 from serving.config import load_config
 from serving.errors import EngineError
 from serving.machine import usable_cores
-from serving.models.progress import progress_on
 from serving.models.store import Store
 from serving.plan.build import Builder
+from serving.progress import progress_on
 
 PIPELINE = Path("configs/PP-OCRv4_mobile.yaml")
 

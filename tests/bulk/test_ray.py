@@ -40,9 +40,9 @@ def test_a_killed_node_loses_no_page_and_doubles_none(
 ) -> None:
     """The second node has no models: it gets them, and the engine plan, from the driver."""
     out = tmp_path / "out"
-    with ray_cluster() as (address, tell):
-        tell("add", "-")
-        tell("add", tmp_path / "models")
+    with ray_cluster() as (address, send):
+        send("add", "-")
+        send("add", tmp_path / "models")
         options = ["--ray", address, "--models", str(built), "--shard-pages", "10"]
         command = [sys.executable, "-m", "serving.cli", "bulk", str(scans), str(out), *options]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as run:
@@ -50,7 +50,7 @@ def test_a_killed_node_loses_no_page_and_doubles_none(
             while not (out / f"part-{PAGES // 20:05}.parquet").exists():
                 assert run.poll() is None
                 time.sleep(0.02)
-            tell("kill", 0)
+            send("kill", 0)
             errors = run.stderr.read()
         assert run.returncode == 0, errors
     assert "gets models and engines" in errors

@@ -20,7 +20,7 @@ from worse_model import worse_recogniser
 from benchmarks import corpus
 from serving.cli import main, swap
 from serving.config import load_config
-from serving.models.files import write_sidecar
+from serving.disk import write_sidecar
 from serving.models.pipeline_models import pipeline_models
 from serving.plan.graphs import Graphs
 

@@ -15,8 +15,8 @@ from serving.models import conversion
 from serving.models.conversion_child import rounds
 from serving.models.files import model_files
 from serving.models.probe import draw_text, image_sizes
-from serving.models.progress import Lines
 from serving.models.store import Store
+from serving.progress import Lines
 
 DETECTOR = """\
 PreProcess:

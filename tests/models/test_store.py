@@ -21,11 +21,12 @@ import pytest
 import yaml
 from store_server import FILES, ModelServer, serving_models, tar_of
 
+from serving.disk import disk_errors
 from serving.errors import DiskError, FetchError, ModelInvalid, ModelMissing
-from serving.models.files import digest, disk_errors
+from serving.models.files import digest
 from serving.models.manifest import OfficialSource, WheelSource
-from serving.models.progress import Lines, Quiet
 from serving.models.store import Store
+from serving.progress import Lines, Quiet
 
 NAME = "PP-OCRv4_server_det"  # published as a Paddle graph only
 BOTH = "PP-OCRv5_server_det"  # and this one as ONNX, too
@@ -187,7 +188,7 @@ def test_an_empty_folder_counts_as_nothing(server: ModelServer, store: Store) ->
 
 CHILD = """
 import sys
-from serving.models.progress import Lines, Quiet
+from serving.progress import Lines, Quiet
 from serving.models.store import Store
 print(Store(sys.argv[1]).fetch(sys.argv[2], mirror=sys.argv[3]))
 """

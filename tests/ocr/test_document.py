@@ -20,11 +20,11 @@ from benchmarks import corpus
 from serving.config import PipelineConfig, load_config, parse_config
 from serving.config.options import Options
 from serving.errors import BadRequest, ModelMissing
-from serving.models.progress import Quiet
 from serving.ocr.document import on_sent_page, turn_of_lines
 from serving.ocr.pipeline import Pipeline
 from serving.plan.build import Builder
 from serving.plan.load import open_pipeline
+from serving.progress import Quiet
 from serving.scores import character_errors
 from serving.types import Image, Line, Page, Word
 

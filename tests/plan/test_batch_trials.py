@@ -18,7 +18,6 @@ from serving.engines.factory import open_fused
 from serving.errors import ConfigError, EngineError
 from serving.machine import usable_cores
 from serving.models.pipeline_models import PipelineModel, pipeline_models
-from serving.models.progress import Quiet
 from serving.ocr.pipeline import Pipeline
 from serving.ocr.recognise import Recogniser
 from serving.plan.build import Builder
@@ -28,6 +27,7 @@ from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
 from serving.plan.plan import BatchTrial, Deployment, Plan, find_plan
 from serving.plan.trials import measure_batches, run_batch_trials
+from serving.progress import Quiet
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 SECTION = "TextRecognition"

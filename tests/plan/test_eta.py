@@ -8,8 +8,8 @@ import pty
 import select
 import time
 
-from serving.models.progress import Lines, Terminal
 from serving.plan.build import Eta
+from serving.progress import Lines, Terminal
 
 
 class Clock:

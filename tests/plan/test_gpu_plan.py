@@ -28,13 +28,13 @@ from serving.http.registry import warmup_image
 from serving.imaging.crop import crop
 from serving.machine import usable_cores
 from serving.models.pipeline_models import PipelineModel, pipeline_models
-from serving.models.progress import Quiet
 from serving.plan.build import Builder, PlanInputs
 from serving.plan.calibration import Calibration, calibration_hash
 from serving.plan.candidates import candidates
 from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
 from serving.plan.plan import find_plan, planned_workers, read_deployment, select_device
+from serving.progress import Quiet
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 

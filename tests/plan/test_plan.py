@@ -21,12 +21,11 @@ from serving.cli import main
 from serving.config import PipelineConfig, load_config
 from serving.config.gate import Gate
 from serving.config.pipeline import HpiConfig
+from serving.disk import write_sidecar
 from serving.engines.base import EngineSpec
 from serving.errors import ConfigError, PlanError
 from serving.machine import usable_cores
-from serving.models.files import write_sidecar
 from serving.models.pipeline_models import PipelineModel, pipeline_models
-from serving.models.progress import Quiet
 from serving.plan.build import Builder, PlanInputs, plan_inputs
 from serving.plan.calibration import Calibration, calibration_set
 from serving.plan.candidates import candidates
@@ -34,6 +33,7 @@ from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
 from serving.plan.plan import Plan, all_deployments, find_plan, read_deployment, save_plan
 from serving.plan.trials import run_trials
+from serving.progress import Quiet
 
 YAML = "configs/PP-OCRv4_mobile.yaml"
 

@@ -16,17 +16,18 @@ from processor import needs_vnni
 from benchmarks.corpus import Sample
 from serving.cli.prepare import lacking
 from serving.config import PipelineConfig, load_config
+from serving.disk import is_intact, sidecar, write_with_sidecar
 from serving.engines.base import EngineSpec
 from serving.errors import ModelInvalid, PlanError
 from serving.machine import usable_cores
 from serving.models.conversion import onnx_graph
-from serving.models.files import digest, is_intact, sidecar, write_with_sidecar
+from serving.models.files import digest
 from serving.models.pipeline_models import PipelineModel, pipeline_models
-from serving.models.progress import Quiet
 from serving.plan.build import Builder
 from serving.plan.graphs import Graphs
 from serving.plan.load import open_pipeline
 from serving.plan.plan import find_plan, requirements, save_plan
+from serving.progress import Quiet
 from serving.scores import character_overlap
 
 YAML = "configs/PP-OCRv4_mobile.yaml"

@@ -19,11 +19,11 @@ from gpu_fakes import L4, show_gpus
 from http_server import eventually
 
 from serving import machine
+from serving.child import ChildProcess
 from serving.config import PipelineConfig, load_config
 from serving.engines.base import EngineSpec
 from serving.errors import EngineError
 from serving.http.registry import warmup_image
-from serving.plan.child import ChildProcess
 from serving.plan.load import open_pipeline
 from serving.plan.plan import Plan, find_plan
 from serving.plan.workers import (
@@ -230,7 +230,7 @@ def test_a_worker_that_does_not_answer_is_killed(spec: WorkerSpec) -> None:
 
 SLEEPER = """
 import time
-from serving.plan.child import ParentConnection
+from serving.child import ParentConnection
 ParentConnection().respond()
 time.sleep(600)
 """
@@ -240,7 +240,7 @@ def test_a_child_ends_with_its_parent_even_at_work(repo: Path) -> None:
     """The parent is killed -9, while the child works."""
     parent = f"""
 import sys, time
-from serving.plan.child import ChildProcess
+from serving.child import ChildProcess
 child = ChildProcess("sleeper", [sys.executable, "-c", {SLEEPER!r}])
 child.receive()
 print(child._process.pid, flush=True)

@@ -15,7 +15,7 @@ from serving.http.openapi import Routes, document
 blueprint = Routes("docs", __name__, tag="About")
 
 _ASSETS = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
-"""Files of Swagger UI and their folders in its package: nothing comes from a foreign host."""
+"""Files of Swagger UI and their folders in its package: nothing comes from a third-party host."""
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -109,7 +109,7 @@ def install(
 ) -> None:
     """Replace the four functions. Raises EngineError where PaddleX is not as expected.
 
-    on_open: told each model's name and engine.
+    on_open: called with each model's name and engine.
     """
     check_paddlex()
     from paddlex.inference import models as paddlex_models

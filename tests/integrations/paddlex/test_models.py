@@ -19,9 +19,9 @@ from serving.errors import ConfigError, ConversionError, HostUnreachable
 from serving.machine import usable_cores
 from serving.models import conversion as convert
 from serving.models.files import model_files
-from serving.models.progress import Quiet
 from serving.models.store import Store
 from serving.plan.build import Builder
+from serving.progress import Quiet
 
 # A detector of three inputs as Paddle 3 writes it, its operators real.
 DETECTOR = """\

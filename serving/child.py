@@ -16,7 +16,7 @@ from typing import Any
 
 from serving.errors import EngineError
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def child_environment() -> dict[str, str]:

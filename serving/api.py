@@ -87,7 +87,7 @@ class OcrPipeline:
         input: Source,
         *,
         pdf_dpi: int = PDF_DPI,
-        pages: str = "1-",
+        pages: str | int = "1-",
         pdf_text: PdfText = "ignore",
         on_page_error: OnPageError | None = None,
         **options: Any,
@@ -97,7 +97,7 @@ class OcrPipeline:
         input: path, http(s) URL, folder, bytes, file object, PIL image, (H, W, 3) uint8 BGR array;
         or a list, generator or other iterable of these, which is asked for one at a time.
         pdf_dpi: dots per inch at which a PDF is rendered, 36 to 1200.
-        pages: those that are read of each document, for example 1-3,7 or 2-.
+        pages: those that are read of each document, for example 1-3,7 or 2-, or one number.
         pdf_text: auto takes a PDF page's own text where it is all there, and reads the other pages.
         on_page_error: called with the name, page index and error of each page that cannot be read,
         None for the index of a whole file; the others are yielded. Without it, the first such error
@@ -112,7 +112,7 @@ class OcrPipeline:
             raise config_error(error, where="predict", schema=Options) from None
         self._check_open()
         settings = self.pipeline.settings(parsed)
-        ranges = PageRanges.parse(pages)
+        ranges = PageRanges.parse(str(pages))
         for loaded in load(
             input,
             decoder=self.decoder,

@@ -36,6 +36,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST = ipaddress.ip_network("2000::/3")
 _CONNECT_SECONDS = 10.0
 _MAX_REDIRECTS = 5
+_MAX_URL = 8192
+"""Characters."""
 _POLL_SECONDS = 0.25
 """Between two looks at the clock and at whether the caller is still connected."""
 _HEADERS = {
@@ -83,7 +85,7 @@ def read_url(url: str, *, max_bytes: int, seconds: float) -> bytes:
                     raise TooLarge(f"more than {max_bytes} bytes: download it yourself")
     except requests.HTTPError as error:
         raise Unfetchable(f"its host answers with {error.response.status_code}") from error
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, OSError, ValueError) as error:
         cause = root_cause(error)
         cause = cause.__cause__ or cause  # urllib3's has the system's
         reason = str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
@@ -154,6 +156,13 @@ class Target:
 
 def parse_target(url: str, allowed: Sequence[HostPattern]) -> Target:
     """Split a URL into its parts. Raises BadRequest, unless its host and port are allowed."""
+    if not allowed:
+        raise BadRequest(
+            "this server fetches no URLs (it may be started with --allow-url-hosts); send the "
+            "bytes themselves"
+        )
+    if len(url) > _MAX_URL:
+        raise BadRequest(f"a URL of {len(url)} characters; {_MAX_URL} are allowed")
     try:
         parts = urlsplit(requote_uri(url))
         host = (parts.hostname or "").rstrip(".").encode("idna").decode("ascii")
@@ -164,11 +173,6 @@ def parse_target(url: str, allowed: Sequence[HostPattern]) -> Target:
         raise BadRequest(f"a URL of the scheme {parts.scheme[:20]!r}; http and https are fetched")
     if parts.username is not None or parts.password is not None:
         raise BadRequest("a URL with a user name or password is not fetched")
-    if not allowed:
-        raise BadRequest(
-            "this server fetches no URLs (it may be started with --allow-url-hosts); send the "
-            "bytes themselves, in JSON as base64"
-        )
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     target = Target(parts.scheme, host, port or _PORTS[parts.scheme], path)
     if not any(pattern.allows(target) for pattern in allowed):
@@ -256,7 +260,7 @@ class UrlFetcher:
                     if not response.is_redirect:
                         return _body(response, target, max_bytes)
                     location = response.headers["Location"]
-            except (OSError, requests.RequestException) as error:
+            except (OSError, ValueError, requests.RequestException) as error:  # of its header, too
                 reason = type(root_cause(error)).__name__
                 raise Unfetchable(f"{target.authority}: cannot be fetched ({reason})") from None
             try:

@@ -13,6 +13,7 @@ from PIL import Image as PillowImage
 
 from benchmarks.corpus import Sample
 from serving import OcrPipeline, PageResult, load_pipeline
+from serving.errors import ConfigError, EngineError
 from serving.scores import character_overlap
 from serving.types import Image
 
@@ -66,6 +67,24 @@ def test_every_kind_of_input_reads_the_same(
     names = [*3 * [str(picture)], "image_2", "image_4", "image_5"]
     assert sorted(page.name for page in found) == sorted(names)
     assert [page["input_path"] for page in found[4:]] == [None, None]
+
+
+def test_a_closed_pipeline_says_so(repo: Path, built: Path, picture: Path) -> None:
+    """Also to an iteration that had begun."""
+    yaml = repo / "configs" / "PP-OCRv4_mobile.yaml"
+    with load_pipeline(yaml, models=built, warm=False) as pipeline:
+        begun = pipeline.predict([picture, picture])
+        next(begun)
+    for results in (begun, pipeline.predict(picture)):
+        with pytest.raises(EngineError, match="closed: load it again"):
+            list(results)
+    with pytest.raises(EngineError, match="closed"):
+        pipeline.pipeline.read(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_no_threads_are_refused(repo: Path, built: Path) -> None:
+    with pytest.raises(ConfigError, match="threads is 0: give 1 or more"):
+        load_pipeline(repo / "configs/PP-OCRv4_mobile.yaml", models=built, threads=0)
 
 
 def test_a_result_is_a_dictionary_of_arrays(result: PageResult) -> None:

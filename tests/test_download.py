@@ -9,7 +9,7 @@ import pytest
 from http_pictures import HERE, PNG, Host, fetch
 
 from serving.download import HostPattern, Url, UrlFetcher, read_url
-from serving.errors import InputError, TimedOut, TooLarge, Unfetchable
+from serving.errors import BadRequest, InputError, TimedOut, TooLarge, Unfetchable
 
 
 def test_fetches_urls_in_order_among_sent_bytes(host: Host) -> None:
@@ -61,6 +61,13 @@ def test_a_url_of_the_users_own_is_limited_too(
         with pytest.raises(expected):
             read_url(host.url(path, HERE), max_bytes=60_000, seconds=20)
     assert read_url(host.url("to//a.png", HERE), max_bytes=60_000, seconds=20) == PNG
+
+
+def test_a_long_url_is_refused_before_it_is_parsed(host: Host) -> None:
+    """To parse one of 19 MB takes 15 seconds."""
+    for fetcher in (host.fetcher(), UrlFetcher([], max_bytes=9, seconds=9)):
+        with pytest.raises(BadRequest, match=r"8192 are allowed|fetches no URLs"):
+            fetch(fetcher, host.url("%" * 19_000_000))
 
 
 @pytest.mark.parametrize("path", ["slow", "header"])

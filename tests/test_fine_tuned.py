@@ -168,7 +168,7 @@ def test_from_an_export_to_a_swap_and_back(page: str, folder: Path, built: Path)
         assert "nothing has changed: char_f1" in run(f"{swap} --url {url}", code=1)
         assert post() == served
         label(folder, 5 * [[text.replace("a", "ä") for text in texts] for texts in served])
-        assert "accurate is served by my.yaml" in run(f"{swap} --url {url}")
+        assert "accurate now reads as my.yaml says" in run(f"{swap} --url {url}")
         assert [["a" in text for text in texts] for texts in post()] == [
             [False] * len(texts) for texts in served
         ]

@@ -6,11 +6,14 @@ gs://, memory://). A listing holds names alone; bytes are read where they are ne
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tarfile
+import threading
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from serving.download import read_url
@@ -64,10 +67,13 @@ class Document:
             raise Undecodable(self.problem)
         if is_url(self.address):
             return read_url(self.address, max_bytes=MAX_URL_BYTES, seconds=URL_SECONDS)
+        if "://" not in self.address and _is_special(self.address):
+            raise BadRequest(f"{self.name}: not a regular file")
         try:
             if self.cell is not None:
                 group, row, column = self.cell
-                data = _row_group(self.address, group, column)[row].as_py()
+                with _ROW_GROUPS:
+                    data = _row_group(self.address, group, column)[row].as_py()
             else:
                 store, path = _store(self.address)
                 start, end = self.span or (0, _MAX_BYTES + 1)
@@ -125,6 +131,8 @@ class Listing:
     """The absolute address of the input."""
     left_out: int = 0
     """Files that are named as no image and no PDF, and documents that are listed twice."""
+    _names: dict[str, str] = field(default_factory=dict)
+    """The name of each as the input has it, by that in `documents`."""
 
     def add_input(self, source: str) -> None:
         """A folder, a glob, a list (.txt), an archive (.tar), Parquet or a single file.
@@ -138,7 +146,7 @@ class Listing:
         self.source = _absolute(source)
         try:
             if path.endswith(".txt"):
-                lines = store.cat_file(path).decode("utf-8").splitlines()
+                lines = store.cat_file(path).decode("utf-8-sig").split("\n")
                 files = [_absolute(line.strip()) for line in lines if line.strip()]
             elif any(mark in path for mark in "*?[") and not store.exists(path):
                 files = [store.unstrip_protocol(found) for found in sorted(store.glob(path))]
@@ -172,8 +180,11 @@ class Listing:
             self._add(Document(file, file))
 
     def _add(self, document: Document) -> None:
-        document = replace(document, name=printable(document.name))
-        twice = self.documents.setdefault(document.name, document) is not document
+        name, shown = document.name, printable(document.name)
+        if self._names.setdefault(shown, name) != name:  # they differ in bytes that are no UTF-8
+            shown += f" ({hashlib.sha256(os.fsencode(name)).hexdigest()[:8]})"
+        document = replace(document, name=shown)
+        twice = self.documents.setdefault(shown, document) is not document
         self.left_out += twice
 
     def _add_archive(self, file: str) -> None:
@@ -185,6 +196,10 @@ class Listing:
                     if member.isfile() and self._is_document(member.name):
                         span = member.offset_data, member.offset_data + member.size
                         self._add(Document(f"{file}/{member.name}", file, span))
+                opened.seek(tar.offset)
+                if opened.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                    problem = f"{file}: damaged or cut off at byte {tar.offset}; the rest is lost"
+                    self._add(Document(file, file, problem=problem))
         except tarfile.TarError as error:
             problem = f"{file}: a broken archive, or a compressed one ({error}); unpack it"
             self._add(Document(file, file, problem=problem))
@@ -236,6 +251,10 @@ def _only_column(file: str, schema: pyarrow.Schema) -> str:
     return str(fits[0])
 
 
+_ROW_GROUPS = threading.Lock()
+"""So that several threads do not read the same group side by side."""
+
+
 @lru_cache(maxsize=1)
 def _row_group(file: str, group: int, column: str) -> Any:
     """A column of a row group. Rows are asked for in order, so that the last one is enough."""
@@ -243,8 +262,13 @@ def _row_group(file: str, group: int, column: str) -> Any:
 
     first, *inner = column.split(".")
     with parquet.ParquetFile(_store_file(file)) as opened:
-        values = opened.read_row_group(group, [column])[first].combine_chunks()
+        values = opened.read_row_group(group, [column])[first]
     return compute.struct_field(values, inner) if inner else values
+
+
+def _is_special(path: str) -> bool:
+    """Whether it is a pipe or a socket, at which a reader could wait for ever."""
+    return Path(path).exists() and not Path(path).is_file()
 
 
 def _store_file(file: str) -> Any:

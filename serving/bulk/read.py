@@ -186,10 +186,11 @@ def page_row(
 
 
 def row_error(error: BaseException) -> RowError:
-    """An exception as the rows have it."""
-    if isinstance(error, OcrError):
-        return RowError(code=error.code, message=str(error))
-    return RowError(code=OcrError.code, message=f"{type(error).__name__}: {error}")
+    """An exception as the rows have it, in valid UTF-8, also where it names a file that is not."""
+    is_own = isinstance(error, OcrError)
+    message = str(error) if is_own else f"{type(error).__name__}: {error}"
+    code = error.code if isinstance(error, OcrError) else OcrError.code
+    return RowError(code=code, message=message.encode("utf-8", "replace").decode())
 
 
 def error_rows(item: Item, error: RowError, name: str) -> list[Row]:

@@ -61,6 +61,8 @@ class Progress:
     """Documents of which this run has the first pages."""
     pages: int = 0
     """Read by this run, with those that could not be read."""
+    errors_before: Counter[str] = field(default_factory=Counter)
+    """Of these pages, by code."""
     errors: Counter[str] = field(default_factory=Counter)
     """Of this run, by code; a document that does not open is one."""
     first_error: str = ""
@@ -93,7 +95,7 @@ def run(
     on_progress: called about once a second. Raises DiskError, and what the executor raises.
     """
     before = sum(output.has((name, 0)) for name in documents)
-    progress = Progress(len(documents), before, output.pages)
+    progress = Progress(len(documents), before, output.pages, errors_before=+output.errors)
     queue = _Queue(documents, output)
     pending: dict[Future[list[Row]], Item] = {}
     try:

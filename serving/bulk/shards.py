@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ class Output:
         """Pages of each committed document that has more than RANGE."""
         self.pages = 0
         """Committed, with those that could not be read."""
+        self.errors = Counter[str]()
+        """Of these, by code."""
 
     def has(self, key: tuple[str, int]) -> bool:
         """Whether an item is in a shard."""
@@ -83,6 +86,8 @@ class Output:
             if (row["pages"] or 0) > RANGE:
                 self.counts[document] = cast(int, row["pages"])
             self.pages += 1
+            if error := row["error"]:
+                self.errors[error["code"]] += 1
 
     def _resume(self, settings: Mapping[str, Any]) -> None:
         """Read what is there. Raises ConfigError where it is not of a run with these settings."""
@@ -187,7 +192,7 @@ def _rows(shard: Path) -> Iterator[Row]:
         from pyarrow import parquet
 
         try:
-            table = parquet.read_table(shard, columns=["document", "page", "pages"])
+            table = parquet.read_table(shard, columns=["document", "page", "pages", "error"])
         except pa.ArrowException as error:
             raise ValueError(error) from error
         yield from table.to_pylist()

@@ -113,8 +113,8 @@ def command(
 
     INPUT: a folder, a glob, a list of addresses (.txt), a tar archive, Parquet, or an address in an
     object store, as s3://bucket/folder. What cannot be read becomes a row with its error. The same
-    command again reads what is not in OUTPUT yet. The exit code is 1 if more pages failed than
-    --max-error-rate allows.
+    command again reads what is not in OUTPUT yet. The exit code is 1 if more pages of OUTPUT failed
+    than --max-error-rate allows.
     """
     options = checked_options(overrides)
     given = click.get_current_context().get_parameter_source("device")
@@ -185,10 +185,13 @@ def command(
         click.echo("interrupted: the same command reads the rest", err=True)
         raise click.exceptions.Exit(130) from None
     click.echo(_text(summary), err=True)
-    if done.errors.total() > max_error_rate * done.pages:
+    errors = (done.errors + done.errors_before).total()
+    pages = done.pages + done.pages_before
+    if errors > max_error_rate * pages:
+        first = done.first_error or "in an earlier run; OUTPUT's rows have all"
         raise click.ClickException(
-            f"{done.errors.total()} of {done.pages} pages failed, more than --max-error-rate "
-            f"{max_error_rate:g}; the first: {done.first_error}"
+            f"{errors} of {pages} pages failed, more than --max-error-rate {max_error_rate:g}; the "
+            f"first: {first}"
         )
 
 
@@ -199,6 +202,7 @@ def _summary(done: Progress, price_per_hour: float | None) -> dict[str, Any]:
         "pages": done.pages,
         "pages_before": done.pages_before,
         "errors": dict(done.errors),
+        "errors_before": dict(done.errors_before),
         "seconds": round(seconds, 1),
         "pages_per_second": round(done.pages / seconds, 2),
         "hours": round(seconds / 3600, 4),
@@ -216,7 +220,9 @@ def _text(summary: dict[str, Any]) -> str:
         kinds = ", ".join(f"{count} {code}" for code, count in errors.items())
         parts.append(f"{sum(errors.values())} failed ({kinds})")
     if summary["pages_before"]:
-        parts.append(f"{summary['pages_before']} already there")
+        failed = sum(summary["errors_before"].values())
+        of_them = f" ({failed} of them failed)" if failed else ""
+        parts.append(f"{summary['pages_before']} already there{of_them}")
     parts += [f"{summary['pages_per_second']:g} pages/s", f"{summary['hours']:g} hours"]
     if "cost" in summary:
         parts.append(f"cost {summary['cost']:g}")

@@ -199,14 +199,20 @@ def below(found: Evaluation, bounds: tuple[tuple[str, float], ...]) -> list[str]
     return failures
 
 
+def too_few() -> str:
+    """What is said where labels cannot tell a difference from noise."""
+    from serving.evaluate.figures import MIN_UNITS
+
+    return f"too few labels to compare: give {MIN_UNITS} pages or lines"
+
+
 def worse(found: Evaluation, by: float, confidence: float) -> list[str]:
     """Why the first pipeline fails beside the second. Raises ConfigError for too few labels."""
     from serving.errors import ConfigError
-    from serving.evaluate.figures import MIN_UNITS
 
     differences, figures = found.differences(), found.figures()
     if not differences:
-        raise ConfigError(f"too few labels to compare: give {MIN_UNITS} pages or lines")
+        raise ConfigError(too_few())
     return [
         f"{name} is {100 * figures[name][0]:.2f}, worse by more than {by:g} points than "
         f"{100 * figures[name][1]:.2f} of {found.pipelines[1]} (95 %: "

@@ -14,7 +14,14 @@ from typing import Any
 import click
 import requests
 
-from serving.cli.evaluate import by_option, confidence_option, data_option, print_figures, worse
+from serving.cli.evaluate import (
+    by_option,
+    confidence_option,
+    data_option,
+    print_figures,
+    too_few,
+    worse,
+)
 from serving.cli.options import (
     COUNT,
     DEVICE,
@@ -73,7 +80,7 @@ def command(
     --fail-if-worse-than` judges. The file that NAME is served from then gets YAML's content, and
     what it had goes to FILE.previous: `ocr-hpi swap NAME=FILE.previous` takes it back.
     """
-    from serving.evaluate.figures import evaluate
+    from serving.evaluate.figures import MIN_UNITS, evaluate
     from serving.evaluate.labels import read_labels
 
     name, new = swap
@@ -88,6 +95,8 @@ def command(
     load_served(new)
     content = new.read_bytes().decode()
     labels = read_labels(data) if data else None
+    if labels and len(labels.pages) < MIN_UNITS:  # before minutes of building
+        raise ConfigError(too_few())
     pid, state = _master(pidfile), partial(_state, url, api_key)
     if not _serves(state(), name, _plan_key(served, models, threads, device)):
         raise ConfigError(f"{served}: {_other_plan(name)}")

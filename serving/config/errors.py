@@ -53,7 +53,10 @@ def config_error(
 def problem(item: Mapping[str, Any]) -> str:
     """What is wrong, of an item of `ValidationError.errors()`, without the value itself."""
     if item["type"] in _PROBLEMS:
-        bounds = {name: f"{bound:.9g}" for name, bound in item.get("ctx", {}).items()}
+        bounds = {
+            name: f"{bound:.9g}" if isinstance(bound, float) else bound
+            for name, bound in item.get("ctx", {}).items()
+        }
         return _PROBLEMS[item["type"]].format(**bounds)
     message: str = item["msg"]
     return message.removeprefix("Value error, ").replace("Input should be", "must be")

@@ -37,7 +37,11 @@ def read_yaml(path: Path, *, max_bytes: int) -> Any:
             loader.dispose()
     except (yaml.YAMLError, ArithmeticError, LookupError, RecursionError, ValueError) as error:
         # PyYAML lets through what int() and datetime raise: 5000 digits, February 30.
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
 
 
 def read_file(path: Path, *, max_bytes: int) -> bytes:
@@ -61,7 +65,8 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
 
 
 def _check(node: yaml.Node, depth: int, left: list[int]) -> None:
-    """Raise ValueError if the document is too deep or, with its aliases expanded, too large.
+    """Raise ValueError if the document is too deep or, with its aliases expanded, too large, or has
+    a key twice.
 
     left: characters that may still come. An alias to what holds it is infinitely deep.
     """
@@ -72,6 +77,12 @@ def _check(node: yaml.Node, depth: int, left: list[int]) -> None:
         if len(node.value) > _MAX_SCALAR:
             line = node.start_mark.line + 1
             raise ValueError(f"line {line}: a value of more than {_MAX_SCALAR} characters")
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
+            seen.add(str(key.value))
     left[0] -= 1
     if left[0] < 0:
         raise ValueError("its aliases expand to too much")

@@ -54,6 +54,8 @@ _CODES = dict(TABLE.values()) | {
 JOBS = "/api/v2/ocr/"
 """Of PaddleOCR's job protocol."""
 
+_MAX_LOGGED = 500
+"""Characters of a message in the access log."""
 CLIENT_GONE = 499
 """As nginx logs a caller that hung up; nobody reads the answer."""
 
@@ -151,5 +153,6 @@ def _of_http(error: HTTPException) -> Response:
 
 
 def _answer(status: int, body: dict[str, Any]) -> Response:
-    add_log_fields(request.environ, error=body["error"]["code"])
+    error = body["error"]
+    add_log_fields(request.environ, error=error["code"], reason=error["message"][:_MAX_LOGGED])
     return json_response(in_form_of(request.path, status, body), status)

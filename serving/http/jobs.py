@@ -15,6 +15,7 @@ another one goes on after the last page in state.json.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import logging
@@ -24,7 +25,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -41,6 +42,10 @@ from serving.http.errors import error_answer
 _LOG = logging.getLogger("serving.http")
 
 _ID = re.compile(r"[0-9a-f]{48}")
+_OWN = re.compile(r"[0-9a-f]{48}|\.[0-9a-f]{48}(\.gone)?")
+"""Folders of the spool; whatever else is there is somebody else's."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""These pass, and say nothing of a job."""
 _PAGE_BYTES = 64 * 1024
 """Allocated for the result of a page: twice what a page of dense text has."""
 _JOB_BYTES = 64 * 1024
@@ -140,9 +145,10 @@ class Job:
 
     def end(self, error: str | None = None) -> None:
         """It is done, or failed for that reason."""
-        os.truncate(self.result, self.state.size)
+        with suppress(FileNotFoundError):  # damaged from outside
+            os.truncate(self.result, self.state.size)
         self._set(state="failed" if error else "done", end=_now(), error=error)
-        (self.folder / "document").unlink()
+        (self.folder / "document").unlink(missing_ok=True)
 
     def delete(self) -> None:
         """Remove it; who reads it stops. Needs no lock."""
@@ -217,14 +223,19 @@ class Spool:
         return jobs
 
     @contextmanager
-    def claim(self) -> Iterator[Job | None]:
-        """The first job that nobody reads, locked for the `with` block; None if there is none."""
-        with ExitStack() as held:
-            yield self._claim(held)
+    def claim(self, later: Container[str] = ()) -> Iterator[Job | None]:
+        """The first job that nobody reads, locked for the `with` block; None if there is none.
 
-    def _claim(self, held: ExitStack) -> Job | None:
+        later: ids of jobs that are passed over.
+        """
+        with ExitStack() as held:
+            yield self._claim(held, later)
+
+    def _claim(self, held: ExitStack, later: Container[str]) -> Job | None:
         for job_id in self._unended():
-            with suppress(FileNotFoundError), ExitStack() as lock:
+            if job_id in later:
+                continue
+            with suppress(OSError), ExitStack() as lock:
                 if lock.enter_context(locked_folder(self.folder / job_id, wait=False)):
                     job = self._find(job_id)
                     if job is not None and (job.folder / "document").exists():
@@ -246,7 +257,7 @@ class Spool:
         total = 0
         for folder in self._folders():
             total += _JOB_BYTES
-            with suppress(FileNotFoundError), os.scandir(folder) as files:
+            with suppress(OSError), os.scandir(folder) as files:
                 total += sum(file.stat().st_size for file in files)
         return total
 
@@ -254,7 +265,7 @@ class Spool:
         """Remove the jobs that ended too long ago, or that nobody has read for very long."""
         now = time.time()
         for folder in self._folders():
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it is gone, or damaged
                 if folder.name.startswith("."):
                     if now > folder.stat().st_mtime + _UNFINISHED:
                         shutil.rmtree(folder, ignore_errors=True)
@@ -279,13 +290,14 @@ class Spool:
     def _find(self, job_id: str) -> Job | None:
         if _ID.fullmatch(job_id):
             # Or it is half written, or of another version of the server: it expires.
-            with suppress(FileNotFoundError, ValueError, TypeError):
+            with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
                 return Job(self, job_id)
         return None
 
     def _folders(self) -> list[Path]:
         with suppress(OSError):  # not made yet; or `add` says what is wrong
-            return sorted(path for path in self.folder.iterdir() if path.is_dir())
+            found = (path for path in self.folder.iterdir() if _OWN.fullmatch(path.name))
+            return sorted(path for path in found if path.is_dir())
         return []
 
     def _ids(self) -> list[str]:
@@ -315,6 +327,8 @@ class JobRunner:
         self._stopping = False
         self._wake = threading.Event()
         self._next_expiry = 0.0
+        self._later: dict[str, float] = {}
+        """Jobs that could not be read or written, and when they are tried again."""
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
 
@@ -344,14 +358,18 @@ class JobRunner:
         if time.monotonic() > self._next_expiry:
             self._next_expiry = time.monotonic() + _EXPIRY_PERIOD
             self._spool.expire()
-        with self._spool.claim() as job:
+        now = time.monotonic()
+        self._later = {job_id: when for job_id, when in self._later.items() if when > now}
+        with self._spool.claim(self._later) as job:
             if job is None:
                 return False
             try:
                 self._run(job)
-            except FileNotFoundError:
+            except OSError as error:  # of this job: the others go on
                 if job.folder.exists():
-                    raise
+                    _LOG.error("job %s: %s; tried again in a minute", job.id, error)
+                    self._later[job.id] = now + _EXPIRY_PERIOD
+                    return True
                 _LOG.info("job cancelled", extra={"fields": {"job": job.id}})
         return job.state.state != "pending"
 
@@ -371,16 +389,19 @@ class JobRunner:
             job.retry()
             _LOG.warning("job %s: a page is read again: %s", job.id, error)
             return
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
-                job.release()
+                (job.release if error.errno in _FULL else job.retry)()
             raise
         except Exception as error:
             job.end(error_answer(error, job.id)[1]["error"]["message"])
         else:
             job.end()
-        fields = {"job": job.id, "state": job.state.state, "pages": len(job.state.pages)}
-        _LOG.info("job ended", extra={"fields": fields})
+        state = job.state
+        fields = {"job": job.id, "state": state.state, "pages": len(state.pages)}
+        failed = state.error is not None
+        level, why = (logging.WARNING, {"reason": state.error}) if failed else (logging.INFO, {})
+        _LOG.log(level, "job ended", extra={"fields": {**fields, **why}})
 
 
 def _remove(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """API keys, of which the server knows only the hashes.
 
-A keys file has one key a line, `NAME:SHA256`, with the key's SHA-256 in 64 hexadecimal digits.
+A keys file has one key per line, `NAME:SHA256`, with the key's SHA-256 in 64 hexadecimal digits. A
+name may have several, so that a new key can be handed out before the old one goes.
 Empty lines and lines that start with # are ignored. `ocr-hpi key NAME` makes a key and its line. A
 plain hash is enough because keys are 256 random bits, not passwords.
 """
@@ -33,13 +34,14 @@ a job's result has the secret in it. The rest needs a key."""
 class Keys:
     """The keys that are accepted."""
 
-    def __init__(self, hashes: Mapping[str, str]) -> None:
-        self._hashes = {name: value.lower() for name, value in hashes.items()}
+    def __init__(self, owners: Mapping[str, str]) -> None:
+        """owners: the name of each key, by its hash in lower case."""
+        self._owners = owners
 
     def owner(self, key: str) -> str | None:
         """The name of that key; None if it is unknown. Takes constant time for any key."""
         key_hash, owner = _hash(key), None
-        for name, known in self._hashes.items():
+        for known, name in self._owners.items():
             if hmac.compare_digest(key_hash, known):
                 owner = name
         return owner
@@ -53,7 +55,7 @@ def read_keys(path: Path) -> Keys:
         raise ConfigError(f"--api-keys-file {path}: there is no such file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"--api-keys-file {path}: not UTF-8 text") from None
-    hashes: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -63,12 +65,11 @@ def read_keys(path: Path) -> Keys:
                 f"{path}, line {number}: not NAME:SHA256 (letters, digits and . _ @ -, a colon, 64 "
                 "hexadecimal digits); to make a line, run: ocr-hpi key NAME"
             )
-        if name in hashes:
-            raise ConfigError(f"{path}, line {number}: this name has a key already")
-        hashes[name] = value
-    if not hashes:
+        if owners.setdefault(value.lower(), name) != name:
+            raise ConfigError(f"{path}, line {number}: another name has this key")
+    if not owners:
         raise ConfigError(f"{path}: contains no key; make one with: ocr-hpi key NAME")
-    return Keys(hashes)
+    return Keys(owners)
 
 
 def new_key(name: str) -> tuple[str, str]:

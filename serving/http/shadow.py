@@ -37,7 +37,7 @@ class Agreement:
     equal: int
     """Those of them whose whole text the shadow has too, wherever on the page."""
     edits: int
-    """Between the whole texts, one line of text per line, in reading order, as `ocr-hpi evaluate` counts."""
+    """Between the whole texts, a line of text per line, in reading order, as `evaluate` counts."""
     characters: int
     """Of the longer text."""
 

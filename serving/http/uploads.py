@@ -61,6 +61,9 @@ _WAYS = (
 )
 
 
+_JSON_HINT = f"; options go into the query string; {_WAYS}"
+
+
 def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes | Url]:
     """The images or documents of a request, or where they are, in order; at least one.
 
@@ -73,7 +76,7 @@ def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes |
     if kind == "multipart/form-data":
         documents = [*read_form(body, options.get("boundary", ""), max_images)[0]]
     elif kind == "application/json":
-        given = parse_json(body.read(), JsonBody, max_images=max_images, hint=f"; {_WAYS}")
+        given = parse_json(body.read(), JsonBody, max_images=max_images, hint=_JSON_HINT)
         documents = given.images or [given.image]
     elif not kind or kind.startswith("image/") or kind in _RAW:
         documents = [body.read()]
@@ -84,8 +87,9 @@ def read_uploads(content_type: str, body: Body, max_images: int) -> list[bytes |
         raise TooLarge(f"{len(documents)} images; a request may have {max_images} (--max-pages)")
     for index, document in enumerate(documents):
         if not document:
-            several = f"image {index} of the request is empty" if index else "no image"
-            raise BadRequest(f"{several}; {_WAYS}", index=index if len(documents) > 1 else None)
+            several = f"image {index} of the request" if len(documents) > 1 else "the image"
+            index_of = index if len(documents) > 1 else None
+            raise BadRequest(f"{several} is empty; {_WAYS}", index=index_of)
     return documents
 
 

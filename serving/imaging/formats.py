@@ -29,6 +29,11 @@ _MAGIC: tuple[tuple[bytes, Kind], ...] = (
     (b"II+\0", "tiff"),  # BigTIFF
     (b"MM\0+", "tiff"),
 )
+_UNREAD = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+"""By brand: formats of phones' pictures."""
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
@@ -53,6 +58,11 @@ def sniff(data: Data) -> Kind:
         return "pdf"
     if not head:
         raise UnsupportedMedia(f"the file is empty; supported are {FORMATS}")
+    if head[4:8] == b"ftyp" and head[8:12] in _UNREAD:
+        name = _UNREAD[head[8:12]]
+        raise UnsupportedMedia(
+            f"{name} is not read: convert it, for example to JPEG; supported are {FORMATS}"
+        )
     raise UnsupportedMedia(
         f"unsupported format: the file begins with {head[:12]!r}; "
         f"supported are {FORMATS} (detected from the content, not from the file name)"
@@ -75,6 +85,8 @@ class PageRanges:
     @classmethod
     def parse(cls, text: str) -> PageRanges:
         """Raises BadRequest."""
+        if (commas := text.count(",")) >= _MAX_RANGES:
+            raise BadRequest(f"pages: {commas + 1} ranges; {_MAX_RANGES} are allowed")
         ranges: list[tuple[int, int | None]] = []
         for part in text.split(","):
             found = re.fullmatch(_RANGE, part)
@@ -86,8 +98,6 @@ class PageRanges:
                     "2- (to the end), counted from 1"
                 )
             ranges.append((first, last))
-        if len(ranges) > _MAX_RANGES:
-            raise BadRequest(f"pages: {len(ranges)} ranges; {_MAX_RANGES} are allowed")
         return cls(tuple(ranges))
 
     @property

@@ -36,6 +36,9 @@ def decode(header: Header) -> Image | None:
     """
     body = bytes(header.body)
     if not body.endswith(_END):
+        start = body.find(_START_OF_SCAN) + 2
+        if start > 1 and len(body) < start + int.from_bytes(body[start : start + 2]):
+            raise Undecodable("broken JPEG: data is missing (it ends in the header of its scan)")
         body += _END  # nothing is missing if this alone was; an earlier end still ends the image
     mode = header.jpeg_mode[:4]
     try:

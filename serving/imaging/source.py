@@ -83,7 +83,10 @@ def load(
             except InputError as error:
                 if entries is source and error.index is None:
                     error.index = index
-                raise
+                if on_page_error is None:
+                    raise
+                named = isinstance(entry, str | os.PathLike)
+                on_page_error(str(entry) if named else f"image_{index}", None, error)
 
 
 def _is_single(source: Source) -> bool:

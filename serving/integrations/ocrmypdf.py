@@ -37,6 +37,7 @@ from serving.config import load_config
 from serving.config.options import Options
 from serving.errors import OcrError
 from serving.ocr.skew import skew
+from serving.output.layout import space_width
 
 if TYPE_CHECKING:
     from serving.ocr.pipeline import Pipeline
@@ -283,16 +284,18 @@ def _widen(line: Element, line_box: list[int], turn: int) -> None:
     Our boxes are PaddleX's: they begin and end within the first letter and the last. OCRmyPDF makes
     the letters as wide as the box, and readers of its PDF would take what is left for columns. A
     quarter of a letter is added on each side, at most to the middle between two words: then half of
-    the sides are within a pixel of the ink, at 144 dpi.
+    the sides are within a pixel of the ink, at 144 dpi. So is what is too wide for a space.
     """
-    low, high = (1, 3) if turn % 180 else (0, 2)
-    more = (line_box[high] - line_box[low]) / (4 * max(1, len(_text(line))))
+    (low, high), (top, bottom) = ((1, 3), (0, 2)) if turn % 180 else ((0, 2), (1, 3))
+    quarter = (line_box[high] - line_box[low]) / (4 * max(1, len(_text(line))))
+    height = line_box[bottom] - line_box[top]
     words = sorted(((_box(word), word) for word in line), key=lambda pair: pair[0][low])
-    middles = [(a[high] + b[low]) / 2 for (a, _), (b, _) in pairwise(words)]
-    for (box, word), (start, end) in zip(
-        words, pairwise([line_box[low], *middles, line_box[high]]), strict=True
-    ):
-        box[low] = round(max(start, box[low] - more))
-        box[high] = round(min(end, box[high] + more))
+    gaps = [b[low] - a[high] for (a, _), (b, _) in pairwise(words)]
+    more = [min(gap / 2, max(quarter, (gap - space_width(gap, height)) / 2)) for gap in gaps]
+    ends = words[0][0][low] - line_box[low], line_box[high] - words[-1][0][high]
+    first, last = (min(end, quarter) for end in ends)
+    for (box, word), (before, after) in zip(words, pairwise([first, *more, last]), strict=True):
+        box[low] = round(box[low] - before)
+        box[high] = round(box[high] + after)
         _, _, rest = word.attrib["title"].partition(";")
         word.set("title", f"bbox {' '.join(map(str, box))};{rest}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.disk import disk_errors, locked, publish
-from serving.errors import FetchError, ModelInvalid, ModelMissing
+from serving.errors import FETCH, FetchError, ModelInvalid, ModelMissing
 from serving.models.files import copy_model, digest, missing_files, model_files
 from serving.models.inference_yml import write_inference_yml
 from serving.models.manifest import (
@@ -198,7 +198,7 @@ class Store:
 
     def _how_to_get(self, name: str) -> str:
         if name in self.manifest.models:
-            return f"Fetch it: ocr-hpi fetch {name}"
+            return f"Fetch it: {FETCH} {name}"
         close = difflib.get_close_matches(name, self.manifest.models, n=1)
         suggestion = f" Did you mean {close[0]}?" if close else ""
         return (

@@ -46,6 +46,8 @@ _SMALLER = 0.85
 more than this, its small print could be missed, and cut off with the empty corners."""
 _MAX_PIXELS = 16 * _TILE**2
 """Of all tiles of a page."""
+_MAX_LENGTH = 40 * (_TILE - _OVERLAP)
+"""Pixels of the longest side of all tiles: a strip of one pixel takes as many as one of 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Detector:
         min_scale: the page is not to be shrunk by much more.
         """
         fitted, size = self.fit(page, options)
-        scale = size[0] / page.shape[0]
+        scale = min(size[0] / page.shape[0], size[1] / page.shape[1])
         if scale < _SMALLER * min_scale and self.model.image_shape is None:
             return *self._quads(self._map_of_tiles(page, min_scale), page, options), min_scale
         quads, dropped = self._quads(self._map(fitted)[: size[0], : size[1]], page, options)
@@ -110,7 +112,7 @@ class Detector:
             return 0.0
         lean = skew(quads)
         if lean is None:
-            larger = min(1.0, 2 * scale, sqrt(_MAX_PIXELS / (height * width)))
+            larger = min(2 * scale, max_tiled_scale(page))
             if larger > 1.2 * scale:
                 lean = skew(self._quads(self._map_of_tiles(page, larger), page, options)[0])
         if lean is None or prod(turned_size(page, lean)) > _MAX_TURNED:
@@ -137,7 +139,7 @@ class Detector:
         Tiles overlap, and of an overlap each gives its half: a tile knows less at its edges. So a
         line is found once, and whole, wherever tiles meet.
         """
-        scaled = resize(page, *(round(side * scale) for side in page.shape[:2]))
+        scaled = resize(page, *(max(1, round(side * scale)) for side in page.shape[:2]))
         side = min(_TILE, *(self.engine.max_input_size or (_TILE,)))
         stitched = np.empty(scaled.shape[:2], np.uint8)
         rows, columns = (tile_spans(length, side) for length in scaled.shape[:2])
@@ -182,8 +184,14 @@ def larger_scale(quads: QuadArray, page: Image, scale: float) -> float:
     if height >= _MIN_HEIGHT or not (len(quads) or scale < _SMALL_SCALE):
         return 0.0
     wanted = scale * _GOOD_HEIGHT / height if height else 1.0
-    wanted = min(wanted, 1.0, sqrt(_MAX_PIXELS / (page.shape[0] * page.shape[1])))
+    wanted = min(wanted, max_tiled_scale(page))
     return wanted if wanted > 1.2 * scale else 0.0
+
+
+def max_tiled_scale(page: Image) -> float:
+    """The largest scale, up to 1, at which a page (H, W, 3) is detected in tiles."""
+    height, width = page.shape[:2]
+    return min(1.0, sqrt(_MAX_PIXELS / (height * width)), float(_MAX_LENGTH / max(height, width)))
 
 
 def tile_spans(length: int, side: int) -> list[tuple[int, int, int, int]]:

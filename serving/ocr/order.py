@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.ocr.skew import skew
+from serving.ocr.skew import noise, skew
 from serving.types import Line, QuadArray
 
 Floats = npt.NDArray[np.float64]
@@ -118,6 +118,8 @@ class _Lines:
     def of(cls, quads: QuadArray) -> _Lines:
         side = quads[:, 3] - quads[:, 0]
         angle = skew(quads) or 0.0
+        if abs(angle) <= noise(quads):  # or a row of short words would be torn apart
+            angle = 0.0
         points = np.concatenate([quads, (quads[:, 0] + side / 2)[:, None]], axis=1)
         x, y = points[..., 0], points[..., 1]
         across, down = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

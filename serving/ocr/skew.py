@@ -18,6 +18,9 @@ _NEAR = radians(4)
 """Lines of one page differ in direction by less."""
 _MIN_SHARE = 0.6
 """Of the lines' length, what has to run in one direction."""
+_NOISE = 0.3
+"""Of the direction of a line as long as it is high, in radians; it falls with the length. A short
+word leans by some degrees as it is detected: a few of them do not tell the skew of a page."""
 _STEEP, _UPRIGHT, _MAX_UPRIGHT = radians(35), radians(2), 0.15
 """Steeper lines are watermarks if this share of the lines' length is upright."""
 _MARGIN = 0.1
@@ -48,6 +51,13 @@ def skew(quads: QuadArray) -> float | None:
     upright = weights[np.abs(angles) < _UPRIGHT].sum() / total[-1]
     is_watermark = abs(angle) > _STEEP and upright > _MAX_UPRIGHT
     return angle if share >= _MIN_SHARE and not is_watermark else None
+
+
+def noise(quads: QuadArray) -> float:
+    """The angle in radians up to which the skew of lines (N, 4, 2) may be no more than noise."""
+    sides = np.hypot(*(quads[:, 1] - quads[:, 0]).T), np.hypot(*(quads[:, 3] - quads[:, 0]).T)
+    ratios = np.maximum(*sides) / np.maximum(np.minimum(*sides), 1)
+    return _NOISE / float(np.sqrt(np.sum(ratios[ratios >= _LONG] ** 2)) or 1)
 
 
 def turned_size(page: Image, angle: float) -> tuple[float, float]:

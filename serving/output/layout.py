@@ -15,6 +15,8 @@ _MAX_GAP = 0.8
 """Of a line's height, the distance to the next line of its paragraph."""
 _MAX_HEIGHT_RATIO = 1.5
 """Between lines of one paragraph."""
+_SPACE, _MAX_SPACE = 0.65, 1.2
+"""Of a line's height: the widest space between two words, and the widest gap that is one."""
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -46,6 +48,16 @@ def words(line: Line) -> Iterator[Word]:
             (a, *_, d), (_, b, c, _) = group[0].box, group[-1].box
             score = sum(word.score * len(word.text) for word in group) / letters
             yield Word("".join(word.text for word in group), (a, b, c, d), score)
+
+
+def space_width(gap: float, height: float) -> float:
+    """How much of the gap between two boxes of words in a line of that height is the space.
+
+    The boxes are narrower than the ink, and Poppler begins a new column at a wide space: what is
+    more belongs to the two words. A gap that is too wide for a space stays one.
+    """
+    widest = _SPACE * height
+    return widest if widest < gap <= _MAX_SPACE * height else gap
 
 
 def baseline(line: Line) -> tuple[Point, Point]:

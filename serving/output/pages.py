@@ -131,7 +131,7 @@ def page_answer(read: ReadPage) -> PageAnswer:
 
 
 def plain_text(pages: Iterable[ReadPage]) -> str:
-    """A line a line, pages separated by form feeds."""
+    """One line of text per line, pages separated by form feeds."""
     return "\f".join("\n".join(line.text for line in read.page.lines) for read in pages)
 
 

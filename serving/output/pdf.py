@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from serving.imaging.formats import Data
 from serving.imaging.sandbox.protocol import PageText, TextRun
-from serving.output.layout import DESCENT, pieces
+from serving.output.layout import DESCENT, pieces, space_width
 from serving.output.pages import ReadPage
 from serving.types import Line, Point
 
@@ -44,7 +44,7 @@ def _run(line: Line) -> TextRun | None:
     """The line along its baseline; None where it has no extent.
 
     A word begins where it stands, and reaches to the next one or to the space before that: so no
-    reader sees a gap within a word, nor misses one between two.
+    reader sees a gap within a word, nor misses one between two. Wide spaces go to the words.
     """
     a, b, c, d = (complex(*corner) for corner in line.box)
     across, height = (b + c - a - d) / 2, (abs(a - d) + abs(b - c)) / 2
@@ -64,6 +64,11 @@ def _run(line: Line) -> TextRun | None:
         start = end if piece.text.isspace() and starts else along(left, low_left)
         starts.append(max(start, starts[-1] + _MIN_WIDTH) if starts else start)
         end = along(right, low_right)
+    for index in range(1, len(found) - 1):
+        if found[index].text.isspace():
+            gap = starts[index + 1] - starts[index]
+            more = (gap - space_width(gap, height)) / 2
+            starts[index], starts[index + 1] = starts[index] + more, starts[index + 1] - more
     ends = [*starts[1:], max(end, starts[-1] + _MIN_WIDTH)]
     origin = d + DESCENT * (a - d) + starts[0] * direction
     return TextRun(

@@ -40,13 +40,28 @@ OBJECTIVE = "pages a second with a caller a core, single-request latency within 
 """Every plan requires it. Change it when the way of measuring or choosing changes."""
 _SIMD = ("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm")
 """Parts of the CPU flags that engines look at."""
-MODEL_KEYS_OF_NO_ENGINE = {"tiling", "deskew"}
+MODEL_KEYS_OF_NO_ENGINE = {
+    *("module_name", "batch_size"),
+    *("thresh", "box_thresh", "unclip_ratio", "tiling", "deskew"),
+    *("score_thresh", "return_word_box"),
+}
 _KEYS_OF_NO_ENGINE: dict[str, Any] = {
     "order": True,
-    "sub_modules": {"detection": MODEL_KEYS_OF_NO_ENGINE},
-    "sub_pipelines": {"doc_preprocessor": {"doubtful_pages_only"}},
+    "batch_size": True,
+    "serving": True,
+    "sub_modules": dict.fromkeys(
+        ("detection", "orientation", "recognition"), MODEL_KEYS_OF_NO_ENGINE
+    ),
+    "sub_pipelines": {
+        "doc_preprocessor": {
+            "doubtful_pages_only": True,
+            "batch_size": True,
+            "sub_modules": dict.fromkeys(("orientation", "unwarping"), MODEL_KEYS_OF_NO_ENGINE),
+        }
+    },
 }
-"""These say how pages are read, whichever engines read them: of a model, and of a pipeline."""
+"""These say how pages are read, whichever engines read them, and most may differ by request: of a
+model, and of a pipeline."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from http_fake import picture
 from pyarrow import parquet
 
 from serving.bulk.inputs import Document, Item, Listing
+from serving.bulk.read import row_error
 from serving.errors import BadRequest, ConfigError, TooLarge, Undecodable, Unfetchable
 
 PNG, TIFF = picture(), picture(kind="TIFF", pages=2)
@@ -99,7 +101,7 @@ def test_a_list_of_paths_and_addresses(
     ]
     assert listing.left_out == 1  # listed twice
     for name in list(listing.documents)[2:]:
-        with pytest.raises(Unfetchable, match=r"127\.0\.0\.1|No such file"):
+        with pytest.raises(Unfetchable, match=r"Connection refused|No such file"):
             listing.documents[name].read()
 
 
@@ -124,6 +126,45 @@ def test_the_files_in_a_tar_archive(tmp_path: Path) -> None:
     listing = listed(tmp_path)
     assert contents(listing) == {f"{archive}/0001.png": PNG, f"{archive}/0002.tif": TIFF}
     assert listing.left_out == 2
+
+
+def test_names_that_are_no_utf8_are_told_apart(tmp_path: Path) -> None:
+    for name, data in ((b"scan\xe4.png", PNG), (b"scan\xf6.png", TIFF)):
+        (tmp_path / os.fsdecode(name)).write_bytes(data)
+    listing = listed(tmp_path)
+    assert sorted(contents(listing).values()) == sorted([PNG, TIFF])
+    assert not listing.left_out
+    assert all(name.encode() for name in listing.documents)
+    assert [*listing.documents] == [*listed(tmp_path).documents]  # as a resumed run needs
+
+
+def test_the_error_of_a_file_whose_name_is_no_utf8_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"bad\xff.png")).symlink_to("/nonexistent")
+    [document] = listed(tmp_path).documents.values()
+    with pytest.raises(Unfetchable) as caught:
+        document.read()
+    assert row_error(caught.value)["message"].encode()
+
+
+def test_a_pipe_is_no_document(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    [document] = listed(tmp_path).documents.values()
+    with pytest.raises(BadRequest, match="not a regular file"):
+        document.read()
+
+
+@pytest.mark.parametrize("damage", ["header", "cut"])
+def test_what_follows_damage_in_an_archive_is_named(tmp_path: Path, damage: str) -> None:
+    archive = tar(tmp_path / "a.tar", {f"{index}.png": PNG for index in range(4)})
+    with tarfile.open(archive) as opened:
+        offset = [member.offset for member in opened][2]
+    data = bytearray(archive.read_bytes())
+    data[offset + 150] ^= 0x55
+    archive.write_bytes(data if damage == "header" else data[:offset])
+    documents = listed(archive).documents
+    assert [*documents] == [f"{archive}/0.png", f"{archive}/1.png", str(archive)]
+    with pytest.raises(Undecodable, match=f"cut off at byte {offset}"):
+        documents[str(archive)].read()
 
 
 def test_broken_parquet_is_an_error_of_a_document(tmp_path: Path) -> None:

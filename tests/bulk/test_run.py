@@ -207,6 +207,14 @@ def test_a_run_that_goes_wrong_stops_and_reads_those_pages_again(tmp_path: Path)
     assert len(written(tmp_path)) == 50
 
 
+def test_a_later_run_knows_the_errors_of_earlier_ones(tmp_path: Path) -> None:
+    names = ["1-a", "broken-b", "1-c"]
+    assert read(tmp_path, names, Immediate(), rate=1).errors_before == {}
+    again = read(tmp_path, [*names, "1-d"], Immediate(), rate=1)
+    assert (again.pages, again.pages_before, again.errors) == (1, 3, {})
+    assert again.errors_before == {"undecodable": 1}
+
+
 def test_errors_at_the_allowed_rate_pass_in_any_order(tmp_path: Path) -> None:
     names = [f"broken-{index}" for index in range(4)] + [f"1-{index}" for index in range(396)]
     assert read(tmp_path, names, Immediate(), rate=0.01).errors.total() == 4

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from flask.testing import FlaskClient
 from http_fake import Client, FakeReader, picture
 from http_server import eventually
 
 from serving import errors
+from serving.cli import main
 from serving.errors import EngineError, OcrError
 from serving.http.app import App, create_app
 from serving.http.errors import TABLE
@@ -176,9 +178,17 @@ def test_every_link_holds_behind_a_path_prefix(app: App) -> None:
     assert client.get("/docs/").headers["Location"] == "../docs"
 
 
+@pytest.mark.parametrize("origin", ["https://*.example.org", "app.example.org", "https://a.b/c"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    """Flask-CORS would take the first for a regular expression, which fits evil.com, too."""
+    done = CliRunner().invoke(main, ["serve", "--check", "--allow-origin", origin])
+    assert done.exit_code == 2
+    assert "is no origin: give scheme and host" in done.output
+
+
 def test_pages_of_other_origins_are_allowed_only_where_said() -> None:
     settings = Settings(pipelines={"accurate": Path()}, allow_origins=("https://app.example",))
-    app = create_app(settings, keys=Keys({"alice": "0" * 64}))
+    app = create_app(settings, keys=Keys({"0" * 64: "alice"}))
     load(app)
     client = app.test_client()
     preflight = {

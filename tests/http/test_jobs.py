@@ -397,6 +397,42 @@ def test_half_written_jobs_harm_no_other(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_is_not_the_spools_own_is_left_alone(tmp_path: Path) -> None:
+    """As in a home folder, or on a volume with lost+found."""
+    days_ago = time.time() - 60 * 24 * 3600
+    for name in (".ssh", ".git", "terraform", "lost+found"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("{}")
+        os.utime(tmp_path / name / "state.json", (days_ago, days_ago))
+        os.utime(tmp_path / name, (days_ago, days_ago))
+    spool = Spool(tmp_path, MIB, 60)
+    spool.expire()
+    assert spool.used() == 0
+    assert len(list(tmp_path.glob("*/state.json"))) == 4
+
+
+@pytest.mark.parametrize("damage", ["result.jsonl", "request.json"])
+def test_a_damaged_job_does_not_keep_the_others_waiting(tmp_path: Path, damage: str) -> None:
+    spool = Spool(tmp_path, MIB, 60)
+    wanted = JobRequest(owner="", pipeline="p", options={}, pages="1-")
+    damaged, whole = (spool.add(wanted, b"document", 1) for _ in range(2))
+    (tmp_path / damaged / damage).unlink()
+    read: list[str] = []
+
+    def page(job: Job, check: Callable[[], None]) -> None:
+        job.add_page((1, 1), b"{}\n")
+        read.append(job.id)
+
+    runner = JobRunner(spool, lambda: True, page)
+    end = time.monotonic() + PATIENCE
+    while whole not in read and time.monotonic() < end:
+        time.sleep(0.05)
+    runner.close()
+    assert read == [whole]
+    (tmp_path / whole / "state.json").write_text("{}")
+    assert list(spool.collect())
+
+
 def test_a_job_that_waits_is_kept_though_the_server_was_down_for_days(tmp_path: Path) -> None:
     spool = Spool(tmp_path, MIB, seconds=60)
     wanted = JobRequest(owner="", pipeline="p", options={}, pages="1-")

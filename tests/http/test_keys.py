@@ -29,7 +29,7 @@ def hashed(key: str) -> str:
 @pytest.fixture
 def app() -> Iterator[App]:
     name, _, value = LINE.partition(":")
-    keys = Keys({name: value, "bob": hashed("bob's key")})
+    keys = Keys({value: name, hashed("bob's key"): "bob"})
     app = create_app(Settings(pipelines={"accurate": Path()}), keys=keys)
     app.service.registry.open(FakeReader)
     app.test_client_class = Client
@@ -142,6 +142,12 @@ def test_a_keys_file(write: Callable[[str], Path]) -> None:
     assert (keys.owner(KEY), keys.owner("b"), keys.owner("c")) == ("alice", "bob@x.org", None)
 
 
+def test_a_name_may_have_several_keys(write: Callable[[str], Path]) -> None:
+    """So a key can be replaced without a moment in which neither the old nor the new one works."""
+    keys = read_keys(write(f"{LINE}\nalice:{hashed('new')}\n{LINE}\n"))
+    assert (keys.owner(KEY), keys.owner("new")) == ("alice", "alice")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -149,11 +155,11 @@ def test_a_keys_file(write: Callable[[str], Path]) -> None:
         ("alice:secret-in-clear\n", "line 1: not NAME:SHA256"),
         (f"{LINE} # hers\n", "line 1: not NAME:SHA256"),
         (f"a b:{hashed('x')}\n", "line 1: not NAME:SHA256"),
-        (f"{LINE}\n\n{LINE}\n", "line 3: this name has a key already"),
+        (f"{LINE}\n\n{LINE.replace('alice', 'bob')}\n", "line 3: another name has this key"),
         ("# none\n", "contains no key"),
         ("", "contains no key"),
     ],
-    ids=["a later line", "no hash", "a comment", "a space", "the same name", "comments", "nothing"],
+    ids=["a later line", "no hash", "a comment", "a space", "another name", "comments", "nothing"],
 )
 def test_the_error_for_a_malformed_file_names_the_line_but_not_its_text(
     write: Callable[[str], Path], text: str, message: str

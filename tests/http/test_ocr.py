@@ -418,7 +418,7 @@ def test_overrides_are_for_one_request(client: FlaskClient) -> None:
         ("text_det_thresh=2", ["text_det_thresh", "must be at most 1", "'2'"]),
         ("text_det_thresh=nan", ["text_det_thresh"]),
         ("text_det_limit_type=both", ["text_det_limit_type", "'min'"]),
-        ("return_word_box=perhaps", ["return_word_box", "boolean"]),
+        ("return_word_box=perhaps", ["return_word_box", "true or false"]),
         ("order=rows", ["order", "'paddlex'", "'columns'"]),
         ("format=xml", ["format", "'lines'", "'text'"]),
         ("threshold=0.5", ["unknown", "'threshold'", "text_det_thresh"]),

@@ -120,6 +120,13 @@ def test_errors_have_both_forms(client: FlaskClient, asked: dict[str, Any], stat
     assert body["logId"] == body["error"]["request_id"]
 
 
+def test_a_form_is_sent_to_the_address_that_takes_one(client: FlaskClient) -> None:
+    form = {"image": (io.BytesIO(picture()), "page.png")}
+    response = client.post("/ocr", data=form)
+    assert response.status_code == 415
+    assert "a form goes to /ocr/v1/NAME" in response.get_json()["errorMsg"]
+
+
 def test_the_same_body_without_pictures_as_a_format(client: FlaskClient) -> None:
     body = client.post("/ocr/v1/second?format=paddlex", data=picture()).get_json()
     [result] = body["result"]["ocrResults"]

@@ -209,8 +209,18 @@ def test_animations_give_their_first_frame(decoder: Decoder) -> None:
 def test_the_error_for_other_formats_lists_the_supported_ones(
     decoder: Decoder, data: bytes
 ) -> None:
+    with pytest.raises(UnsupportedMedia, match="HEIC is not read: convert it"):
+        decoder.pages(bytes.fromhex("0000001c66747970") + b"heic\0\0\0\0mif1heic")
     with pytest.raises(UnsupportedMedia, match="JPEG, PNG, WebP, BMP, TIFF, GIF and PDF"):
         decoder.pages(data)
+
+
+def test_a_jpeg_that_ends_in_the_header_of_its_scan_is_broken(decoder: Decoder) -> None:
+    data = files.encoded(files.picture(), "JPEG")
+    start = data.index(b"\xff\xda")
+    for end in range(start, start + 2 + int.from_bytes(data[start + 2 : start + 4])):
+        with pytest.raises(Undecodable):
+            list(decoder.pages(data[:end]))
 
 
 def giant(kind: str) -> bytes:

@@ -337,7 +337,7 @@ def test_the_digest_is_of_names_and_bytes(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_missing_model_names_the_command(store: Store) -> None:
-    with pytest.raises(ModelMissing, match=r"scripts/fetch_models\.sh, or: ocr-hpi fetch PP-OCRv4"):
+    with pytest.raises(ModelMissing, match=r"scripts/fetch_models\.sh PP-OCRv4_mobile_det"):
         store.folder("PP-OCRv4_mobile_det")
     with pytest.raises(ModelMissing, match=r"mean PP-OCRv4_mobile_det\?.*--from"):
         store.fetch("PP-OCRv4_mobil_det")

@@ -164,7 +164,7 @@ def test_a_preprocessor_model_that_is_missing_is_named_with_both_ways_out(
         Builder(built, 2, Quiet()).build(config)
     said = str(caught.value)
     assert said.startswith("bent.yaml: use_doc_unwarping: True (absent means True) needs UVDoc")
-    assert "ocr-hpi fetch UVDoc" in said and "set use_doc_unwarping: False" in said
+    assert "fetch_models.sh UVDoc" in said and "set use_doc_unwarping: False" in said
 
 
 def test_paddlex_own_ocr_yaml_reads_turned_pages(

@@ -114,6 +114,17 @@ def test_every_line_is_in_it_once(lines: list[tuple[int, int, int]], height: int
     assert sorted(column_order(quads)) == list(range(len(quads)))
 
 
+def test_a_row_of_short_words_that_lean_each_their_own_way_is_one() -> None:
+    """As they were detected on an upright page: their median would tear the row apart."""
+    words = [
+        [[118, 200], [189, 203], [187, 234], [116, 231]],
+        [[619, 197], [675, 205], [669, 242], [614, 234]],
+        [[899, 200], [974, 204], [972, 235], [897, 231]],
+    ]
+    quads = np.array(words, np.int32)
+    assert reading_order(quads[[1, 2, 0]]).tolist() == words
+
+
 def test_headers_and_footers_are_apart_and_columns_may_be_short() -> None:
     def line(x: int, y: int, width: int) -> list[list[int]]:
         return [[x, y], [x + width, y], [x + width, y + 20], [x, y + 20]]

@@ -11,7 +11,8 @@ from PIL import ImageDraw, ImageFont
 
 from serving.config.options import Options
 from serving.models.probe import draw_text
-from serving.ocr.detect import larger_scale, tile_spans
+from serving.ocr.db import Map
+from serving.ocr.detect import Detector, larger_scale, tile_spans
 from serving.ocr.pipeline import Pipeline
 from serving.scores import character_errors
 from serving.types import Image
@@ -40,6 +41,32 @@ def test_every_row_of_a_long_screenshot_is_read_once(pipeline: Pipeline, screens
     assert not page.hint
     without = pipeline.read(screenshot, Options(text_det_tiling=False))
     assert len(without.lines) < ROWS and without.hint
+
+
+def test_a_strip_is_detected_in_a_bounded_number_of_tiles(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of 2 KB may be as long."""
+    calls: list[tuple[int, ...]] = []
+    detect = Detector._map
+
+    def counted(self: Detector, fitted: Image) -> Map:
+        calls.append(fitted.shape)
+        return detect(self, fitted)
+
+    monkeypatch.setattr(Detector, "_map", counted)
+    for shape in ((3_000_000, 1, 3), (1, 3_000_000, 3), (40_000, 40, 3)):
+        calls.clear()
+        pipeline.read(np.full(shape, 255, np.uint8))
+        assert len(calls) < 130, shape
+
+
+def test_the_text_of_a_wide_strip_is_found(pipeline: Pipeline) -> None:
+    strip = PillowImage.new("RGB", (12_000, 40), "white")
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(22)
+    for index in range(30):
+        pen.text((400 * index + 20, 8), f"Invoice {index + 100}", "black", font)
+    assert len(pipeline.read(np.array(strip)).lines) >= 29
 
 
 def test_a_scale_that_the_request_sets_stays(pipeline: Pipeline, screenshot: Image) -> None:

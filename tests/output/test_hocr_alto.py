@@ -94,6 +94,12 @@ def test_hocr_has_pages_lines_and_words_with_their_places() -> None:
     assert used <= set(capabilities.split())
 
 
+def test_a_line_of_white_space_alone_is_left_out() -> None:
+    blank = Line(" ", 0.9, ((0, 0), (50, 0), (50, 20), (0, 20)))
+    made = hocr([ReadPage(0, 0, 1, Page(100, 100, (blank,)))])
+    assert "ocr_page" in made and "ocr_line'" not in made and 'class="ocr_line"' not in made
+
+
 def test_text_is_escaped_and_what_xml_forbids_is_replaced() -> None:
     safe = {"a<b>&\"'\ufffd", "\ufffd\ufffd", "]]>字\U0001f600"}  # two of these are white space
     html, xml = parsed(hocr(pages())), parsed(alto(pages()))

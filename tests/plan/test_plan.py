@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import yaml
 from click.testing import CliRunner
 from onnx import numpy_helper
 
 from serving.cli import main
-from serving.config import PipelineConfig, load_config
+from serving.config import PipelineConfig, load_config, parse_config
 from serving.config.gate import Gate
 from serving.config.pipeline import HpiConfig
 from serving.disk import write_sidecar
@@ -85,6 +86,22 @@ def test_the_plan_says_what_was_tried_and_chosen(config: PipelineConfig, built: 
     assert plan.cores == usable_cores()
     assert [trial.workers for trial in plan.worker_trials if trial.chosen] == [plan.workers]
     assert all(trial.reason or trial.chosen for trial in plan.worker_trials)
+
+
+def test_keys_that_say_how_pages_are_read_need_no_build(
+    config: PipelineConfig, built: Path, repo: Path
+) -> None:
+    data = yaml.safe_load((repo / "configs/PP-OCRv4_mobile.yaml").read_text(encoding="utf-8"))
+    detection, recognition = (
+        data["SubModules"][f"Text{kind}"] for kind in ("Detection", "Recognition")
+    )
+    detection |= {"thresh": 0.2, "box_thresh": 0.5, "unclip_ratio": 1.8, "tiling": False}
+    recognition |= {"score_thresh": 0.3, "return_word_box": True, "batch_size": 8}
+    changed = parse_config({**data, "batch_size": 4, "order": "columns"}, source="mine.yaml")
+    assert find_plan(changed, built).key == find_plan(config, built).key
+    detection["limit_side_len"] = 1200
+    with pytest.raises(PlanError, match="no engine plan"):
+        find_plan(parse_config(data, source="mine.yaml"), built)
 
 
 def test_streams_share_the_cores_in_several_ways() -> None:

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_snake
 from typing_extensions import TypedDict
 
 from serving.config.options import Options
-from serving.errors import BadRequest
+from serving.errors import BadRequest, UnsupportedMedia
 from serving.http.body import Body
 from serving.http.context import add_timing, json_response
 from serving.http.errors import ErrorAnswer
@@ -90,6 +90,11 @@ def infer() -> Response:
     pipeline = service.registry.get(name)
     body = Body.of(request.environ)
     service.admit(body)
+    if (request.mimetype or "").startswith("multipart/"):
+        raise UnsupportedMedia(
+            'POST /ocr takes PaddleX\'s JSON, {"file": "<base64 or URL>", "fileType": 1}; a form '
+            "goes to /ocr/v1/NAME"
+        )
     wanted = parse_json(body.read(), InferRequest)
     options = wanted.options()
     draw = None if wanted.visualize is False else pictures

@@ -49,7 +49,7 @@ def wait_started(server: Server, port: int) -> None:
     def lives() -> bool:
         try:
             return get(server, "/health/live").status_code == 200
-        except requests.ConnectionError:
+        except requests.RequestException:  # a worker may crash while it answers
             return False
 
     assert eventually(lives), server.errors()

@@ -274,7 +274,7 @@ def test_without_paddlex_the_error_names_the_extra(folder: Path) -> None:
     ("line", "options", "message"),
     [
         ("enable_hpi: False", [], "enable_hpi: False"),
-        ("gate: strict", [], "gate: PaddleX, which runs seal_recognition"),
+        ("gate: strict", [], "gate: PaddleX, which runs this pipeline, does not have this key"),
         ("", ["--device", "gpu"], "only on the CPU, not on gpu"),
     ],
 )

@@ -95,7 +95,7 @@ class Detector:
         min_scale: the page is not to be shrunk by much more.
         """
         fitted, size = self.fit(page, options)
-        scale = min(size[0] / page.shape[0], size[1] / page.shape[1])
+        scale = max(size) / max(page.shape[:2])  # of the other side it is rounded more
         if scale < _SMALLER * min_scale and self.model.image_shape is None:
             return *self._quads(self._map_of_tiles(page, min_scale), page, options), min_scale
         quads, dropped = self._quads(self._map(fitted)[: size[0], : size[1]], page, options)

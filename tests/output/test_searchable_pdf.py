@@ -149,7 +149,7 @@ def test_pdfium_finds_every_line(decoder: Decoder, turn: int) -> None:
         assert word in text
 
 
-def test_every_word_that_is_read_is_found_within_three_pixels(
+def test_every_word_that_is_read_is_found_where_it_is(
     decoder: Decoder, built: Path, repo: Path
 ) -> None:
     config = load_config(repo / "configs/PP-OCRv4_mobile.yaml")
@@ -169,9 +169,16 @@ def test_every_word_that_is_read_is_found_within_three_pixels(
             (_, y), (_, end_y) = baseline(read_line)
             slack = 1.5 if abs(end_y - y) <= 2 else 2.0  # Poppler's boxes do not slant
             for word in words(read_line):
-                place = [side * 72 / DPI for side in bounds(word.box)]
-                near = [item for item in found if item.text == word.text]
-                assert any(item.box == pytest.approx(place, abs=slack) for item in near), word
+                left, top, right, bottom = (side * 72 / DPI for side in bounds(word.box))
+                more = 0.3 * (bottom - top)  # what is too wide for a space is the words'
+                near = [item.box for item in found if item.text == word.text]
+                assert any(
+                    (a, b, c, d) == pytest.approx((left, top, right, bottom), abs=slack + more)
+                    and a <= left + slack
+                    and c >= right - slack
+                    and (b, d) == pytest.approx((top, bottom), abs=slack)
+                    for a, b, c, d in near
+                ), word
                 count += 1
     pipeline.close()
     assert count > 200

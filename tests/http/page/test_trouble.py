@@ -34,7 +34,7 @@ def refuse(status: int, code: str, message: str, **headers: str) -> dict[str, ob
         ("notes.txt", b"no picture", "This file is not an image or PDF", "PDF"),
         ("broken.jpg", b"\xff\xd8\xff\xe0" + b"x" * 99, "This file cannot be opened", ""),
         ("huge.png", imaging_files.png(90_000, 90_000), "The file is too large", "90000 x 90000"),
-        ("empty.png", b"", "The server rejected this request", "No image"),
+        ("empty.png", b"", "The server rejected this request", "The image is empty"),
     ],
 )
 def test_error_responses(

@@ -11,10 +11,10 @@ bash scripts/fetch_models.sh >&2
 bash scripts/build_engines.sh >&2
 pytest=(.venv-test/bin/python -m pytest)
 [ $# -eq 0 ] || exec "${pytest[@]}" "$@"
-# All tests: two files at a time, as most wait for a process; then, alone, those that load a server,
+# All tests: three files at a time, as most wait for a process; then, alone, those that load a server,
 # measure what an input costs it, or look at what a browser shows.
 alone=(tests/hostile tests/http/page tests/http/gunicorn/test_many_connections.py tests/http/test_openapi.py)
 code=0
-"${pytest[@]}" --numprocesses=2 --dist=loadfile "${alone[@]/#/--ignore=}" || code=$?
+"${pytest[@]}" --numprocesses=3 --dist=loadfile "${alone[@]/#/--ignore=}" || code=$?
 "${pytest[@]}" "${alone[@]}" || code=$?
 exit "$code"

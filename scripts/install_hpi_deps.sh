@@ -8,7 +8,7 @@ usage="usage: bash scripts/install_hpi_deps.sh cpu|gpu [--tensorrt]"
 case "${1:-} ${2:-}" in
   "cpu " | "gpu " | "gpu --tensorrt") ;;
   "-h " | "--help ")
-    sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
+    show_header "${BASH_SOURCE[0]}"
     exit 0
     ;;
   *)

@@ -32,9 +32,12 @@ check_yamls() { # YAML... relative to the repository
   done
 }
 
+# The comment at the top of a script.
+show_header() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"; } # SCRIPT
+
 # Installs nothing: the options are those of a command that may not be installed yet.
 show_help() { # SCRIPT COMMAND...
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
+  show_header "$1"
   shift
   if [ -x "$1" ]; then
     echo

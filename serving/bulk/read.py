@@ -187,9 +187,10 @@ def page_row(
 
 def row_error(error: BaseException) -> RowError:
     """An exception as the rows have it, in valid UTF-8, also where it names a file that is not."""
-    is_own = isinstance(error, OcrError)
-    message = str(error) if is_own else f"{type(error).__name__}: {error}"
-    code = error.code if isinstance(error, OcrError) else OcrError.code
+    if isinstance(error, OcrError):
+        code, message = error.code, str(error)
+    else:
+        code, message = OcrError.code, f"{type(error).__name__}: {error}"
     return RowError(code=code, message=message.encode("utf-8", "replace").decode())
 
 

@@ -135,7 +135,9 @@ def _external_data(folder: Path) -> list[str]:
     The graph's bytes are searched and not parsed, because a server does not need the package onnx.
     """
     graph = folder / "inference.onnx"
-    data = graph.read_bytes() if _has_bytes(graph) else b""
+    if not _has_bytes(graph) or {path.name for path in folder.iterdir()} <= {*MODEL_FILES}:
+        return []
+    data = graph.read_bytes()
     names: set[str] = set()
     for match in _LOCATION.finditer(data):
         length = sum((byte & 127) << 7 * index for index, byte in enumerate(match[1]))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from serving.types import Image, QuadArray
 
+Lengths = npt.NDArray[np.float64]
 Affine = npt.NDArray[np.float64]
 """(2, 3): from the pixels of a page turned back to those of the page itself."""
 
@@ -35,7 +36,7 @@ def skew(quads: QuadArray) -> float | None:
     written upwards or downwards count as those of a page that was turned by 90 degrees.
     """
     across, down = quads[:, 1] - quads[:, 0], quads[:, 3] - quads[:, 0]
-    lengths = np.hypot(*across.T), np.hypot(*down.T)
+    lengths = _lengths(quads)
     is_upright = lengths[0] >= lengths[1]
     angles = np.where(
         is_upright, np.arctan2(across[:, 1], across[:, 0]), np.arctan2(-down[:, 0], down[:, 1])
@@ -55,9 +56,14 @@ def skew(quads: QuadArray) -> float | None:
 
 def noise(quads: QuadArray) -> float:
     """The angle in radians up to which the skew of lines (N, 4, 2) may be no more than noise."""
-    sides = np.hypot(*(quads[:, 1] - quads[:, 0]).T), np.hypot(*(quads[:, 3] - quads[:, 0]).T)
-    ratios = np.maximum(*sides) / np.maximum(np.minimum(*sides), 1)
+    lengths = _lengths(quads)
+    ratios = np.maximum(*lengths) / np.maximum(np.minimum(*lengths), 1)
     return _NOISE / float(np.sqrt(np.sum(ratios[ratios >= _LONG] ** 2)) or 1)
+
+
+def _lengths(quads: QuadArray) -> tuple[Lengths, Lengths]:
+    """Of the upper and the left side of each line, (N,)."""
+    return np.hypot(*(quads[:, 1] - quads[:, 0]).T), np.hypot(*(quads[:, 3] - quads[:, 0]).T)
 
 
 def turned_size(page: Image, angle: float) -> tuple[float, float]:
